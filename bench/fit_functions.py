@@ -1,0 +1,398 @@
+"""Fit the coefficients of tinyrnn/lanes_math.py and measure the errors of its functions.
+
+    python bench/fit_functions.py                        # fit and print the constants to paste (minutes)
+    python bench/fit_functions.py --exhaustive [NAME...] # largest error over all 2**32 float32 (minutes each)
+    python bench/fit_functions.py --exhaustive --step 97 # the same over every 97th bit pattern
+
+Fitting needs mpmath, measuring needs numba. A fit is a Remez exchange in 40 digits with the error
+weighted by what it does to the function's relative error. Where rounding matters as much as the fit,
+the coefficients are then moved by a random search on the function itself, in float32 arithmetic.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+Constants = dict[str, float]
+Reference = Callable[[float], float]
+
+LANES = 16
+
+
+# Fitting
+
+
+def remez(f: Callable[[Any], Any], tolerance: Callable[[Any], Any], interval: tuple[Any, Any],
+          numerator: Iterable[int], denominator: Iterable[int] = (), constant: float = 0.0,
+          grid: int = 1200) -> tuple[list[float], float]:
+    """The P / Q that minimises the largest |P(x) / Q(x) - f(x)| / tolerance(x), and that largest value.
+
+    `numerator` and `denominator` hold the powers with free coefficients; Q(0) = 1 and `constant` is
+    added to P. The numerator's coefficients come first. Each exchange solves for a levelled error, linear
+    once the denominator in the error term is taken from the pass before.
+    """
+    from mpmath import cos, lu_solve, matrix, mp, mpf, pi
+
+    mp.dps = 40
+    tops, bottoms = list(numerator), list(denominator)
+    n = len(tops) + len(bottoms) + 1
+    a, b = mpf(interval[0]), mpf(interval[1])
+    xs = [a + (b - a) * (1 - cos(pi * i / grid)) / 2 for i in range(grid + 1)]
+    fs, ws = [f(x) for x in xs], [tolerance(x) for x in xs]
+
+    def top(c: Any, x: Any) -> Any:
+        return constant + sum((c[j] * x**k for j, k in enumerate(tops)), mpf(0))
+
+    def bottom(c: Any, x: Any) -> Any:
+        return 1 + sum((c[len(tops) + j] * x**k for j, k in enumerate(bottoms)), mpf(0))
+
+    def levelled(reference: list[int]) -> list[Any]:
+        q, change = [mpf(1)] * n, mpf(1)
+        while change > mpf(10) ** -15:
+            lhs, rhs = matrix(n, n), matrix(n, 1)
+            for row, i in enumerate(reference):
+                for j, k in enumerate(tops):
+                    lhs[row, j] = xs[i] ** k
+                for j, k in enumerate(bottoms):
+                    lhs[row, len(tops) + j] = -fs[i] * xs[i] ** k
+                lhs[row, n - 1] = (-1) ** row * ws[i] * q[row]
+                rhs[row] = fs[i] - constant
+            c = list(lu_solve(lhs, rhs))
+            latest = [bottom(c, xs[i]) for i in reference]
+            change = max(abs(u - v) for u, v in zip(q, latest, strict=True)) if bottoms else mpf(0)
+            q = latest
+        return c
+
+    reference = [round(grid * i / (n - 1)) for i in range(n)]
+    while True:
+        c = levelled(reference)
+        errors = [(top(c, x) / bottom(c, x) - y) / w for x, y, w in zip(xs, fs, ws, strict=True)]
+        extrema = _alternating(errors, n)
+        if extrema == reference or len(extrema) < n:
+            return [float(v) for v in c[: n - 1]], float(max(abs(e) for e in errors))
+        reference = extrema
+
+
+def _alternating(errors: list[Any], n: int) -> list[int]:
+    """The places of up to n extrema with alternating signs, the smallest left out."""
+    places: list[int] = []
+    for i, e in enumerate(errors):
+        if places and (e > 0) == (errors[places[-1]] > 0):
+            if abs(e) > abs(errors[places[-1]]):
+                places[-1] = i
+        else:
+            places.append(i)
+    while len(places) > n:
+        size = [abs(errors[i]) for i in places]
+        if len(places) == n + 1:
+            del places[0 if size[0] < size[-1] else -1]
+        else:
+            k = min(range(len(places) - 1), key=lambda k: max(size[k], size[k + 1]))
+            del places[k : k + 2]
+    return places
+
+
+def _exp() -> Constants:
+    from mpmath import exp, factorial, log
+
+    half = log(2) / 2 * 1.0001
+
+    def f(r: Any) -> Any:
+        if abs(r) < 1e-3:
+            return sum(r**k / factorial(k + 2) for k in range(12))
+        return (exp(r) - 1 - r) / r**2
+
+    c, e = remez(f, lambda r: 1 / max(abs(r), 1 / 64), (-half, half), range(5))
+    report("exp(r) - 1, relative", e)
+    return named("EXP_", range(2, 7), c)
+
+
+def _sigmoid() -> Constants:
+    from mpmath import exp, factorial, log
+
+    half = log(2) / 2 * 1.0001
+
+    def f(r: Any) -> Any:
+        if abs(r) < 1e-3:
+            return sum((-r) ** k / factorial(k + 2) for k in range(12))
+        return (exp(-r) - 1 + r) / r**2
+
+    c, e = remez(f, lambda r: exp(-r) / max(abs(r), 1 / 64) ** 2, (-half, half), range(4))
+    report("exp(-r) in sigmoid, relative", e)
+    ln2 = {"SIGMOID_LN2": float(np.float32(math.log(2))) - math.log(2)}
+    rng = np.random.default_rng(1)
+    x = np.concatenate([rng.uniform(-87.3, -1, 40_000), rng.uniform(-17, 1, 40_000), rng.uniform(-1.5, 1, 40_000)])
+    steps = {"SIGMOID_2": 1e-6, "SIGMOID_3": 1e-5, "SIGMOID_4": 3e-5, "SIGMOID_5": 1e-3, "SIGMOID_LN2": 3e-2}
+    return refine("sigmoid", named("SIGMOID_", range(2, 6), c) | ln2, x, steps, 8000)
+
+
+def _tanh() -> Constants:
+    from mpmath import log, mpf, sqrt, tanh
+
+    def f(z: Any) -> Any:
+        if z < 1e-8:
+            return mpf(1) / 3 - z / 45 + 2 * z**2 / 945
+        return (sqrt(z) / tanh(sqrt(z)) - 1) / z
+
+    c, e = remez(f, lambda z: (1 + z * f(z)) / max(z, 1e-4), (0, (log(2) / 4 * 1.0001) ** 2), range(2))
+    report("r / tanh(r), relative", e)
+    x = np.exp(np.random.default_rng(2).uniform(math.log(0.03), math.log(9.1), 60_000))
+    return refine("tanh", named("TANH_", (2, 4), c), x, {"TANH_2": 3e-7, "TANH_4": 1e-4}, 500)
+
+
+def _log() -> Constants:
+    from mpmath import log1p, mpf, sqrt
+
+    def f(v: Any) -> Any:
+        if abs(v) < 1e-3:
+            return sum((-v) ** k / mpf(k + 3) for k in range(14))
+        return (log1p(v) - v + v * v / 2) / v**3
+
+    def tolerance(v: Any) -> Any:
+        return (abs(log1p(v) / v) if v else mpf(1)) / max(abs(v), 1 / 64) ** 2
+
+    c, e = remez(f, tolerance, (sqrt(0.5) - 1 - 1e-6, sqrt(2) - 1 + 1e-6), range(8))
+    report("log(1 + f), relative", e)
+    return named("LOG_", range(3, 11), c)
+
+
+def _artanh() -> Constants:
+    from mpmath import mpf
+
+    def f(z: Any) -> Any:
+        return sum(z**k / (2 * k + 3) / mpf(4) ** (k + 1) for k in range(60))
+
+    c, e = remez(f, lambda z: (1 + z * f(z)) / max(z, 1e-3), (0, mpf(4) / 9), range(4))
+    report("2 artanh(w / 2), relative", e)
+    return named("ARTANH_", (3, 5, 7, 9), c)
+
+
+def _erf() -> Constants:
+    from mpmath import erf, erfc, log, mpf, pi, sqrt
+
+    split, bound = mpf(0.875), mpf(3.92)
+
+    def inner(z: Any) -> Any:
+        return erf(sqrt(z)) / sqrt(z) - 1 if z else 2 / sqrt(pi) - 1
+
+    def outer(x: Any) -> Any:
+        return log(erfc(x)) / x
+
+    c, e = remez(inner, lambda z: inner(z) + 1, (0, split**2), range(6))
+    report("erf near zero, relative", e)
+    d, e = remez(outer, lambda x: erf(x) / erfc(x) / x, (split, bound), range(6))
+    report("erf elsewhere, relative", e)
+    return named("ERF_", range(0, 12, 2), c) | named("ERFC_", range(6), d)
+
+
+FITS = {"exp": _exp, "sigmoid": _sigmoid, "tanh": _tanh, "log": _log, "softplus": _artanh, "erf": _erf}
+
+
+def report(what: str, error: float) -> None:
+    print(f"# {what}: {error:.2e}")
+
+
+def named(prefix: str, numbers: Iterable[int], values: Iterable[float]) -> Constants:
+    return {f"{prefix}{n}": float(np.float32(v)) for n, v in zip(numbers, values, strict=True)}
+
+
+# Random search, with the words of the kernel language meaning NumPy
+
+
+def numpy_words() -> dict[str, Callable[..., Any]]:
+    """The words over float32 arrays. fma rounds twice, in about one case of 2**29."""
+    def fma(a: Any, b: Any, c: Any) -> Any:
+        return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
+
+    return {"splat": np.float32, "fma": fma, "select": np.where, "less": np.less, "equal": np.equal,
+            "absolute": np.abs, "copy_sign": np.copysign,
+            "scale2": lambda a, n: a * np.ldexp(np.float32(1), n.astype(np.int32)),
+            "exponent": lambda a: (np.frexp(a)[1] - 1).astype(np.float32),
+            "mantissa": lambda a: np.frexp(np.abs(a))[0] * np.float32(2)}
+
+
+def refine(name: str, start: Constants, x: np.ndarray, steps: dict[str, float], rounds: int) -> Constants:
+    """Move the constants of a function, by relative steps of the given size, to lower its error at x in ULP."""
+    module = importlib.import_module("tinyrnn.lanes_math")
+    function: Any = getattr(module, name)
+    rng = np.random.default_rng(0)
+    x = x.astype(np.float32)
+    exact = np.array([REFERENCES[name](float(v)) for v in x])
+    ulp = np.ldexp(1.0, np.frexp(exact)[1] - 24)
+
+    def errors(constants: Constants, at: np.ndarray | slice) -> np.ndarray:
+        vars(module).update(constants)
+        y = function(x[at])
+        if name != "softplus" and np.max(np.abs(y)) > 1:
+            return np.array([math.inf])
+        return np.abs(y - exact[at]) / ulp[at]
+
+    kept = {k: v for k, v in vars(module).items() if not k.startswith("__")}
+    vars(module).update(numpy_words())
+    try:
+        best, error = start, math.inf
+        hard: np.ndarray | slice = slice(None)
+        for k in range(rounds):
+            candidate = best
+            if k:
+                moved = rng.choice(list(steps), rng.integers(1, min(3, len(steps)) + 1), replace=False)
+                scale = 10 ** rng.uniform(-1.0, 1.0)
+                candidate = best | {c: float(np.float32(best[c] * (1 + scale * steps[c] * rng.normal())))
+                                    for c in moved}
+            if k and np.max(errors(candidate, hard)) > error:
+                continue
+            all_errors = errors(candidate, slice(None))
+            if np.max(all_errors) <= error or not k:
+                best, error = candidate, float(np.max(all_errors))
+                hard = np.argsort(all_errors)[-2000:] if len(all_errors) > 2000 else slice(None)
+    finally:
+        vars(module).update(kept)
+    report(f"{name} after the search, ULP at {len(x)} samples", error)
+    return best
+
+
+# Measuring
+
+
+def _sigmoid_reference(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x > -700.0 or x != x else 0.0
+
+
+def _exp_reference(x: float) -> float:
+    return math.inf if x > 700.0 else math.exp(x)
+
+
+def _log_reference(x: float) -> float:
+    if x == 0.0:
+        return -math.inf
+    return math.nan if x < 0.0 else math.log(x)
+
+
+def _tanh_reference(x: float) -> float:
+    return math.tanh(x)
+
+
+def _softplus_reference(x: float) -> float:
+    return (x if x > 0.0 or x != x else 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def _softsign_reference(x: float) -> float:
+    return math.copysign(1.0, x) if math.isinf(x) else x / (1.0 + abs(x))
+
+
+def _erf_reference(x: float) -> float:
+    return math.erf(x)
+
+
+def _elu_reference(x: float) -> float:
+    return x if x > 0.0 else math.expm1(x)
+
+
+REFERENCES: dict[str, Reference] = {
+    "exp": _exp_reference, "log": _log_reference, "tanh": _tanh_reference, "sigmoid": _sigmoid_reference,
+    "softplus": _softplus_reference, "softsign": _softsign_reference, "erf": _erf_reference,
+    "elu": _elu_reference}
+BOUNDED = {"tanh", "sigmoid", "softsign", "erf"}
+ODD = {"tanh", "softsign", "erf"}
+FLUSHED = {"sigmoid": 2.0**-126}
+WRONG, LARGEST_ERROR, WHERE, FLUSHED_ERROR = range(4)
+
+
+def measure(name: str, step: int) -> Iterator[tuple[float, np.ndarray]]:
+    """The share done, and (wrong, largest error in ULP, its input, largest error where results are flushed).
+
+    Wrong are results whose NaN, infinity or range differs from the exact function's, and for odd functions
+    those that change with the sign of the input by more than their own sign.
+    """
+    from numba import njit
+
+    from tinyrnn import lanes_llvm
+    from tinyrnn import lanes_math as functions
+    from tinyrnn.lanes import f32, load, splat, store
+
+    if not lanes_llvm.install.cache_info().currsize:
+        lanes_llvm.install(LANES)
+    exact = njit(error_model="numpy")(REFERENCES[name])
+    overflow, flushed, bounded, odd = 2.0**128 - 2.0**103, FLUSHED.get(name, 0.0), name in BOUNDED, name in ODD
+    function: Any = getattr(functions, name)
+
+    @njit(error_model="numpy")
+    def evaluate(x: int, y: int, n: int) -> None:
+        for i in range(0, n, LANES):
+            store(f32(y), i, function(load(f32(x), i)))
+
+    @njit(error_model="numpy")
+    def evaluate_elu(x: int, y: int, n: int) -> None:
+        for i in range(0, n, LANES):
+            store(f32(y), i, function(load(f32(x), i), splat(1.0)))
+
+    @njit(error_model="numpy")
+    def compare(x: np.ndarray, y: np.ndarray, mirrored: np.ndarray, found: np.ndarray) -> None:
+        for i in range(len(x)):
+            value, right = np.float64(y[i]), exact(np.float64(x[i]))
+            if math.isnan(right) or abs(right) >= overflow:
+                same = math.isnan(value) if math.isnan(right) else math.isinf(value) and value * right > 0
+                found[WRONG] += not same
+                continue
+            outside = math.isnan(value) or math.isinf(value) or (bounded and abs(value) > 1)
+            if outside or (odd and (mirrored[i] != -value)):
+                found[WRONG] += 1
+                continue
+            error = abs(value - right)
+            if abs(right) < flushed:
+                found[FLUSHED_ERROR] = max(found[FLUSHED_ERROR], error)
+                continue
+            binade = math.frexp(abs(right))[1] if right != 0.0 else -125
+            ulps = error / math.ldexp(1.0, max(binade, -125) - 24)
+            if ulps > found[LARGEST_ERROR]:
+                found[LARGEST_ERROR], found[WHERE] = ulps, x[i]
+
+    run = evaluate_elu if name == "elu" else evaluate
+    block = 1 << 20
+    found = np.zeros(4)
+    y, mirrored = np.empty(block, np.float32), np.empty(block, np.float32)
+    for start in range(0, 2**32, block * step):
+        bits = (start + step * np.arange(block, dtype=np.uint64)) % 2**32
+        x = bits.astype(np.uint32).view(np.float32)
+        run(x.ctypes.data, y.ctypes.data, block)
+        if odd:
+            opposite = -x
+            run(opposite.ctypes.data, mirrored.ctypes.data, block)
+        compare(x, y, mirrored, found)
+        yield min(1.0, (start + block * step) / 2**32), found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"functions: {', '.join(REFERENCES)} (default: all)")
+    parser.add_argument("--exhaustive", action="store_true", help="measure instead of fitting")
+    parser.add_argument("--step", type=int, default=1, help="take every STEP-th bit pattern")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(REFERENCES)
+    if unknown:
+        parser.error(f"unknown function: {', '.join(sorted(unknown))}")
+    for name in options.names or (REFERENCES if options.exhaustive else FITS):
+        if not options.exhaustive:
+            for constant, value in FITS[name]().items() if name in FITS else ():
+                print(f"{constant} = {value!r}", flush=True)
+            continue
+        began = time.perf_counter()
+        found = np.zeros(4)
+        for share, found in measure(name, options.step):
+            if sys.stderr.isatty():
+                print(f"\r{name} {share:.0%}", end="\r", file=sys.stderr)
+        flushed = f", flushed results within {found[FLUSHED_ERROR]:.2e}" if name in FLUSHED else ""
+        print(f"{name:9s} {found[LARGEST_ERROR]:.3f} ULP at {found[WHERE]!r}, {found[WRONG]:.0f} wrong"
+              f"{flushed} ({time.perf_counter() - began:.0f} s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()

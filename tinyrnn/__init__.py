@@ -1,0 +1,34 @@
+"""tinyrnn: recurrent models from ONNX or .npz, compiled into one allocation-free step, streamed.
+
+    model = tinyrnn.load("model.onnx")
+    stream = model.stream()
+    y = stream.step(x)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinyrnn.compiler import load, save
+    from tinyrnn.errors import LoadError, ShapeError, StreamError, TargetError, TinyRNNError, UnsupportedError
+    from tinyrnn.runtime import Model, Stream
+
+__version__ = "0.1.0"
+
+_HOMES = {"load": "compiler", "save": "compiler", "Model": "runtime", "Stream": "runtime",
+          **dict.fromkeys(("LoadError", "ShapeError", "StreamError", "TargetError", "TinyRNNError", "UnsupportedError"), "errors")}
+
+__all__ = ["LoadError", "Model", "ShapeError", "Stream", "StreamError", "TargetError", "TinyRNNError", "UnsupportedError",
+           "load", "save"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"tinyrnn.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'tinyrnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,157 @@
+"""From a plan to source: one page of Python that is compiled into the step of a model.
+
+The page holds the kernels written for this model, `step` (one pass over the program for some rows),
+`run` (all frames, in passes of at most the arena's capacity), and `call` (one frame, straight from
+Python: it reads the headers of NumPy arrays itself).
+
+The *context* is an int64 array that all entries take, in the order of `CONTEXT`, then the addresses of
+inputs and outputs, then the address of each one's dtype object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from tinyrnn.passes import Port
+from tinyrnn.plan import Place, Plan
+
+CONTEXT = ("weights", "state", "arena", "capacity", "array_type", "accepted", "declined", "count_references")
+PORTS = len(CONTEXT)
+ARRAY_FLAGS_IN, ARRAY_FLAGS_OUT = 0x1 | 0x100, 0x1 | 0x100 | 0x400
+"""NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED (| NPY_ARRAY_WRITEABLE)"""
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """Byte offsets in CPython's object and NumPy's array headers (PyArrayObject_fields)."""
+
+    data: int = 16
+    ndim: int = 24
+    dimensions: int = 32
+    descr: int = 56
+    flags: int = 64
+
+
+LAYOUT = ArrayLayout()
+
+
+@dataclass(frozen=True)
+class Source:
+    """The page, and the signatures of its entries."""
+
+    text: str
+    entries: dict[str, int]
+    """exported function → number of int64 arguments"""
+    kernels: tuple[str, ...]
+    """registered kernels that it calls, "module:name" """
+
+
+def visible_ports(plan: Plan) -> tuple[list[Port], list[Port]]:
+    """Inputs and outputs that are not states, in the order of the arguments x0…, y0…."""
+    program = plan.program
+    inputs = [p for p in program.inputs if p.name not in program.states]
+    return inputs, [p for p in program.outputs if p.name not in program.states.values()]
+
+
+def generate(plan: Plan) -> Source:
+    """The source of a plan's entries."""
+    kernels: dict[str, str] = {}
+    lines: list[str] = []
+    imported: dict[str, str] = {}
+    for step in plan.steps:
+        if isinstance(step.kernel, str):
+            name = kernels.setdefault(step.kernel, f"kernel_{len(kernels)}")
+        else:
+            name = step.kernel.__name__
+            imported[name] = step.kernel.__module__
+        if step.note:
+            lines.append(f"    # {step.note}")
+        lines.append(f"    {name}({', '.join(_operand(o) for o in step.operands)})")
+    if any("started@" in str(o) for step in plan.steps for o in step.operands):
+        offset = next(p.offset for p in plan.parts if p.name == "started")
+        lines.append(f"    put(f32(s), {offset}, 1.0)")
+
+    graph = plan.program.graph
+    inputs, outputs = visible_ports(plan)
+    hidden = [n for n in graph.inputs if n in plan.program.batches]
+    xs = [f"x{i}" for i in range(len(inputs) + len(hidden))]
+    ys = [f"y{i}" for i in range(len(outputs))]
+    memory = ["w", "s", "a", "cap"]
+    page = [f'"""The step of {graph.name}."""', ""]
+    page += [f"from {module} import {name}" for name, module in sorted(imported.items())]
+    page += ["from tinyrnn.lanes import *", "from tinyrnn.lanes_math import *", "from tinyrnn.ops.elementwise import larger, smaller",
+             "from tinyrnn.ops.reduction import pick", "", ""]
+    for text, name in kernels.items():
+        page += [text.replace("KERNEL", name, 1), ""]
+    page += [f"def step({', '.join([*memory, 'rows', *xs, *ys])}):", *(lines or ["    pass"]), "", ""]
+    page += _run(plan, inputs, outputs, hidden, memory, xs, ys)
+    if not hidden:
+        page += _call(inputs, outputs)
+    entries = {"run": 2} if hidden else {"run": 2, "call": 3}
+    return Source("\n".join(page) + "\n", entries, tuple(f"{m}:{n}" for n, m in sorted(imported.items())))
+
+
+def _operand(operand: Place | int | float | str) -> str:
+    if isinstance(operand, Place):
+        base = {"weights": "w", "state": "s", "arena": "a"}.get(operand.memory, operand.memory)
+        text = base
+        if operand.offset:
+            text += f" + {operand.offset}"
+        if operand.per_capacity:
+            text += f" + {operand.per_capacity} * cap"
+        return text
+    if isinstance(operand, str) and operand.startswith("started@"):
+        return f"get(f32(s), {int(operand[8:]) // 4})"
+    return str(operand)
+
+
+def _row_bytes(port: Port) -> int:
+    return prod(port.frame) * port.dtype.itemsize
+
+
+def _run(plan: Plan, inputs: list[Port], outputs: list[Port], hidden: list[str], memory: list[str], xs: list[str], ys: list[str]) -> list[str]:
+    sizes = [_row_bytes(p) if p.per_row else 0 for p in inputs] + [0] * len(hidden) + [_row_bytes(p) if p.per_row else 0 for p in outputs]
+    lines = ["def run(context, frames):", '    """All frames; 0, or 1 + the number of an input whose indices are out of range (nothing is changed)."""',
+             "    c = i64(context)"]
+    lines += [f"    {name} = get(c, {i})" for i, name in enumerate(memory)]
+    lines += [f"    {name} = get(c, {PORTS + i})" for i, name in enumerate([*xs, *ys])]
+    frames = {f"x{i}": p for i, p in enumerate(inputs)}
+    for name, low, high in plan.bounds:
+        port = frames[name]
+        word = "i64" if port.dtype.itemsize == 8 else "i32"
+        count = f"frames * {prod(port.frame)}" if port.per_row else str(prod(port.frame))
+        lines += [f"    p = {word}({name})", f"    for i in range({count}):", f"        if get(p, i) < {low} or get(p, i) > {high}:",
+                  f"            return {1 + int(name[1:])}"]
+    ahead = [f"{n} + done * {size}" if size else n for n, size in zip([*xs, *ys], sizes, strict=True)]
+    rows = {0: "frames", 1: "1"}.get(plan.chunk, "min(frames - done, cap)")
+    lines += ["    done = 0", "    while done < frames:", f"        rows = {rows}",
+              f"        step({', '.join([*memory, 'rows', *ahead])})", "        done += rows", "    return 0", "", ""]
+    return lines
+
+
+def _call(inputs: list[Port], outputs: list[Port]) -> list[str]:
+    at = LAYOUT
+    lines = ["def call(this, arguments, count):",
+             '    """One frame from NumPy arrays of exactly the right type and shape; declines all others, unchanged."""',
+             f"    c = i64(get(i64(this + {at.data}), 0))", "    o = i64(arguments)", "    good = True",
+             f"    if count != {len(inputs) + len(outputs)}:", "        good = False"]
+    for i, port in enumerate([*inputs, *outputs]):
+        flags = ARRAY_FLAGS_IN if i < len(inputs) else ARRAY_FLAGS_OUT
+        tests = [f"get(i64(p), 1) == get(c, {CONTEXT.index('array_type')})",
+                 f"get(i64(p + {at.descr}), 0) == get(c, {PORTS + len(inputs) + len(outputs) + i})",
+                 f"get(i32(p + {at.ndim}), 0) == {len(port.frame)}", f"(get(i32(p + {at.flags}), 0) & {flags}) == {flags}"]
+        lines += ["    if good:", f"        p = get(o, {i})", f"        good = {' and '.join(tests)}"]
+        if port.frame:
+            shape = " and ".join(f"get(d, {axis}) == {size}" for axis, size in enumerate(port.frame))
+            lines += ["        if good:", f"            d = i64(get(i64(p + {at.dimensions}), 0))", f"            good = {shape}"]
+        lines += [f"        put(c, {PORTS + i}, get(i64(p + {at.data}), 0))"]
+    for i, x in enumerate(inputs):
+        for j, y in enumerate(outputs):
+            a, b = f"get(c, {PORTS + i})", f"get(c, {PORTS + len(inputs) + j})"
+            lines += [f"    if good and {a} < {b} + {_row_bytes(y)} and {b} < {a} + {_row_bytes(x)}:", "        good = False"]
+    accepted, declined, counting = (f"get(c, {CONTEXT.index(n)})" for n in ("accepted", "declined", "count_references"))
+    lines += ["    if good:", "        good = run(get(i64(this + %d), 0), 1) == 0" % at.data,
+              f"    answer = {accepted} if good else {declined}", f"    put(i64(answer), 0, get(i64(answer), 0) + {counting})",
+              "    return answer", "", ""]
+    return lines

@@ -1,0 +1,123 @@
+"""`load` and `save`: from a file to a Model and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyrnn import ops
+from tinyrnn.codegen import PORTS, Source, generate, visible_ports
+from tinyrnn.errors import LoadError
+from tinyrnn.ir import Graph, Spec
+from tinyrnn.passes import Port, Program, bound, prepare
+from tinyrnn.plan import Plan, make_plan
+from tinyrnn.runtime import Layout, Model, aligned
+from tinyrnn.runtime import Port as UserPort
+from tinyrnn.targets.cpu import compile_source
+from tinyrnn.targets.machine import host
+
+__all__ = ["Stages", "compile_graph", "load", "ops", "read", "save"]
+
+LARGEST_FILE = 1 << 31
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What a model went through; `tinyrnn inspect` shows it."""
+
+    graph: Graph
+    """as in the file, bound"""
+    program: Program
+    plan: Plan
+    source: Source
+
+
+def load(path: str | PathLike[str], *, bind: Mapping[str, Any] | None = None, states: Mapping[str, str] | None = None,
+         outputs: Sequence[str] | None = None, layers: Sequence[Any] | None = None) -> Model:
+    """Load a model from .onnx or .npz and compile it, or take the compiled code from the cache.
+
+    bind:    values for inputs that become constants, or for sizes that the file leaves open
+    states:  state input → state output of a step model, where they are not found by themselves; {} for none
+    outputs: the outputs to keep; what they do not need is dropped
+    layers:  for plain weights in .npz, what they belong to (see `frontends.npz`)
+
+    Raises `LoadError`, `UnsupportedError` or `TargetError`.
+    """
+    graph, stored_states = read(Path(path), layers)
+    graph = bound(graph, bind, outputs)
+    if states is None and stored_states is not None and all(v in graph.outputs for v in stored_states.values()):
+        states = {k: v for k, v in stored_states.items() if k in graph.inputs}
+    return compile_graph(graph, states)
+
+
+def read(path: Path, layers: Sequence[Any] | None = None) -> tuple[Graph, dict[str, str] | None]:
+    """The graph of a file, and the state pairs it records, if it does."""
+    try:
+        if not path.is_file():
+            raise LoadError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; load takes an .onnx or .npz file")
+        size = path.stat().st_size
+    except OSError as error:
+        raise LoadError(f"{path}: cannot be read ({error.strerror})") from None
+    if size == 0:
+        raise LoadError(f"{path}: the file is empty")
+    if size > LARGEST_FILE:
+        raise LoadError(f"{path}: {size:,} bytes; the largest file read is {LARGEST_FILE:,}")
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        from tinyrnn.frontends.npz import read_npz
+
+        return read_npz(path, layers)
+    if layers is not None:
+        raise LoadError(f"{path}: layers= describes plain weights in an .npz file")
+    if suffix != ".onnx":
+        raise LoadError(f"{path}: unknown kind of file {suffix!r}; supported are .onnx and .npz")
+    from tinyrnn.frontends.onnx import read_onnx
+
+    return read_onnx(path), None
+
+
+def save(model: Model, path: str | PathLike[str]) -> None:
+    """Write a loaded model to an .npz container that `load` reads without the onnx package, bit for bit the same."""
+    from tinyrnn.frontends.npz import write_npz
+
+    stages: Stages = model._source
+    write_npz(Path(path), stages.graph, stages.program.states)
+
+
+def compile_graph(graph: Graph, states: Mapping[str, str] | None = None) -> Model:
+    """The model of a bound graph, for this machine."""
+    machine = host()
+    program = prepare(graph, states)
+    plan = make_plan(program, machine.lanes, machine.registers)
+    source = generate(plan)
+    return Model(_layout(plan), compile_source(source), Stages(graph, program, plan, source))
+
+
+def _layout(plan: Plan) -> Layout:
+    program = plan.program
+    inputs, outputs = visible_ports(plan)
+    every = {p.name: p for p in (*program.inputs, *program.outputs)}
+    state_outputs = tuple(_user(every[n]) for n in program.states.values())
+    if not outputs:  # a model of which every output is a state shows the states
+        outputs_shown: tuple[UserPort, ...] = ()
+    else:
+        outputs_shown = tuple(_user(p) for p in outputs)
+    weights = aligned(len(plan.weights))
+    weights[:] = plan.weights
+    return Layout(
+        name=program.graph.name, kind=program.kind, inputs=tuple(_user(p) for p in inputs), outputs=outputs_shown,
+        state_inputs=tuple(_user(every[n]) for n in program.states), state_outputs=state_outputs,
+        file_inputs=tuple(p.name for p in program.inputs), file_outputs=tuple(p.name for p in program.outputs),
+        state_parts=tuple((p.name, p.offset, p.shape) for p in plan.parts), initial_state=plan.initial_state(),
+        weights=weights, arena_fixed=plan.arena_fixed, arena_per_row=plan.arena_per_row, chunk=plan.chunk,
+        refuses_stream=program.refuses_stream, batches=program.batches, multiply_adds=plan.multiply_adds,
+        header=PORTS, metadata=program.graph.metadata)
+
+
+def _user(port: Port) -> UserPort:
+    return UserPort(port.name, port.frame, port.dtype, port.per_row, port.file_shape, port.roles)

@@ -1,0 +1,116 @@
+"""The graph between a file and a plan: values with a dtype and a shape, nodes in topological order.
+
+Two stages share these types. A *file graph* has the file's own shapes, where a size left open is its
+name (a `str`). A *frame graph*, which the time pass makes, has frame shapes: the time and the batch
+axis are gone, every size is an int, and each node states the shape in which it sees each input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+Size = int | str
+
+LARGEST_VALUE = 1 << 31
+"""Elements that one value may have; more is taken for a corrupt file."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is known of a value before it exists."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[Size, ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape, all sizes known."""
+        if not all(isinstance(size, int) for size in self.shape):
+            raise TypeError(f"the sizes of {self} are not all known")
+        return self.shape  # type: ignore[return-value]
+
+    @property
+    def elements(self) -> int:
+        return prod(self.sizes)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+def spec_of(array: np.ndarray[Any, Any]) -> Spec:
+    return Spec(array.dtype, tuple(array.shape))
+
+
+@dataclass
+class Node:
+    """One operation. Names connect nodes; the empty name is an input or output that is absent."""
+
+    op: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    version: int = 0
+    """opset version of the operator's domain"""
+    domain: str = ""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """frame graph: the shape in which the node sees each input"""
+
+    def __str__(self) -> str:
+        shown = {k: f"<{v.dtype}{list(v.shape)}>" if isinstance(v, np.ndarray) and v.size > 8 else v
+                 for k, v in self.attributes.items()}
+        attributes = ", ".join(f"{k}={v}" for k, v in shown.items())
+        return (f"{', '.join(self.outputs)} = {self.op}({', '.join(i or '-' for i in self.inputs)}"
+                f"{'; ' + attributes if attributes else ''})")
+
+
+@dataclass
+class Graph:
+    """A model: its inputs and outputs by name, the constants, and the nodes in topological order."""
+
+    name: str
+    inputs: list[str]
+    outputs: list[str]
+    specs: dict[str, Spec]
+    constants: dict[str, np.ndarray[Any, Any]]
+    nodes: list[Node]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    def producers(self) -> dict[str, Node]:
+        return {output: node for node in self.nodes for output in node.outputs if output}
+
+    def consumers(self) -> dict[str, list[Node]]:
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                if name:
+                    found.setdefault(name, []).append(node)
+        return found
+
+    def fresh(self, stem: str) -> str:
+        """A value name that is not taken."""
+        name, count = stem, 0
+        while name in self.specs or name in self.constants:
+            count += 1
+            name = f"{stem}.{count}"
+        return name
+
+    def copy(self) -> Graph:
+        """A graph that can be rewritten; arrays are shared."""
+        nodes = [Node(n.op, n.name, n.inputs, n.outputs, dict(n.attributes), n.version, n.domain, n.shapes)
+                 for n in self.nodes]
+        return Graph(self.name, list(self.inputs), list(self.outputs), dict(self.specs), dict(self.constants),
+                     nodes, dict(self.metadata))
+
+    def __str__(self) -> str:
+        lines = [f"graph {self.name}"]
+        lines += [f"  input  {name}: {self.specs[name]}" for name in self.inputs]
+        for node in self.nodes:
+            lines.append(f"  {node}")
+            lines += [f"      {name}: {self.specs[name]}" for name in node.outputs if name in self.specs]
+        lines += [f"  output {name}: {self.specs.get(name, '?')}" for name in self.outputs]
+        return "\n".join(lines)

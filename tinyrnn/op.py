@@ -1,0 +1,268 @@
+"""What an operator is, and the registry of those tinyrnn runs.
+
+One class per operator holds everything that is known of it: signature, attributes, shape rule, rule
+for row axes, float64 reference, and how it is lowered to kernel calls. Nothing outside `ops` names one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tinyrnn.errors import UnsupportedError
+from tinyrnn.ir import Graph, Node, Spec
+
+Array = np.ndarray[Any, Any]
+Axis = tuple[str, int]
+"""One axis of one value: (value name, axis)."""
+
+REQUIRED = object()
+"""Stands for the default of an attribute that has none."""
+
+
+# Operands of a kernel call, resolved to addresses by the plan.
+
+@dataclass(frozen=True)
+class Value:
+    """The address of a value of the frame graph, `offset` elements on."""
+
+    name: str
+    offset: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """The address of packed constant data, float32."""
+
+    array: Array
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The address of float32 elements that live during one node's calls: `fixed`, or `per_row` times the rows of `of`."""
+
+    key: str
+    fixed: int = 0
+    per_row: int = 0
+    offset: int = 0
+    of: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The address of a part of the stream's state, float32, with its value after reset."""
+
+    name: str
+    initial: Array
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The number of rows in this call of a value, by default the node's first output."""
+
+    of: str = ""
+    times: int = 1
+    """rows of the kernel in one row of the value"""
+
+
+@dataclass(frozen=True)
+class Started:
+    """0 in the first call after a reset, otherwise 1."""
+
+
+Operand = Value | Weight | Scratch | State | Rows | Started | int | float
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call of the step. `kernel` is registered, or `source` is the text of a function of its own."""
+
+    kernel: Callable[..., Any] | str
+    operands: tuple[Operand, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """What an operator may ask for while it is lowered."""
+
+    specs: dict[str, Spec]
+    constants: dict[str, Array]
+    per_row: Callable[[str], bool]
+    """True where a value has one row per frame; False where there is one per call or it is constant"""
+    carries: Callable[[str], bool]
+    """True where a value follows from a state that the graph itself takes in and hands out"""
+    lanes: int
+    registers: int
+
+    def row_stride(self, name: str) -> int:
+        """Elements from one row of a value to the next: 0 for a value that all rows share."""
+        return self.specs[name].elements if self.per_row(name) else 0
+
+
+class Refused(Exception):
+    """An operator cannot do what a node asks; the text goes to the list of unsupported parts."""
+
+
+class SizesDiffer(Refused):
+    """Two sizes that an operator needs to be equal are not; if one is left open by the file, they become one."""
+
+    def __init__(self, text: str, pairs: Sequence[tuple[int, int]]) -> None:
+        super().__init__(text)
+        self.pairs = pairs
+
+
+class Op:
+    """The base of all operators. Shapes in `infer`, `links` and `reference` are the file's own."""
+
+    name: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
+    """names of the inputs; a final `?` marks an optional one, a final `*` any number"""
+    outputs: ClassVar[tuple[str, ...]] = ("Y",)
+    attributes: ClassVar[dict[str, Any]] = {}
+    parameters: ClassVar[dict[str, int]] = {}
+    """inputs that must be known at load and become attributes: attribute name → input index"""
+    since: ClassVar[int] = 1
+    internal: ClassVar[bool] = False
+    """made by a pass, not found in files"""
+    foldable: ClassVar[bool] = True
+    moves: ClassVar[bool] = False
+    """only moves elements"""
+    elementwise: ClassVar[bool] = False
+    """computes every element on its own, so that a chain of such can run as one loop"""
+    of_shape: ClassVar[bool] = False
+    """needs the shape of its input, not the data: always known"""
+
+    def from_spec(self, node: Node, spec: Spec) -> Array:
+        """The result of an operator `of_shape`."""
+        raise Refused("it needs data")
+
+    def attribute(self, node: Node, name: str) -> Any:
+        value = node.attributes.get(name, self.attributes[name])
+        return None if value is REQUIRED else value
+
+    def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
+        """Bring the forms of all opset versions to one; raise `Refused` where a value is not supported."""
+
+    def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
+        """Specs of the outputs."""
+        raise Refused("its shape cannot be found")
+
+    def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
+        """Pairs of axes, of inputs and outputs, along which rows pass through independently."""
+        yield from ()
+
+    def merges(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[list[Axis], list[Axis]]]:
+        """Groups of axes that are joined or split: row-major, together the same elements."""
+        yield from ()
+
+    def frame(self, node: Node, frames: Frames) -> Node:
+        """The node over frames: row axes removed from attributes and from the shapes of its inputs."""
+        raise Refused("it cannot be computed frame by frame")
+
+    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        """The operator in plain NumPy, straight from the specification."""
+        raise Refused("it has no reference")
+
+    def lower(self, node: Node, env: Lowering) -> list[Call]:
+        """Kernel calls for a node of the frame graph."""
+        raise Refused("it runs only where its inputs are known at load")
+
+    def alias(self, node: Node) -> str | None:
+        """The input whose memory the output shares as it is, if any."""
+        return None
+
+    def row_axes(self, node: Node) -> tuple[Axis, Axis] | None:
+        """The axes of an input that are time and batch, where the operator defines them."""
+        return None
+
+    def starts_from(self, node: Node) -> list[str]:
+        """The inputs that hold the state before the first step, where the operator walks time."""
+        return []
+
+    def carried(self, node: Node) -> list[tuple[str, str]]:
+        """Pairs (input, output) where the output is the state that the input was, some steps later."""
+        return []
+
+    def forbids_stream(self, node: Node) -> str | None:
+        """Why a node of the frame graph needs the whole sequence, if it does."""
+        return None
+
+    def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
+        """Multiply-adds per row of a node of the frame graph."""
+        return 0
+
+    def index_bound(self, node: Node, env: Lowering) -> tuple[str, int, int] | None:
+        """(input, lowest, highest) where an input holds indices."""
+        return None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Which axes of which values are rows, for `Op.frame`."""
+
+    specs: dict[str, Spec]
+    roles: dict[Axis, str]
+    """'time' or 'batch' for each row axis"""
+    constants: dict[str, Array]
+
+    def role(self, name: str, axis: int) -> str | None:
+        return self.roles.get((name, axis))
+
+    def rows(self, name: str) -> list[int]:
+        """The row axes of a value, ascending."""
+        return [a for a in range(len(self.specs[name].shape)) if (name, a) in self.roles]
+
+    def kept(self, name: str) -> list[int]:
+        """The axes of a value that stay in its frame, ascending."""
+        return [a for a in range(len(self.specs[name].shape)) if (name, a) not in self.roles]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The frame shape of a value."""
+        return tuple(self.specs[name].sizes[a] for a in self.kept(name))
+
+    def axis(self, name: str, axis: int) -> int:
+        """Where an axis of the file's shape stands in the frame's shape."""
+        return self.kept(name).index(axis % max(len(self.specs[name].shape), 1))
+
+    def node(self, node: Node, attributes: dict[str, Any] | None = None,
+             shapes: Sequence[tuple[int, ...]] | None = None) -> Node:
+        """The node over frames, by default seeing each input in its frame shape."""
+        seen = tuple(shapes) if shapes is not None else tuple(self.shape(i) if i else () for i in node.inputs)
+        return Node(node.op, node.name, node.inputs, node.outputs,
+                    dict(node.attributes if attributes is None else attributes), node.version, node.domain, seen)
+
+
+REGISTRY: dict[tuple[str, str], Op] = {}
+"""(domain, name) → operator; operators of our own have the domain "tinyrnn"."""
+
+OURS = "tinyrnn"
+
+
+def register(cls: type[Op]) -> type[Op]:
+    domain = OURS if cls.internal else ""
+    REGISTRY[domain, cls.name] = cls()
+    return cls
+
+
+REWRITES: list[Callable[[Graph], None]] = []
+"""Rewritings of file graphs, in the order registered: what recognises a form belongs to the op it becomes."""
+
+
+def rewrite(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
+    REWRITES.append(function)
+    return function
+
+
+def op_of(node: Node) -> Op:
+    """The operator of a node. Raises `UnsupportedError` where there is none."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    found = REGISTRY.get((domain, node.op))
+    if found is None:
+        raise UnsupportedError(f"operator {node.domain + '.' if node.domain else ''}{node.op} (node {node.name!r})")
+    return found

@@ -1,0 +1,287 @@
+"""Matrix products by constant weights: Gemm and MatMul become `Linear`, and so does Conv over one position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.ir import Graph, Node, Spec
+from tinyrnn.lanes import f32, fma, get, kernel, lanes, load, splat, store_part
+from tinyrnn.op import (
+    OURS,
+    REQUIRED,
+    Array,
+    Axis,
+    Call,
+    Frames,
+    Lowering,
+    Op,
+    Refused,
+    Rows,
+    Value,
+    Weight,
+    register,
+    rewrite,
+)
+
+GROUP = 4
+"""panels of LANES outputs whose weights stand side by side"""
+
+
+def pack(matrix: Array, bias: Array | None, lanes: int) -> Array:
+    """Weights [K, M] and bias [M] for `linear`: the bias, then groups of GROUP panels, each [k][panel][lane]; zero-padded."""
+    k, m = matrix.shape
+    panels = -(-m // lanes)
+    wide = np.zeros((k, panels * lanes), np.float32)
+    wide[:, :m] = matrix
+    start = np.zeros(panels * lanes, np.float32)
+    if bias is not None:
+        start[:m] = bias
+    groups = [wide[:, first * lanes:(first + GROUP) * lanes].ravel() for first in range(0, panels, GROUP)]
+    return np.concatenate([start, *groups])
+
+
+def _linear_text(name: str, heights: Sequence[int]) -> str:
+    """The kernel below, in blocks of `heights` rows by 4 to 1 panels whose sums stay in registers."""
+    lines = [f"def {name}(y, x, w, rows, x_row, K, M):",
+             '    """y[r, j] = b[j] + sum over k of x[r, k] W[k, j]: one chain of fma in the order of k; w from `pack`."""',
+             "    y, x, w = f32(y), f32(x), f32(w)",
+             "    L = lanes()", "    panels = (M + L - 1) // L", "    j = 0", "    while j < panels:"]
+    for group in range(GROUP, 0, -1):
+        lines += [f"        {'if panels - j >= 4' if group == GROUP else f'elif panels - j == {group}'}:", "            r = 0"]
+        for height in heights:
+            block = [(row, panel) for row in range(height) for panel in range(group)]
+            lines.append(f"            while r + {height} <= rows:")
+            body = [f"s{row}{panel} = load(w, (j + {panel}) * L)" for row, panel in block]
+            body += ["at = (panels + j * K) * L", "for k in range(K):"]
+            body += [f"    w{panel} = load(w, at + {panel} * L)" for panel in range(group)]
+            for row in range(height):
+                body.append(f"    v = splat(get(x, (r + {row}) * x_row + k))")
+                body += [f"    s{row}{panel} = fma(v, w{panel}, s{row}{panel})" for panel in range(group)]
+            body.append(f"    at += {group} * L")
+            body += [f"store_part(y, (r + {row}) * M + (j + {panel}) * L, s{row}{panel}, M - (j + {panel}) * L)"
+                     for row, panel in block]
+            lines += ["                " + line for line in [*body, f"r += {height}"]]
+        lines.append(f"            j += {group}")
+    return "\n".join(lines) + "\n"
+
+
+def _linear(name: str, heights: Sequence[int]) -> Callable[..., Any]:
+    words = {w.__name__: w for w in (f32, fma, get, lanes, load, splat, store_part)}
+    exec(_linear_text(name, heights), words)
+    function: Callable[..., Any] = words[name]
+    function.__module__ = __name__
+    return kernel(function)
+
+
+linear_32 = _linear("linear_32", (4, 1))
+linear_16 = _linear("linear_16", (2, 1))
+
+
+def linear(env: Lowering) -> Callable[..., Any]:
+    """The kernel whose blocks fit the machine's vector registers."""
+    return linear_32 if env.registers >= 32 else linear_16
+
+
+@register
+class Linear(Op):
+    """Y = X W + B over the last axis of X; made from Gemm, MatMul and Add by constants."""
+
+    name = "Linear"
+    internal = True
+    inputs = ("X",)
+    attributes = {"W": REQUIRED, "B": None}
+
+    def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
+        assert specs[0] is not None
+        weights = self.attribute(node, "W")
+        if specs[0].shape[-1] != len(weights):
+            raise Refused(f"its input {specs[0]} does not fit weights {list(weights.shape)}")
+        return [Spec(specs[0].dtype, (*specs[0].shape[:-1], weights.shape[1]))]
+
+    def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
+        for axis in range(len(specs[node.inputs[0]].shape) - 1):
+            yield (node.inputs[0], axis), (node.outputs[0], axis)
+
+    def frame(self, node: Node, frames: Frames) -> Node:
+        source = node.inputs[0]
+        if frames.role(source, len(frames.specs[source].shape) - 1) is not None:
+            raise Refused("it sums over the time or batch axis")
+        return frames.node(node)
+
+    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        x, weights, bias = arrays[0], self.attribute(node, "W"), self.attribute(node, "B")
+        assert x is not None
+        return (x @ weights.astype(x.dtype) + (0 if bias is None else bias.astype(x.dtype)),)
+
+    def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
+        return prod(node.shapes[0][:-1]) * int(self.attribute(node, "W").size)
+
+    def lower(self, node: Node, env: Lowering) -> list[Call]:
+        weights, bias = self.attribute(node, "W"), self.attribute(node, "B")
+        for name in (node.inputs[0], node.outputs[0]):
+            if env.specs[name].dtype != np.float32:
+                raise Refused(f"{name!r} is {env.specs[name].dtype}; matrix products take float32")
+        k, m = weights.shape
+        lead = prod(node.shapes[0][:-1])
+        calls = []
+        stride = env.row_stride(node.inputs[0])
+        if lead == 1:
+            places = [(Value(node.outputs[0]), Value(node.inputs[0]), Rows(), stride)]
+        else:
+            places = [(Value(node.outputs[0]), Value(node.inputs[0]), Rows(times=lead), k)]
+        packed = Weight(pack(weights, bias, env.lanes))
+        for y, x, rows, x_row in places:
+            calls.append(Call(linear(env), (y, x, packed, rows, x_row, k, m),
+                              f"{node.outputs[0]} = {node.inputs[0]} · W[{k}, {m}]{' + B' if bias is not None else ''}"))
+        return calls
+
+
+class _Product(Op):
+    """A product that `to_linear` turns into Linear where its second operand is known."""
+
+    def refuse(self) -> None:
+        raise Refused("both operands depend on the input; supported is a product with constant weights on the right")
+
+    def frame(self, node: Node, frames: Frames) -> Node:
+        self.refuse()
+        return node
+
+
+@register
+class MatMul(_Product):
+    """ONNX MatMul with constant weights on the right."""
+
+    name = "MatMul"
+    inputs = ("A", "B")
+
+    def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
+        a, b = specs
+        assert a is not None and b is not None
+        left = (1, *a.sizes) if len(a.shape) == 1 else a.sizes
+        right = (*b.sizes, 1) if len(b.shape) == 1 else b.sizes
+        if left[-1] != right[-2]:
+            raise Refused(f"{a} and {b} do not fit")
+        shape = (*np.broadcast_shapes(left[:-2], right[:-2]), left[-2], right[-1])
+        shape = shape[:-2] + shape[-1:] if len(a.shape) == 1 else shape
+        return [Spec(a.dtype, shape[:-1] if len(b.shape) == 1 else shape)]
+
+    def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
+        rank = len(specs[node.outputs[0]].shape)
+        for axis in range(len(specs[node.inputs[0]].shape) - 1):
+            if rank == len(specs[node.inputs[0]].shape):
+                yield (node.inputs[0], axis), (node.outputs[0], axis)
+
+    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        return (np.matmul(arrays[0], arrays[1]),)
+
+
+@register
+class Gemm(_Product):
+    """ONNX Gemm with constant weights."""
+
+    name = "Gemm"
+    inputs = ("A", "B", "C?")
+    attributes = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, "broadcast": 0}
+
+    def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
+        a, b = specs[0], specs[1]
+        assert a is not None and b is not None
+        left = a.sizes[::-1] if self.attribute(node, "transA") else a.sizes
+        right = b.sizes[::-1] if self.attribute(node, "transB") else b.sizes
+        if left[-1] != right[0]:
+            raise Refused(f"{a} and {b} do not fit")
+        return [Spec(a.dtype, (left[0], right[1]))]
+
+    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        a, b = arrays[0], arrays[1]
+        assert a is not None and b is not None
+        product = (a.T if self.attribute(node, "transA") else a) @ (b.T if self.attribute(node, "transB") else b)
+        total = self.attribute(node, "alpha") * product
+        if len(arrays) > 2 and arrays[2] is not None:
+            total = total + self.attribute(node, "beta") * arrays[2]
+        return (total.astype(a.dtype),)
+
+
+@register
+class Conv(Op):
+    """ONNX Conv with a kernel of one element: a matrix product over channels."""
+
+    name = "Conv"
+    inputs = ("X", "W", "B?")
+    attributes = {"auto_pad": "NOTSET", "dilations": None, "group": 1, "kernel_shape": None, "pads": None, "strides": None}
+
+    def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
+        x, w = specs[0], specs[1]
+        assert x is not None and w is not None
+        for attribute, neutral in (("strides", 1), ("pads", 0)):
+            if any(v != neutral for v in self.attribute(node, attribute) or []):
+                raise Refused(f"{attribute}={list(self.attribute(node, attribute))}; supported is {neutral} on every axis")
+        if any(n != 1 for n in w.sizes[2:]) or self.attribute(node, "group") != 1:
+            raise Refused(f"kernel {list(w.sizes[2:])} in {self.attribute(node, 'group')} groups; "
+                          f"supported is a kernel of one element in one group")
+        return [Spec(x.dtype, (x.shape[0], w.shape[0], *x.shape[2:]))]
+
+    def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
+        for axis in range(len(specs[node.inputs[0]].shape)):
+            if axis != 1:
+                yield (node.inputs[0], axis), (node.outputs[0], axis)
+
+    def frame(self, node: Node, frames: Frames) -> Node:
+        source = node.inputs[0]
+        weights, bias = (frames.constants.get(name) for name in [*node.inputs[1:], ""][:2])
+        if weights is None:
+            raise Refused("its weights depend on the input")
+        if prod(frames.shape(source)) != frames.specs[source].sizes[1]:
+            raise Refused(f"it runs over {frames.shape(source)} positions inside one frame; supported is one position")
+        matrix = weights.reshape(weights.shape[:2]).T
+        as_linear = Node("Linear", node.name, node.inputs[:1], node.outputs, {"W": matrix, "B": bias}, domain=OURS)
+        return frames.node(as_linear, shapes=[(matrix.shape[0],)])
+
+    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        x, w = arrays[0], arrays[1]
+        assert x is not None and w is not None
+        y = np.einsum("nc...,mc->nm...", x, w.reshape(w.shape[:2]))
+        if len(arrays) > 2 and arrays[2] is not None:
+            y = y + arrays[2].reshape(1, -1, *[1] * (x.ndim - 2))
+        return (y,)
+
+
+@rewrite
+def to_linear(graph: Graph) -> None:
+    """Gemm and MatMul by constants become Linear, with alpha, beta and transposition folded in; then Add of a constant joins."""
+    consumers = graph.consumers()
+    constants = graph.constants
+    gone: dict[str, Node] = {}
+    for node in graph.nodes:
+        if node.domain or node.op not in ("MatMul", "Gemm") or node.inputs[1] not in constants:
+            continue
+        weights, bias = constants[node.inputs[1]], None
+        if weights.ndim != 2 or weights.dtype != np.float32:
+            continue
+        if node.op == "Gemm":
+            attributes = {**Gemm.attributes, **node.attributes}
+            if attributes["transA"] or (len(node.inputs) > 2 and node.inputs[2] and node.inputs[2] not in constants):
+                continue
+            weights = (weights.T if attributes["transB"] else weights) * np.float32(attributes["alpha"])
+            if len(node.inputs) > 2 and node.inputs[2]:
+                given = constants[node.inputs[2]] * np.float32(attributes["beta"])
+                if given.ndim > 1 and prod(given.shape[:-1]) != 1:
+                    continue
+                bias = np.broadcast_to(given.reshape(given.shape[-1:]), weights.shape[1:])
+        node.op, node.domain, node.inputs = "Linear", OURS, node.inputs[:1]
+        node.attributes = {"W": np.ascontiguousarray(weights, np.float32), "B": bias}
+        following = consumers.get(node.outputs[0], [])
+        if bias is None and len(following) == 1 and following[0].op == "Add" and node.outputs[0] not in graph.outputs:
+            add = following[0]
+            other = add.inputs[0] if add.inputs[1] == node.outputs[0] else add.inputs[1]
+            value = constants.get(other)
+            if value is not None and value.dtype == np.float32 and prod(value.shape[:-1]) == 1 \
+                    and len(value.shape) <= len(graph.specs[node.outputs[0]].shape) and value.shape[-1:] in ((), (1,), weights.shape[1:]):
+                node.attributes["B"] = np.broadcast_to(value.reshape(value.shape[-1:]), weights.shape[1:])
+                node.outputs = add.outputs
+                gone[add.outputs[0]] = add
+    graph.nodes = [n for n in graph.nodes if not any(n is add for add in gone.values())]

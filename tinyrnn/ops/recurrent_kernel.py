@@ -1,0 +1,294 @@
+"""Kernels for one direction of RNN, GRU and LSTM, written out for the sizes and attributes at hand.
+
+The input's share of the gate sums, p, comes from one matrix product over all frames of the call; a
+kernel walks time, adds the state's share and updates the state. Every unit is one lane, every gate sum
+one chain of fma: bias, then x in order, then h in order. `panel` means LANES units with all their gates;
+the sums of `P` panels stay in registers while h is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyrnn.op import Array
+from tinyrnn.ops.activations import BoundActivation
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a recurrent kernel is written for."""
+
+    op: str
+    H: int
+    activations: tuple[BoundActivation, ...]
+    clip: float | None = None
+    peepholes: bool = False
+    input_forget: bool = False
+    linear_before_reset: bool = False
+
+    @property
+    def gates(self) -> int:
+        return {"RNN": 1, "GRU": 3, "LSTM": 4}[self.op]
+
+    @property
+    def phases(self) -> tuple[tuple[int, ...], ...]:
+        """Gates whose sums over h are taken together: GRU's candidate waits for the reset gate when it is applied first."""
+        if self.op == "GRU" and not self.linear_before_reset:
+            return (0, 1), (2,)
+        return (tuple(range(self.gates)),)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How a kernel walks its sequences: counts and strides in elements; a step of time is a row or lies in a frame."""
+
+    batch: int
+    length: int
+    """steps in one frame, 0 where a step is a row"""
+    y_step: int
+    y_batch: int
+    y_frame: int
+    p_step: int
+    p_batch: int
+    p_frame: int
+    backward: bool
+    lengths: bool
+    """each sequence has its own length"""
+    before_frame: int
+    """elements from one frame's initial h to the next, 0 where all share it"""
+    after_frame: int
+    state_batch: int
+    c_before_frame: int = 0
+
+
+def panels_together(gates: int, panels: int, registers: int) -> int:
+    """Panels whose gate sums are kept in registers at once."""
+    fit = max(1, (registers * 3 // 4) // gates)
+    best = 2 if gates == 4 else 4 if gates > 1 else 8
+    return min(panels, fit, best) if panels * gates > 8 else panels if panels <= fit else fit
+
+
+def pack_input(cell: Cell, W: Array, B: Array | None, lanes: int) -> tuple[Array, Array]:
+    """The projection as a matrix [I, panels·gates·LANES] and its bias, columns in the order [panel][gate][lane]."""
+    G, H = cell.gates, cell.H
+    panels = -(-H // lanes)
+    wide = np.zeros((G, panels * lanes, W.shape[1]), np.float32)
+    wide[:, :H] = W.reshape(G, H, -1)
+    bias = np.zeros((G, panels * lanes), np.float32)
+    if B is not None:
+        halves = B.reshape(2, G, H)
+        bias[:, :H] = halves[0] + halves[1]
+        if cell.linear_before_reset:
+            bias[2, :H] = halves[0, 2]
+    matrix = wide.reshape(G, panels, lanes, -1).transpose(3, 1, 0, 2).reshape(W.shape[1], -1)
+    return matrix, bias.reshape(G, panels, lanes).transpose(1, 0, 2).ravel()
+
+
+def pack_state(cell: Cell, R: Array, B: Array | None, P: Array | None, lanes: int, registers: int) -> Array:
+    """R for the kernel: for each phase groups of panels, each [k][panel][gate][lane]; then Rbh, then the peepholes."""
+    G, H = cell.gates, cell.H
+    panels = -(-H // lanes)
+    wide = np.zeros((G, panels * lanes, H), np.float32)
+    wide[:, :H] = R.reshape(G, H, H)
+    wide = wide.reshape(G, panels, lanes, H)
+    parts = []
+    for gates in cell.phases:
+        together = panels_together(len(gates), panels, registers)
+        for first in range(0, panels, together):
+            block = wide[list(gates), first:first + together]
+            parts.append(block.transpose(3, 1, 0, 2).ravel())
+    extra = np.zeros((4, panels * lanes), np.float32)
+    if cell.linear_before_reset and B is not None:
+        extra[0, :H] = B.reshape(2, G, H)[1, 2]
+    if P is not None:
+        extra[1:, :H] = P.reshape(3, H)
+    return np.concatenate([*parts, extra.ravel()])
+
+
+class _Text:
+    """Lines of a kernel at a depth."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.depth = 0
+
+    def __call__(self, *lines: str) -> None:
+        self.lines += ["    " * self.depth + line for line in lines]
+
+
+def kernel_text(cell: Cell, walk: Walk, lanes: int, registers: int) -> str:
+    """The source of KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows): one direction over all its sequences.
+
+    y [step][H], p the input's share, r from `pack_state`, hi, ci and ho, co the state before and after,
+    s scratch of 2·H, lens the lengths, rows the number of rows of the call.
+    """
+    H, text = cell.H, _Text()
+    lstm = cell.op == "LSTM"
+    text("def KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows):")
+    text.depth = 1
+    text("y, p, r, hi, ho, s = f32(y), f32(p), f32(r), f32(hi), f32(ho), f32(s)")
+    if lstm:
+        text("ci, co = f32(ci), f32(co)")
+    if walk.lengths:
+        text("lens = i32(lens)")
+    frame, item = "0", "0"
+    if walk.length:
+        text("for q in range(rows):")
+        text.depth += 1
+        frame = "q"
+    if walk.batch > 1:
+        text(f"for b in range({walk.batch}):")
+        text.depth += 1
+        item = "b"
+    steps = str(walk.length) if walk.length else "rows"
+    text(f"length = {steps}")
+    if walk.lengths:
+        text(f"length = min(max(np.int64(get(lens, {frame} * {walk.batch} + {item})), 0), length)")
+    text(f"h = at(ho, {_sum(frame, walk.after_frame, item, walk.state_batch)})",
+         f"before = at(hi, {_sum(frame, walk.before_frame, item, walk.state_batch)})")
+    if lstm:
+        text(f"c = at(co, {_sum(frame, walk.after_frame, item, walk.state_batch)})",
+             *_copy("c", f"at(ci, {_sum(frame, walk.c_before_frame, item, walk.state_batch)})", H))
+    end = "length - 1" if walk.backward else "0"
+    text(f"yt = at(y, {_sum(frame, walk.y_frame, item, walk.y_batch, end, walk.y_step)})",
+         f"pt = at(p, {_sum(frame, walk.p_frame, item, walk.p_batch, end, walk.p_step)})")
+    sign = "-" if walk.backward else ""
+    text("for t in range(length):")
+    text.depth += 1
+    _step(text, cell, lanes, registers)
+    text("before = yt", f"yt = at(yt, {sign}{walk.y_step})", f"pt = at(pt, {sign}{walk.p_step})")
+    text.depth -= 1
+    text(*_copy("h", "before", H))
+    if walk.lengths:
+        rest = f"at(y, {_sum(frame, walk.y_frame, item, walk.y_batch)})"
+        text("if length == 0:", *(f"    {line}" for line in _zero("h", H)))
+        if lstm:
+            text(*(f"    {line}" for line in _zero("c", H)))
+        text(f"rest = {rest}", f"for t in range(length, {steps}):",
+             *(f"    {line}" for line in _zero(f"at(rest, t * {walk.y_step})", H)))
+    return "\n".join(text.lines) + "\n"
+
+
+def _sum(*terms: str | int) -> str:
+    """The text of the sum of products of pairs (name, stride), without what is zero."""
+    pairs = zip(terms[::2], terms[1::2], strict=True)
+    return " + ".join(f"({name}) * {stride}" for name, stride in pairs if name != "0" and stride) or "0"
+
+
+def _copy(to: str, start: str, count: int) -> list[str]:
+    return [f"for k in range(0, {count}, lanes()):", f"    store_part({to}, k, load_part({start}, k, {count} - k), {count} - k)"]
+
+
+def _zero(to: str, count: int) -> list[str]:
+    return [f"for k in range(0, {count}, lanes()):", f"    store_part({to}, k, splat(0.0), {count} - k)"]
+
+
+def _step(text: _Text, cell: Cell, lanes: int, registers: int) -> None:
+    """One step of time: yt from pt and `before`."""
+    panels = -(-cell.H // lanes)
+    base = 0
+    extra = len(cell.phases) and panels * lanes * cell.H * cell.gates
+    for phase, gates in enumerate(cell.phases):
+        together = panels_together(len(gates), panels, registers)
+        whole = panels // together
+        group = together * len(gates) * lanes * cell.H
+        source = "s" if phase else "before"
+        if whole > 1:
+            text(f"for j in range(0, {whole * together * lanes}, {together * lanes}):")
+            text.depth += 1
+            _group(text, cell, gates, phase, together, lanes, f"j * {len(gates) * cell.H} + {base}", "j", source, extra,
+                   whole * together == panels)
+            text.depth -= 1
+        else:
+            _group(text, cell, gates, phase, together, lanes, str(base), "0", source, extra, whole * together == panels)
+        left = panels - whole * together
+        if left:
+            _group(text, cell, gates, phase, left, lanes, str(base + whole * group), str(whole * together * lanes),
+                   source, extra, True)
+        base += panels * len(gates) * lanes * cell.H
+
+
+def _group(text: _Text, cell: Cell, gates: Sequence[int], phase: int, count: int, lanes: int, at: str, first: str,
+           source: str, extra: int, last: bool) -> None:
+    """The sums of `count` panels from unit `first` on, then their cells."""
+    names = [(panel, gate) for panel in range(count) for gate in gates]
+    for panel, gate in names:
+        if cell.linear_before_reset and gate == 2:
+            text(f"g{gate}{panel} = load(r, {extra} + {first} + {panel * lanes})")
+        else:
+            text(f"g{gate}{panel} = load(pt, {first} * {cell.gates} + {(panel * cell.gates + gate) * lanes})")
+    text(f"n = {at}", f"for k in range({cell.H}):", f"    v = splat(get({source}, k))")
+    for place, (panel, gate) in enumerate(names):
+        text(f"    g{gate}{panel} = fma(v, load(r, n + {place * lanes}), g{gate}{panel})")
+    text(f"    n += {len(names) * lanes}")
+    for panel in range(count):
+        unit = f"{first} + {panel * lanes}"
+        tail = cell.H - (-(-cell.H // lanes) - 1) * lanes if last and panel == count - 1 and cell.H % lanes else 0
+        if tail and first == "j":  # the loop's last group alone is partial; earlier ones are whole
+            tail_text: str | int = f"{cell.H} - ({unit})"
+        else:
+            tail_text = tail
+        _cell(text, cell, phase, panel, unit, tail_text, lanes, extra, first)
+
+
+def _load(pointer: str, unit: str, tail: str | int) -> str:
+    return f"load_part({pointer}, {unit}, {tail})" if tail else f"load({pointer}, {unit})"
+
+
+def _store(pointer: str, unit: str, value: str, tail: str | int) -> str:
+    return f"store_part({pointer}, {unit}, {value}, {tail})" if tail else f"store({pointer}, {unit}, {value})"
+
+
+def _cell(text: _Text, cell: Cell, phase: int, panel: int, unit: str, tail: str | int, lanes: int, extra: int,
+          first: str) -> None:
+    """The equations of one panel, from its gate sums g{gate}{panel}."""
+    def sum_of(gate: int) -> str:
+        return f"g{gate}{panel}"
+
+    def act(which: int, value: str) -> str:
+        bound = cell.activations[which]
+        if cell.clip is not None and not (cell.op == "LSTM" and which == 2):
+            value = f"at_most(at_least({value}, splat({-cell.clip!r})), splat({cell.clip!r}))"
+        return bound.activation.words.format(x=value if value.isidentifier() else f"({value})",
+                                             alpha=f"splat({bound.alpha!r})", beta=f"splat({bound.beta!r})")
+
+    def assign(name: str, which: int, value: str) -> None:
+        text(f"{name} = {value}", f"{name} = {act(which, name)}")
+
+    padded = -(-cell.H // lanes) * lanes
+    if cell.op == "RNN":
+        assign("ht", 0, sum_of(0))                                       # Ht = f(Xt W + Ht-1 R + Wb + Rb)
+        text(_store("yt", unit, "ht", tail))
+    elif cell.op == "LSTM":
+        text(f"c1 = {_load('c', unit, tail)}")
+        peep = {gate: f"load(r, {extra} + {padded * (1 + slot)} + {unit})" for slot, gate in enumerate((0, 1, 2))}
+        i, o, f = ((f"fma({peep[gate]}, {{}}, {sum_of(gate)})" if cell.peepholes else sum_of(gate)) for gate in (0, 1, 2))
+        assign("it", 0, i.format("c1"))
+        if cell.input_forget:
+            text("ft = splat(1.0) - it")
+        else:
+            assign("ft", 0, f.format("c1"))
+        assign("gt", 1, sum_of(3))
+        text("ct = fma(ft, c1, it * gt)")                                # Ct = ft (.) Ct-1 + it (.) ct
+        assign("ot", 0, o.format("ct"))
+        assign("ht", 2, "ct")
+        text(_store("c", unit, "ct", tail), _store("yt", unit, "ot * ht", tail))   # Ht = ot (.) h(Ct)
+    elif phase == 0 and not cell.linear_before_reset:
+        assign("zt", 0, sum_of(0))
+        assign("rt", 0, sum_of(1))
+        text(_store("s", unit, f"rt * {_load('before', unit, tail)}", tail),
+             _store("s", f"{cell.H} + {unit}", "zt", tail))
+    else:
+        if cell.linear_before_reset:
+            assign("zt", 0, sum_of(0))
+            assign("rt", 0, sum_of(1))
+            hidden = f"load(pt, {first} * {cell.gates} + {(panel * cell.gates + 2) * lanes})"
+            assign("ht", 1, f"fma(rt, {sum_of(2)}, {hidden})")
+        else:
+            text(f"zt = {_load('s', f'{cell.H} + {unit}', tail)}")
+            assign("ht", 1, sum_of(2))
+        text(f"h1 = {_load('before', unit, tail)}")
+        text(_store("yt", unit, "fma(zt, h1 - ht, ht)", tail))           # Ht = (1 - zt) (.) ht + zt (.) Ht-1

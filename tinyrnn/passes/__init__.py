@@ -1,0 +1,120 @@
+"""From a file graph to a program over frames; one short file per pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.errors import UnsupportedError
+from tinyrnn.ir import Graph, Size
+from tinyrnn.op import REWRITES, Refused
+from tinyrnn.passes.bind import bind
+from tinyrnn.passes.dead import refuse_unsupported, remove_dead
+from tinyrnn.passes.fold import choose_probes, fold
+from tinyrnn.passes.fuse import fuse
+from tinyrnn.passes.rows import Port, Program, assign_roles, find_axes, seeds, to_frames
+from tinyrnn.passes.states import find_states
+
+__all__ = ["Port", "Program", "bound", "prepare"]
+
+
+def bound(source: Graph, values: Mapping[str, Any] | None, outputs: Sequence[str] | None) -> Graph:
+    """A copy of the graph with inputs bound and other outputs dropped, all of it supported."""
+    graph = source.copy()
+    bind(graph, values or {}, outputs)
+    remove_dead(graph)
+    refuse_unsupported(graph)
+    return graph
+
+
+def prepare(graph: Graph, states: Mapping[str, str] | None = None) -> Program:
+    """The program of a bound graph.
+
+    Raises `UnsupportedError` where a part cannot run and `LoadError` where states are ambiguous.
+    """
+    program = _frames(graph, states, seed=0)
+    if any(isinstance(size, str) for name in graph.inputs for size in graph.specs[name].shape):
+        difference = _difference(program, _frames(graph, states, seed=1))
+        if difference:
+            sizes = sorted({s for name in graph.inputs for s in graph.specs[name].shape if isinstance(s, str)})
+            raise UnsupportedError(f"{graph.name}: {difference} depends on a size that the file leaves open "
+                                   f"({', '.join(map(repr, sizes))}) other than as time or batch. Fix the size: bind={{{sizes[-1]!r}: 16}}")
+    fuse(program)
+    return program
+
+
+def _frames(graph: Graph, states: Mapping[str, str] | None, seed: int) -> Program:
+    """Time and batch leave the shapes where that is possible; else time stays inside, then batch."""
+    reasons = []
+    for roles in (("time", "batch"), ("time",), ("batch",), ()):
+        trial = graph if "batch" in roles else _with_one_batch(graph, seed)
+        try:
+            program = _try(trial, states, roles, seed)
+        except UnsupportedError as error:
+            reasons.append(str(error))
+            continue
+        if reasons and "time" not in roles and not program.refuses_stream and program.kind == "sequence":
+            program.refuses_stream = reasons[0]
+        return program
+    raise UnsupportedError(f"{graph.name}: {reasons[0].removeprefix(graph.name + ': ')}")
+
+
+def _simplified(graph: Graph, seed: int) -> tuple[Graph, dict[str, tuple[Size, ...]]]:
+    shapes = {name: graph.specs[name].shape for name in graph.inputs}
+    folded, probes = fold(graph, choose_probes(graph, seed))
+    joined = {name: tuple(n if isinstance(s, str) and (n := probes[s]) and n == 1 else s for s in shape) for name, shape in shapes.items()}
+    remove_dead(folded)
+    for rewriting in REWRITES:
+        rewriting(folded)
+    remove_dead(folded)
+    return folded, joined
+
+
+def _with_one_batch(graph: Graph, seed: int) -> Graph:
+    """The graph with every open size that is a batch axis fixed to 1."""
+    folded, shapes = _simplified(graph, seed)
+    axes = find_axes(folded)
+    try:
+        roles = assign_roles(folded, axes, seeds(folded, shapes))
+    except Refused:
+        roles = {}
+    sizes = {s: 1 for name, shape in shapes.items() for a, s in enumerate(shape) if isinstance(s, str) and roles.get((name, a)) == "batch"}
+    fixed = graph.copy()
+    bind(fixed, sizes, None)
+    return fixed
+
+
+def _try(graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], seed: int) -> Program:
+    folded, shapes = _simplified(graph, seed)
+    axes = find_axes(folded)
+    wanted = [(axis, role) for axis, role in seeds(folded, shapes) if role in kept]
+    try:
+        roles = assign_roles(folded, axes, wanted)
+    except Refused as error:
+        raise UnsupportedError(f"{graph.name}: {error}") from None
+    for name, shape in shapes.items():
+        for axis, size in enumerate(shape):
+            if isinstance(size, str) and (name, axis) not in roles:
+                raise UnsupportedError(f"{graph.name}: size {size!r} (axis {axis} of {name!r}) is open and neither time nor batch; "
+                                       f"fix it: bind={{{size!r}: 16}}")
+    stepwise = not any("time" in role for role in roles.values())
+    return to_frames(folded, shapes, find_states(folded, states, stepwise), roles)
+
+
+def _difference(a: Program, b: Program) -> str:
+    """The first node or constant in which two programs of one file differ, if any."""
+    for name, array in a.graph.constants.items():
+        other = b.graph.constants.get(name)
+        if other is None or not np.array_equal(array, other, equal_nan=array.dtype.kind == "f"):
+            return f"constant {name!r}"
+    for x, y in zip(a.graph.nodes, b.graph.nodes, strict=True):
+        if x.shapes != y.shapes or not _same(x.attributes, y.attributes):
+            return f"node {x.name!r} ({x.op})"
+    return next((f"value {n!r}" for n, s in a.graph.specs.items() if n in b.graph.specs and b.graph.specs[n] != s), "")
+
+
+def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(
+        np.array_equal(v, b[k]) if isinstance(v, np.ndarray) else v == b[k] for k, v in a.items() if k != "steps")

@@ -1,0 +1,73 @@
+"""Remove what no output needs, and report what cannot run."""
+
+from __future__ import annotations
+
+from tinyrnn.errors import UnsupportedError
+from tinyrnn.ir import Graph, Node
+from tinyrnn.op import Op, op_of
+
+
+def remove_dead(graph: Graph) -> None:
+    """Drop nodes whose results no output needs, and constants that no node reads."""
+    needed = set(graph.outputs)
+    kept = []
+    for node in reversed(graph.nodes):
+        if any(name in needed for name in node.outputs):
+            kept.append(node)
+            needed.update(name for name in node.inputs if name)
+    graph.nodes = kept[::-1]
+    graph.constants = {name: array for name, array in graph.constants.items() if name in needed}
+    for node in graph.nodes:
+        node.outputs = tuple(name if name in needed else "" for name in node.outputs)
+
+
+def refuse_unsupported(graph: Graph) -> None:
+    """Raise `UnsupportedError` with every operator, attribute and input count that tinyrnn does not run."""
+    problems: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        text = _problem(node)
+        if text:
+            problems.setdefault(text, []).append(node.name)
+    if not problems:
+        return
+    lines = [f"  {text}: node {', '.join(map(repr, names[:3]))}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+             for text, names in problems.items()]
+    bad = {name for names in problems.values() for name in names}
+    rest = [name for name in graph.outputs if not _needs(graph, name, bad)]
+    hint = (f"\nThe outputs {', '.join(map(repr, rest))} do not need them: outputs={rest!r}" if rest and len(rest) < len(graph.outputs)
+            else "")
+    raise UnsupportedError(f"{graph.name}: not supported:\n" + "\n".join(lines) + hint)
+
+
+def _problem(node: Node) -> str | None:
+    try:
+        op = op_of(node)
+    except UnsupportedError:
+        return f"operator {node.domain + '.' if node.domain else ''}{node.op}"
+    unknown = [k for k in node.attributes if k not in op.attributes]
+    if unknown:
+        known = ", ".join(k for k in op.attributes if k[0].islower()) or "none"
+        return f"{node.op} with attribute {unknown[0]}={node.attributes[unknown[0]]!r} (supported: {known})"
+    if not _count_fits(op, node):
+        return f"{node.op} with {len(node.inputs)} inputs (supported: {', '.join(op.inputs) or 'none'})"
+    return None
+
+
+def _count_fits(op: Op, node: Node) -> bool:
+    if op.inputs and op.inputs[-1].endswith("*"):
+        return len(node.inputs) >= 1
+    least = sum(1 for name in op.inputs if not name.endswith("?"))
+    return least <= len([i for i in node.inputs if i]) and len(node.inputs) <= len(op.inputs)
+
+
+def _needs(graph: Graph, output: str, bad: set[str]) -> bool:
+    producers, waiting, seen = graph.producers(), [output], set[str]()
+    while waiting:
+        node = producers.get(waiting.pop())
+        if node is None or node.name in seen:
+            continue
+        if node.name in bad:
+            return True
+        seen.add(node.name)
+        waiting += node.inputs
+    return False

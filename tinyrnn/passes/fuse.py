@@ -1,0 +1,52 @@
+"""Join chains of element-wise nodes into single loops."""
+
+from __future__ import annotations
+
+from tinyrnn.ir import Node
+from tinyrnn.op import OURS, op_of
+from tinyrnn.passes.rows import Program
+
+LONGEST = 12
+"""nodes in one loop: more would not fit the registers"""
+
+
+def fuse(program: Program) -> None:
+    """Give every element-wise node to the loop of its only consumer where both have the same rows and shape."""
+    graph = program.graph
+    consumers = graph.consumers()
+    chains: dict[str, list[Node]] = {}
+    into: dict[str, str] = {}
+
+    for node in reversed(graph.nodes):
+        if not op_of(node).elementwise:
+            continue
+        output = node.outputs[0]
+        users = consumers.get(output, [])
+        head = None
+        if output not in graph.outputs and users and all(op_of(u).elementwise for u in users):
+            heads = {into.get(u.outputs[0]) for u in users}
+            head = heads.pop() if len(heads) == 1 else None
+        if head is not None:
+            last = chains[head][-1]
+            fits = (graph.specs[last.outputs[0]] == graph.specs[output] and len(chains[head]) < LONGEST
+                    and (output in program.per_row) == (last.outputs[0] in program.per_row))
+            head = head if fits else None
+        if head is None:
+            head = output
+            chains[head] = []
+        chains[head].insert(0, node)
+        into[output] = head
+
+    fused = []
+    for node in graph.nodes:
+        head = into.get(node.outputs[0])
+        if head is None:
+            fused.append(node)
+        elif node.outputs[0] == head:
+            chain = chains[head]
+            inner = {n.outputs[0] for n in chain}
+            names = tuple(dict.fromkeys(i for n in chain for i in n.inputs if i and i not in inner))
+            seen = {i: s for n in chain for i, s in zip(n.inputs, n.shapes, strict=True)}
+            fused.append(node if len(chain) == 1 else
+                         Node("Fused", node.name, names, (head,), {"chain": chain}, domain=OURS, shapes=tuple(seen[i] for i in names)))
+    graph.nodes = fused

@@ -1,0 +1,200 @@
+"""The time axis: from the file's shapes to frames.
+
+Operators tell which axes of their inputs and outputs are one (`Op.links`); recurrent operators tell
+which are time and batch (`Op.row_axes`). Both kinds of axis leave the shapes: what is left is a frame,
+and a kernel is called with rows of it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.errors import UnsupportedError
+from tinyrnn.ir import Graph, Node, Size, Spec
+from tinyrnn.op import Axis, Frames, Refused, op_of
+
+TIME_NAME = re.compile(r"^(t|time|seq\w*|\w*frames?|\w*steps?|\w*len(gth)?)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a program, between the file's shape and frames."""
+
+    name: str
+    dtype: np.dtype[Any]
+    file_shape: tuple[Size, ...]
+    roles: tuple[str | None, ...]
+    """of each axis of the file's shape: 'time', 'batch', or None for an axis of the frame"""
+    frame: tuple[int, ...]
+    per_row: bool
+    """one value per frame; otherwise one per call"""
+
+
+@dataclass
+class Program:
+    """A model over frames: what plan and code generation start from."""
+
+    graph: Graph
+    inputs: list[Port]
+    outputs: list[Port]
+    states: dict[str, str]
+    kind: str
+    """'sequence' (walks time), 'step' (one frame, states in and out) or 'static' (no state)"""
+    per_row: set[str]
+    refuses_stream: str = ""
+    batches: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    """constants that differ along the batch axis, batch first"""
+
+
+class Axes:
+    """Which axes of which values are the same axis (union-find)."""
+
+    def __init__(self) -> None:
+        self.parent: dict[Axis, Axis] = {}
+        self.parts: dict[Axis, tuple[Axis, ...]] = {}
+
+    def find(self, axis: Axis) -> Axis:
+        root = axis
+        while self.parent.get(root, root) != root:
+            root = self.parent[root]
+        while self.parent.get(axis, axis) != root:
+            self.parent[axis], axis = root, self.parent[axis]
+        return root
+
+    def join(self, a: Axis, b: Axis) -> None:
+        a, b = self.find(a), self.find(b)
+        if a == b:
+            return
+        self.parent[b] = a
+        first, second = self.parts.get(a), self.parts.pop(b, None)
+        if first is None and second is not None:
+            self.parts[a] = second
+        elif first is not None and second is not None and len(first) == len(second):
+            for x, y in zip(first, second, strict=True):
+                self.join(x, y)
+
+    def merge(self, many: list[Axis], one: Axis) -> None:
+        """The axis `one` is the axes `many` laid out row-major."""
+        known = self.parts.get(self.find(one))
+        if known is None:
+            self.parts[self.find(one)] = tuple(many)
+        elif len(known) == len(many):
+            for x, y in zip(known, many, strict=True):
+                self.join(x, y)
+
+
+def find_axes(graph: Graph) -> Axes:
+    axes = Axes()
+    for node in graph.nodes:
+        op = op_of(node)
+        for a, b in op.links(node, graph.specs):
+            axes.join(a, b)
+        for before, after in op.merges(node, graph.specs):
+            if len(after) == 1:
+                axes.merge(before, after[0])
+            elif len(before) == 1:
+                axes.merge(after, before[0])
+    return axes
+
+
+def seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]]) -> list[tuple[Axis, str]]:
+    """The axes known to be time and batch: from recurrent operators, else from the sizes that the file leaves open."""
+    found: list[tuple[Axis, str]] = []
+    producers = graph.producers()
+    for node in graph.nodes:
+        axes = op_of(node).row_axes(node)
+        if axes is None:
+            continue
+        time, batch = axes
+        handed_in = any(name in producers or name in graph.inputs for name in op_of(node).starts_from(node))
+        if graph.specs[time[0]].sizes[time[1]] != 1 or not handed_in:
+            found.append((time, "time"))
+        found.append((batch, "batch"))
+    if any(role == "time" for _, role in found):
+        return found
+    for name in graph.inputs:
+        opened = [(axis, size) for axis, size in enumerate(file_shapes[name]) if isinstance(size, str)]
+        for place, (axis, size) in enumerate(opened[:2]):
+            found.append(((name, axis), "time" if place == 1 or (len(opened) == 1 and TIME_NAME.match(size) and axis > 0) else "batch"))
+    return found
+
+
+def assign_roles(graph: Graph, axes: Axes, wanted: list[tuple[Axis, str]]) -> dict[Axis, str]:
+    """The role of every axis. Raises `Refused` where an axis would be both time and batch."""
+    of_class: dict[Axis, str] = {}
+    for axis, role in wanted:
+        root = axes.find(axis)
+        if of_class.setdefault(root, role) != role:
+            raise Refused(f"axis {axis[1]} of {axis[0]!r} is time for one operator and batch for another")
+    for root, parts in axes.parts.items():
+        roles = [of_class.get(axes.find(part)) for part in parts]
+        if all(roles) and axes.find(root) not in of_class:
+            of_class[axes.find(root)] = "+".join(role for role in roles if role)
+    result = {}
+    for name, spec in graph.specs.items():
+        for axis in range(len(spec.shape)):
+            role = of_class.get(axes.find((name, axis)))
+            if role is not None:
+                result[name, axis] = role
+    return result
+
+
+def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: dict[str, str], roles: dict[Axis, str]) -> Program:
+    """The program over frames. Raises `UnsupportedError` naming the first node that cannot work so."""
+    frames = Frames(graph.specs, roles, graph.constants)
+    nodes = []
+    for node in graph.nodes:
+        try:
+            nodes.append(op_of(node).frame(node, frames))
+        except Refused as error:
+            raise UnsupportedError(f"node {node.name!r} ({node.op}): {error}") from None
+    framed = Graph(graph.name, list(graph.inputs), list(graph.outputs),
+                   {name: Spec(spec.dtype, frames.shape(name)) for name, spec in graph.specs.items()}, {}, nodes, graph.metadata)
+    batches = {}
+    for name, array in graph.constants.items():
+        value, varies = _constant_frame(name, array, frames)
+        if varies:
+            batches[name] = value
+            framed.inputs.append(name)
+        else:
+            framed.constants[name] = value
+    timed = any("time" in role for role in roles.values())
+    made = {name for node in nodes for name in node.outputs if name} | set(framed.inputs)
+    per_row = {name for name in made if not timed
+               or any("time" in roles.get((name, a), "") for a in range(len(graph.specs[name].shape)))}
+    kind = "sequence" if timed else "step" if states else "static"
+
+    def port(name: str) -> Port:
+        rank = len(graph.specs[name].shape)
+        own = tuple(roles.get((name, a)) for a in range(rank))
+        frame = frames.shape(name)
+        while kind != "sequence" and len(frame) > 1 and frame[0] == 1:
+            frame = frame[1:]
+        shape = file_shapes.get(name, tuple(r or n for r, n in zip(own, graph.specs[name].sizes, strict=True)))
+        return Port(name, graph.specs[name].dtype, shape, own, frame, name in per_row)
+
+    refusal = next((f"node {n.name!r} ({n.op}): {reason}" for n in nodes if (reason := op_of(n).forbids_stream(n))), "")
+    if batches:
+        refusal = refusal or f"constant {next(iter(batches))!r} differs from one batch entry to the next"
+    return Program(framed, [port(n) for n in graph.inputs], [port(n) for n in graph.outputs], states, kind, per_row, refusal, batches)
+
+
+def _constant_frame(name: str, array: np.ndarray[Any, Any], frames: Frames) -> tuple[np.ndarray[Any, Any], bool]:
+    """A constant without its row axes; batch first, and True, where it differs along the batch axis."""
+    varies = None
+    for axis in frames.rows(name):
+        first = np.take(array, [0], axis=axis)
+        if array.shape[axis] != 1 and not np.array_equal(array, np.broadcast_to(first, array.shape), equal_nan=array.dtype.kind == "f"):
+            if frames.role(name, axis) != "batch":
+                raise UnsupportedError(f"constant {name!r} differs from one time step to the next")
+            varies = axis
+    index = tuple(0 if a in frames.rows(name) and a != varies else slice(None) for a in range(array.ndim))
+    if varies is None:
+        return np.ascontiguousarray(array[index]).reshape(frames.shape(name)), False
+    moved = np.moveaxis(array, varies, 0)
+    index = (slice(None), *(0 if a in frames.rows(name) else slice(None) for a in range(array.ndim) if a != varies))
+    return np.ascontiguousarray(moved[index]), True

@@ -1,0 +1,288 @@
+"""From a program to memory: what every kernel call reads and writes, and where it lies.
+
+Four memories: `weights` (constant, packed for the machine, shared by all streams), `state` (one flat
+float32 array per stream, owned by the user), `arena` (per stream, worthless between calls), and the
+caller's own inputs and outputs. Arena offsets have a fixed part and a part per row of capacity, so one
+program serves any number of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.errors import UnsupportedError
+from tinyrnn.ir import Node
+from tinyrnn.op import Call, Lowering, Operand, Refused, Rows, Scratch, Started, State, Value, Weight, op_of
+from tinyrnn.ops.recurrent import copy_f32
+from tinyrnn.passes import Program
+
+ALIGNMENT = 64
+CHUNK_BYTES = 1 << 18
+"""arena that a chunk of rows may fill: it should stay in a core's second-level cache"""
+LARGEST_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value lies: a memory, bytes into it, and bytes per row of capacity."""
+
+    memory: str
+    """'weights', 'state', 'arena', or the name of an argument of the step"""
+    offset: int = 0
+    per_capacity: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One named part of a stream's state."""
+
+    name: str
+    offset: int
+    """elements into the state"""
+    shape: tuple[int, ...]
+    initial: np.ndarray[Any, Any]
+
+
+@dataclass
+class Step:
+    """One kernel call with every operand placed."""
+
+    kernel: Any
+    operands: list[Place | int | float | str]
+    note: str
+    node: str
+
+
+@dataclass
+class Plan:
+    """A program with its memory laid out."""
+
+    program: Program
+    steps: list[Step] = field(default_factory=list)
+    weights: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    parts: list[Part] = field(default_factory=list)
+    arena_fixed: int = 0
+    """bytes"""
+    arena_per_row: int = 0
+    """bytes per row of capacity"""
+    chunk: int = 1
+    """rows of one pass over the program; 0 where a call is always whole"""
+    bounds: list[tuple[str, int, int]] = field(default_factory=list)
+    """(input, lowest, highest) of inputs that hold indices"""
+    multiply_adds: int = 0
+    """per frame"""
+
+    @property
+    def state_size(self) -> int:
+        return sum(prod(p.shape) for p in self.parts)
+
+    def arena_bytes(self, capacity: int) -> int:
+        return self.arena_fixed + self.arena_per_row * capacity
+
+    def initial_state(self) -> np.ndarray[Any, Any]:
+        return np.concatenate([p.initial.ravel() for p in self.parts]).astype(np.float32) if self.parts else np.zeros(0, np.float32)
+
+    def __str__(self) -> str:
+        lines = [f"plan of {self.program.graph.name}: weights {self.weights.nbytes} bytes, state {self.state_size} float32, "
+                 f"arena {self.arena_fixed} + {self.arena_per_row} bytes per row, {self.chunk or 'all'} rows at once, "
+                 f"{self.multiply_adds} multiply-adds per frame"]
+        lines += [f"  state {p.offset:6d}  {p.name} {list(p.shape)}" for p in self.parts]
+        for step in self.steps:
+            shown = ", ".join(f"{o.memory}+{o.offset}{f'+{o.per_capacity}·rows' if o.per_capacity else ''}" if isinstance(o, Place) else str(o)
+                              for o in step.operands)
+            lines.append(f"  {step.note or step.node}: {shown}")
+        return "\n".join(lines)
+
+
+def make_plan(program: Program, lanes: int, registers: int) -> Plan:
+    """Lower every node and place every operand. Raises `UnsupportedError` with all nodes that cannot be lowered."""
+    return _Planner(program, lanes, registers).plan()
+
+
+class _Planner:
+    def __init__(self, program: Program, lanes: int, registers: int) -> None:
+        self.program, self.graph = program, program.graph
+        self.result = Plan(program)
+        self.env = Lowering(self.graph.specs, self.graph.constants, lambda name: name in program.per_row,
+                            self._carried().__contains__, lanes, registers)
+        self.weights: list[np.ndarray[Any, Any]] = []
+        self.weights_size = 0
+        self.places: dict[str, Place] = {}
+        self.base: dict[str, str] = {}
+
+    def _carried(self) -> set[str]:
+        found = set(self.program.states)
+        for node in self.graph.nodes:
+            if any(name in found for name in node.inputs):
+                found.update(node.outputs)
+        return found
+
+    def plan(self) -> Plan:
+        self._place_ports()
+        calls = self._lower()
+        self._place_arena(calls)
+        plan, program = self.result, self.program
+        for node, call in calls:
+            plan.steps.append(Step(call.kernel, [self._operand(o, node) for o in call.operands], call.note, node.name))
+        for end_of, end in program.states.items():
+            size = self.graph.specs[end].elements
+            plan.steps.append(Step(copy_f32, [self.places[end_of], self.places[self._root(end)], size], f"state {end_of} = {end}", end))
+        plan.weights = np.concatenate(self.weights) if self.weights else np.zeros(0, np.uint8)
+        plan.multiply_adds = sum(op_of(n).multiply_adds(n, self.graph.specs) for n in self.graph.nodes)
+        self._choose_chunk()
+        return plan
+
+    def _choose_chunk(self) -> None:
+        plan, program = self.result, self.program
+        if program.refuses_stream and program.kind == "sequence":
+            plan.chunk = 0
+        elif program.kind == "step":
+            plan.chunk = 1
+        else:
+            plan.chunk = max(16, min(LARGEST_CHUNK, CHUNK_BYTES // max(plan.arena_per_row, 1)))
+
+    def _place_ports(self) -> None:
+        offset = 0
+        for start in self.program.states:
+            spec = self.graph.specs[start]
+            if spec.dtype != np.float32:
+                raise UnsupportedError(f"{self.graph.name}: state {start!r} is {spec.dtype}; supported are float32 states")
+            self.places[start] = Place("state", 4 * offset)
+            self.result.parts.append(Part(start, offset, spec.sizes, np.zeros(spec.sizes, np.float32)))
+            offset += spec.elements
+        inputs = [name for name in self.graph.inputs if name not in self.program.states]
+        self.places |= {name: Place(f"x{i}") for i, name in enumerate(inputs)}
+        outputs = [name for name in self.graph.outputs if name not in self.program.states.values()]
+        made = {name for node in self.graph.nodes for name in node.outputs}
+        self.places |= {name: Place(f"y{i}") for i, name in enumerate(outputs) if name in made}
+        self.copied = [(i, name) for i, name in enumerate(outputs) if name not in made]
+
+    def _root(self, name: str) -> str:
+        while name in self.base:
+            name = self.base[name]
+        return name
+
+    def _lower(self) -> list[tuple[Node, Call]]:
+        calls: list[tuple[Node, Call]] = []
+        problems = []
+        for node in self.graph.nodes:
+            op, output = op_of(node), node.outputs[0]
+            source = op.alias(node)
+            if source is not None and output not in self.places and (output in self.program.per_row) == (source in self.program.per_row):
+                self.base[output] = source
+                continue
+            try:
+                calls += [(node, call) for call in op.lower(node, self.env)]
+                bound = op.index_bound(node, self.env)
+                if bound is not None:
+                    self._bound(*bound)
+            except Refused as error:
+                problems.append(f"  node {node.name!r} ({node.op}): {error}")
+        for index, name in self.copied:
+            if self.graph.specs[name].dtype != np.float32:
+                problems.append(f"  output {name!r} is an input or a constant of type {self.graph.specs[name].dtype}")
+                continue
+            node = Node("Identity", f"output {name}", (name,), (f"output:{index}",), shapes=(self.graph.specs[name].sizes,))
+            self.graph.specs[f"output:{index}"] = self.graph.specs[name]
+            self.places[f"output:{index}"] = Place(f"y{index}")
+            if name in self.program.per_row:
+                self.program.per_row.add(f"output:{index}")
+            calls += [(node, call) for call in op_of(node).lower(node, self.env)]
+        if problems:
+            raise UnsupportedError(f"{self.graph.name}: not supported:\n" + "\n".join(problems))
+        return calls
+
+    def _bound(self, name: str, low: int, high: int) -> None:
+        producers = self.graph.producers()
+        while name in producers and op_of(producers[name]).moves:
+            name = producers[name].inputs[0]
+        if name in self.graph.inputs and name not in self.program.states:
+            self.result.bounds.append((self.places[name].memory, low, high))
+
+    def _place_arena(self, calls: list[tuple[Node, Call]]) -> None:
+        """Every value and scratch gets the first gap in the arena that is free while it lives."""
+        lives: dict[str, list[int]] = {}
+        sizes: dict[str, tuple[int, bool]] = {}
+        for index, (node, call) in enumerate(calls):
+            for operand in call.operands:
+                if isinstance(operand, Value):
+                    root = self._root(operand.name)
+                    if root in self.places or root in self.graph.constants:
+                        continue
+                    spec = self.graph.specs[root]
+                    sizes[root] = spec.elements * spec.dtype.itemsize, root in self.program.per_row
+                    lives.setdefault(root, [index, index])[1] = index
+                elif isinstance(operand, Scratch):
+                    key = self._scratch(operand, node)
+                    sizes[key] = 4 * (operand.per_row or operand.fixed), bool(operand.per_row) and self._rows_of(node, operand.of) != "1"
+                    lives.setdefault(key, [index, index])[1] = index
+        for end in self.program.states.values():
+            if self._root(end) in lives:
+                lives[self._root(end)][1] = len(calls)
+        tops = {False: 0, True: 0}
+        placed: list[tuple[str, int, int]] = []
+        for name in sorted(lives, key=lambda n: (-sizes[n][0], lives[n][0])):
+            size, per_row = sizes[name]
+            size = -(-size // ALIGNMENT) * ALIGNMENT
+            busy = sorted((at, at + n) for other, at, n in placed if sizes[other][1] == per_row
+                          and lives[other][0] <= lives[name][1] and lives[name][0] <= lives[other][1])
+            at = 0
+            for start, end in busy:
+                if at + size <= start:
+                    break
+                at = max(at, end)
+            placed.append((name, at, size))
+            tops[per_row] = max(tops[per_row], at + size)
+        self.result.arena_fixed, self.result.arena_per_row = tops[False], tops[True]
+        for name, at, _ in placed:
+            self.places[name] = Place("arena", tops[False], at) if sizes[name][1] else Place("arena", at)
+
+    def _scratch(self, operand: Scratch, node: Node) -> str:
+        return f"scratch:{node.name}:{node.outputs}:{operand.key}"
+
+    def _rows_of(self, node: Node, of: str = "") -> str:
+        name = of or next((o for o in node.outputs if o), "")
+        return "rows" if name in self.program.per_row else "1"
+
+    def _operand(self, operand: Operand, node: Node) -> Place | int | float | str:
+        if isinstance(operand, Value):
+            root = self._root(operand.name)
+            if root not in self.places:
+                self.places[root] = self._weight(self.graph.constants[root])
+            return _shift(self.places[root], operand.offset * self.graph.specs[root].dtype.itemsize)
+        if isinstance(operand, Weight):
+            return _shift(self._weight(operand.array), 4 * operand.offset)
+        if isinstance(operand, Scratch):
+            return _shift(self.places[self._scratch(operand, node)], 4 * operand.offset)
+        if isinstance(operand, State):
+            return Place("state", 4 * (self._part(operand.name, operand.initial) + operand.offset))
+        if isinstance(operand, Rows):
+            rows = self._rows_of(node, operand.of)
+            return rows if operand.times == 1 else f"{rows} * {operand.times}"
+        if isinstance(operand, Started):
+            return f"started@{4 * self._part('started', np.zeros(1, np.float32))}"
+        return operand
+
+    def _weight(self, array: np.ndarray[Any, Any]) -> Place:
+        data = np.ascontiguousarray(array).view(np.uint8).reshape(-1) if array.ndim else np.frombuffer(array.tobytes(), np.uint8)
+        place = Place("weights", self.weights_size)
+        padding = -len(data) % ALIGNMENT
+        self.weights += [data, np.zeros(padding, np.uint8)]
+        self.weights_size += len(data) + padding
+        return place
+
+    def _part(self, name: str, initial: np.ndarray[Any, Any]) -> int:
+        for part in self.result.parts:
+            if part.name == name:
+                return part.offset
+        offset = self.result.state_size
+        self.result.parts.append(Part(name, offset, initial.shape, initial))
+        return offset
+
+
+def _shift(place: Place, bytes_on: int) -> Place:
+    return Place(place.memory, place.offset + bytes_on, place.per_capacity)

@@ -1,0 +1,49 @@
+"""Machines that code is made for: what LLVM needs to know, and what kernels and packing read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A processor: LLVM's names for it, and the shape of its vector unit."""
+
+    triple: str
+    cpu: str
+    features: str
+    lanes: int
+    """float32 in one vector register"""
+    registers: int
+    """vector registers that a kernel may keep sums in"""
+
+    def __str__(self) -> str:
+        return f"{self.triple} ({self.cpu}, {self.lanes} lanes)"
+
+
+def vector_unit(triple: str, features: set[str]) -> tuple[int, int]:
+    """Lanes and registers of the widest vector unit with fused multiply-add among LLVM's feature names."""
+    architecture = triple.split("-", 1)[0]
+    if architecture in ("x86_64", "amd64", "i686"):
+        if {"avx512f", "avx512vl"} <= features:
+            return 16, 32
+        if {"avx2", "fma"} <= features:
+            return 8, 16
+        return 4, 16
+    if architecture in ("aarch64", "arm64"):
+        return 4, 32
+    return 1, 16
+
+
+@cache
+def host() -> Machine:
+    """The machine this process runs on."""
+    import llvmlite.binding as llvm
+
+    triple = llvm.get_process_triple()
+    flags = llvm.get_host_cpu_features()
+    lanes, registers = vector_unit(triple, {name for name, on in flags.items() if on})
+    if lanes == 16:  # LLVM prefers half-width vectors on many AVX-512 cores unless told otherwise
+        flags["prefer-256-bit"] = False
+    return Machine(triple, llvm.get_host_cpu_name(), flags.flatten(), lanes, registers)
