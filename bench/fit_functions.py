@@ -1,22 +1,21 @@
 """Fit the coefficients of tinyrnn/lanes_math.py and measure the errors of its functions.
 
-    python bench/fit_functions.py                        # fit and print the constants to paste (minutes)
+    python bench/fit_functions.py                        # fit and print the constants to paste (seconds)
     python bench/fit_functions.py --exhaustive [NAME...] # largest error over all 2**32 float32 (minutes each)
     python bench/fit_functions.py --exhaustive --step 97 # the same over every 97th bit pattern
 
 Fitting needs mpmath, measuring needs numba. A fit is a Remez exchange in 40 digits with the error
-weighted by what it does to the function's relative error. Where rounding matters as much as the fit,
-the coefficients are then moved by a random search on the function itself, in float32 arithmetic.
+weighted by what it does to the function's relative error; the coefficients are then rounded to float32.
+Sigmoid and elu use those of exp.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -31,54 +30,30 @@ LANES = 16
 
 
 def remez(f: Callable[[Any], Any], tolerance: Callable[[Any], Any], interval: tuple[Any, Any],
-          numerator: Iterable[int], denominator: Iterable[int] = (), constant: float = 0.0,
-          grid: int = 1200) -> tuple[list[float], float]:
-    """The P / Q that minimises the largest |P(x) / Q(x) - f(x)| / tolerance(x), and that largest value.
+          terms: int) -> tuple[list[float], float]:
+    """The polynomial P that minimises the largest |P(x) - f(x)| / tolerance(x), and that largest value.
 
-    `numerator` and `denominator` hold the powers with free coefficients; Q(0) = 1 and `constant` is
-    added to P. The numerator's coefficients come first. Each exchange solves for a levelled error, linear
-    once the denominator in the error term is taken from the pass before.
+    The exchange: solve for the P whose error takes the same size with alternating signs on terms + 1 places,
+    move the places to the extrema of that error, and repeat until they stay.
     """
     from mpmath import cos, lu_solve, matrix, mp, mpf, pi
 
     mp.dps = 40
-    tops, bottoms = list(numerator), list(denominator)
-    n = len(tops) + len(bottoms) + 1
+    grid = 1200
     a, b = mpf(interval[0]), mpf(interval[1])
     xs = [a + (b - a) * (1 - cos(pi * i / grid)) / 2 for i in range(grid + 1)]
-    fs, ws = [f(x) for x in xs], [tolerance(x) for x in xs]
-
-    def top(c: Any, x: Any) -> Any:
-        return constant + sum((c[j] * x**k for j, k in enumerate(tops)), mpf(0))
-
-    def bottom(c: Any, x: Any) -> Any:
-        return 1 + sum((c[len(tops) + j] * x**k for j, k in enumerate(bottoms)), mpf(0))
-
-    def levelled(reference: list[int]) -> list[Any]:
-        q, change = [mpf(1)] * n, mpf(1)
-        while change > mpf(10) ** -15:
-            lhs, rhs = matrix(n, n), matrix(n, 1)
-            for row, i in enumerate(reference):
-                for j, k in enumerate(tops):
-                    lhs[row, j] = xs[i] ** k
-                for j, k in enumerate(bottoms):
-                    lhs[row, len(tops) + j] = -fs[i] * xs[i] ** k
-                lhs[row, n - 1] = (-1) ** row * ws[i] * q[row]
-                rhs[row] = fs[i] - constant
-            c = list(lu_solve(lhs, rhs))
-            latest = [bottom(c, xs[i]) for i in reference]
-            change = max(abs(u - v) for u, v in zip(q, latest, strict=True)) if bottoms else mpf(0)
-            q = latest
-        return c
-
-    reference = [round(grid * i / (n - 1)) for i in range(n)]
-    while True:
-        c = levelled(reference)
-        errors = [(top(c, x) / bottom(c, x) - y) / w for x, y, w in zip(xs, fs, ws, strict=True)]
-        extrema = _alternating(errors, n)
-        if extrema == reference or len(extrema) < n:
-            return [float(v) for v in c[: n - 1]], float(max(abs(e) for e in errors))
-        reference = extrema
+    fs, tolerances = [f(x) for x in xs], [tolerance(x) for x in xs]
+    places = [round(grid * i / terms) for i in range(terms + 1)]
+    for _ in range(50):
+        rows = [[xs[i] ** k for k in range(terms)] + [(-1) ** row * tolerances[i]] for row, i in enumerate(places)]
+        c = list(lu_solve(matrix(rows), matrix([fs[i] for i in places])))[:terms]
+        errors = [(sum(v * x**k for k, v in enumerate(c)) - y) / w
+                  for x, y, w in zip(xs, fs, tolerances, strict=True)]
+        extrema = _alternating(errors, terms + 1)
+        if extrema == places:
+            return [float(v) for v in c], float(max(abs(e) for e in errors))
+        places = extrema
+    raise ArithmeticError("the exchange does not settle")
 
 
 def _alternating(errors: list[Any], n: int) -> list[int]:
@@ -110,28 +85,9 @@ def _exp() -> Constants:
             return sum(r**k / factorial(k + 2) for k in range(12))
         return (exp(r) - 1 - r) / r**2
 
-    c, e = remez(f, lambda r: 1 / max(abs(r), 1 / 64), (-half, half), range(5))
+    c, e = remez(f, lambda r: 1 / max(abs(r), 1 / 64), (-half, half), 5)
     report("exp(r) - 1, relative", e)
     return named("EXP_", range(2, 7), c)
-
-
-def _sigmoid() -> Constants:
-    from mpmath import exp, factorial, log
-
-    half = log(2) / 2 * 1.0001
-
-    def f(r: Any) -> Any:
-        if abs(r) < 1e-3:
-            return sum((-r) ** k / factorial(k + 2) for k in range(12))
-        return (exp(-r) - 1 + r) / r**2
-
-    c, e = remez(f, lambda r: exp(-r) / max(abs(r), 1 / 64) ** 2, (-half, half), range(4))
-    report("exp(-r) in sigmoid, relative", e)
-    ln2 = {"SIGMOID_LN2": float(np.float32(math.log(2))) - math.log(2)}
-    rng = np.random.default_rng(1)
-    x = np.concatenate([rng.uniform(-87.3, -1, 40_000), rng.uniform(-17, 1, 40_000), rng.uniform(-1.5, 1, 40_000)])
-    steps = {"SIGMOID_2": 1e-6, "SIGMOID_3": 1e-5, "SIGMOID_4": 3e-5, "SIGMOID_5": 1e-3, "SIGMOID_LN2": 3e-2}
-    return refine("sigmoid", named("SIGMOID_", range(2, 6), c) | ln2, x, steps, 8000)
 
 
 def _tanh() -> Constants:
@@ -142,10 +98,9 @@ def _tanh() -> Constants:
             return mpf(1) / 3 - z / 45 + 2 * z**2 / 945
         return (sqrt(z) / tanh(sqrt(z)) - 1) / z
 
-    c, e = remez(f, lambda z: (1 + z * f(z)) / max(z, 1e-4), (0, (log(2) / 4 * 1.0001) ** 2), range(2))
+    c, e = remez(f, lambda z: (1 + z * f(z)) / max(z, 1e-4), (0, (log(2) / 4 * 1.0001) ** 2), 2)
     report("r / tanh(r), relative", e)
-    x = np.exp(np.random.default_rng(2).uniform(math.log(0.03), math.log(9.1), 60_000))
-    return refine("tanh", named("TANH_", (2, 4), c), x, {"TANH_2": 3e-7, "TANH_4": 1e-4}, 500)
+    return named("TANH_", (2, 4), c)
 
 
 def _log() -> Constants:
@@ -159,7 +114,7 @@ def _log() -> Constants:
     def tolerance(v: Any) -> Any:
         return (abs(log1p(v) / v) if v else mpf(1)) / max(abs(v), 1 / 64) ** 2
 
-    c, e = remez(f, tolerance, (sqrt(0.5) - 1 - 1e-6, sqrt(2) - 1 + 1e-6), range(8))
+    c, e = remez(f, tolerance, (sqrt(0.5) - 1 - 1e-6, sqrt(2) - 1 + 1e-6), 8)
     report("log(1 + f), relative", e)
     return named("LOG_", range(3, 11), c)
 
@@ -170,7 +125,7 @@ def _artanh() -> Constants:
     def f(z: Any) -> Any:
         return sum(z**k / (2 * k + 3) / mpf(4) ** (k + 1) for k in range(60))
 
-    c, e = remez(f, lambda z: (1 + z * f(z)) / max(z, 1e-3), (0, mpf(4) / 9), range(4))
+    c, e = remez(f, lambda z: (1 + z * f(z)) / max(z, 1e-3), (0, mpf(4) / 9), 4)
     report("2 artanh(w / 2), relative", e)
     return named("ARTANH_", (3, 5, 7, 9), c)
 
@@ -186,14 +141,14 @@ def _erf() -> Constants:
     def outer(x: Any) -> Any:
         return log(erfc(x)) / x
 
-    c, e = remez(inner, lambda z: inner(z) + 1, (0, split**2), range(6))
+    c, e = remez(inner, lambda z: inner(z) + 1, (0, split**2), 6)
     report("erf near zero, relative", e)
-    d, e = remez(outer, lambda x: erf(x) / erfc(x) / x, (split, bound), range(6))
+    d, e = remez(outer, lambda x: erf(x) / erfc(x) / x, (split, bound), 6)
     report("erf elsewhere, relative", e)
     return named("ERF_", range(0, 12, 2), c) | named("ERFC_", range(6), d)
 
 
-FITS = {"exp": _exp, "sigmoid": _sigmoid, "tanh": _tanh, "log": _log, "softplus": _artanh, "erf": _erf}
+FITS = {"exp": _exp, "tanh": _tanh, "log": _log, "softplus": _artanh, "erf": _erf}
 
 
 def report(what: str, error: float) -> None:
@@ -202,61 +157,6 @@ def report(what: str, error: float) -> None:
 
 def named(prefix: str, numbers: Iterable[int], values: Iterable[float]) -> Constants:
     return {f"{prefix}{n}": float(np.float32(v)) for n, v in zip(numbers, values, strict=True)}
-
-
-# Random search, with the words of the kernel language meaning NumPy
-
-
-def numpy_words() -> dict[str, Callable[..., Any]]:
-    """The words over float32 arrays. fma rounds twice, in about one case of 2**29."""
-    def fma(a: Any, b: Any, c: Any) -> Any:
-        return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
-
-    return {"splat": np.float32, "fma": fma, "select": np.where, "less": np.less, "equal": np.equal,
-            "absolute": np.abs, "copy_sign": np.copysign,
-            "scale2": lambda a, n: a * np.ldexp(np.float32(1), n.astype(np.int32)),
-            "exponent": lambda a: (np.frexp(a)[1] - 1).astype(np.float32),
-            "mantissa": lambda a: np.frexp(np.abs(a))[0] * np.float32(2)}
-
-
-def refine(name: str, start: Constants, x: np.ndarray, steps: dict[str, float], rounds: int) -> Constants:
-    """Move the constants of a function, by relative steps of the given size, to lower its error at x in ULP."""
-    module = importlib.import_module("tinyrnn.lanes_math")
-    function: Any = getattr(module, name)
-    rng = np.random.default_rng(0)
-    x = x.astype(np.float32)
-    exact = np.array([REFERENCES[name](float(v)) for v in x])
-    ulp = np.ldexp(1.0, np.frexp(exact)[1] - 24)
-
-    def errors(constants: Constants, at: np.ndarray | slice) -> np.ndarray:
-        vars(module).update(constants)
-        y = function(x[at])
-        if name != "softplus" and np.max(np.abs(y)) > 1:
-            return np.array([math.inf])
-        return np.abs(y - exact[at]) / ulp[at]
-
-    kept = {k: v for k, v in vars(module).items() if not k.startswith("__")}
-    vars(module).update(numpy_words())
-    try:
-        best, error = start, math.inf
-        hard: np.ndarray | slice = slice(None)
-        for k in range(rounds):
-            candidate = best
-            if k:
-                moved = rng.choice(list(steps), rng.integers(1, min(3, len(steps)) + 1), replace=False)
-                scale = 10 ** rng.uniform(-1.0, 1.0)
-                candidate = best | {c: float(np.float32(best[c] * (1 + scale * steps[c] * rng.normal())))
-                                    for c in moved}
-            if k and np.max(errors(candidate, hard)) > error:
-                continue
-            all_errors = errors(candidate, slice(None))
-            if np.max(all_errors) <= error or not k:
-                best, error = candidate, float(np.max(all_errors))
-                hard = np.argsort(all_errors)[-2000:] if len(all_errors) > 2000 else slice(None)
-    finally:
-        vars(module).update(kept)
-    report(f"{name} after the search, ULP at {len(x)} samples", error)
-    return best
 
 
 # Measuring
@@ -306,8 +206,8 @@ FLUSHED = {"sigmoid": 2.0**-126}
 WRONG, LARGEST_ERROR, WHERE, FLUSHED_ERROR = range(4)
 
 
-def measure(name: str, step: int) -> Iterator[tuple[float, np.ndarray]]:
-    """The share done, and (wrong, largest error in ULP, its input, largest error where results are flushed).
+def measure(name: str, step: int, progress: Callable[[float], None]) -> np.ndarray:
+    """(wrong, largest error in ULP, its input, largest error where results are flushed to zero).
 
     Wrong are results whose NaN, infinity or range differs from the exact function's, and for odd functions
     those that change with the sign of the input by more than their own sign.
@@ -321,7 +221,8 @@ def measure(name: str, step: int) -> Iterator[tuple[float, np.ndarray]]:
     if not lanes_llvm.install.cache_info().currsize:
         lanes_llvm.install(LANES)
     exact = njit(error_model="numpy")(REFERENCES[name])
-    overflow, flushed, bounded, odd = 2.0**128 - 2.0**103, FLUSHED.get(name, 0.0), name in BOUNDED, name in ODD
+    overflow, flushed = 2.0**128 - 2.0**103, FLUSHED.get(name, 0.0)
+    bounded, odd = name in BOUNDED, name in ODD
     function: Any = getattr(functions, name)
 
     @njit(error_model="numpy")
@@ -367,11 +268,13 @@ def measure(name: str, step: int) -> Iterator[tuple[float, np.ndarray]]:
             opposite = -x
             run(opposite.ctypes.data, mirrored.ctypes.data, block)
         compare(x, y, mirrored, found)
-        yield min(1.0, (start + block * step) / 2**32), found
+        progress(min(1.0, (start + block * step) / 2**32))
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"functions: {', '.join(REFERENCES)} (default: all)")
     parser.add_argument("--exhaustive", action="store_true", help="measure instead of fitting")
     parser.add_argument("--step", type=int, default=1, help="take every STEP-th bit pattern")
@@ -379,19 +282,25 @@ def main() -> None:
     unknown = set(options.names) - set(REFERENCES)
     if unknown:
         parser.error(f"unknown function: {', '.join(sorted(unknown))}")
-    for name in options.names or (REFERENCES if options.exhaustive else FITS):
-        if not options.exhaustive:
+    if options.exhaustive:
+        for name in options.names or REFERENCES:
+            _print_error(name, options.step)
+    else:
+        for name in options.names or FITS:
             for constant, value in FITS[name]().items() if name in FITS else ():
-                print(f"{constant} = {value!r}", flush=True)
-            continue
-        began = time.perf_counter()
-        found = np.zeros(4)
-        for share, found in measure(name, options.step):
-            if sys.stderr.isatty():
-                print(f"\r{name} {share:.0%}", end="\r", file=sys.stderr)
-        flushed = f", flushed results within {found[FLUSHED_ERROR]:.2e}" if name in FLUSHED else ""
-        print(f"{name:9s} {found[LARGEST_ERROR]:.3f} ULP at {found[WHERE]!r}, {found[WRONG]:.0f} wrong"
-              f"{flushed} ({time.perf_counter() - began:.0f} s)", flush=True)
+                print(f"{constant} = {value!r}")
+
+
+def _print_error(name: str, step: int) -> None:
+    def progress(share: float) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{name} {share:.0%}", end="\r", file=sys.stderr)
+
+    began = time.perf_counter()
+    wrong, largest, where, flushed = measure(name, step, progress)
+    less = f", flushed results within {flushed:.2e}" if name in FLUSHED else ""
+    print(f"{name:9s} {largest:.3f} ULP at {float(where)!r}, {wrong:.0f} wrong{less}"
+          f" ({time.perf_counter() - began:.0f} s)", flush=True)
 
 
 if __name__ == "__main__":

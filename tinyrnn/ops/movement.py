@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tinyrnn.ir import Node, Spec
-from tinyrnn.lanes import Pointer, f32, get, i32, i64, kernel, lanes, load, load_part, put, store, store_part, u8
+from tinyrnn.lanes import Pointer, f32, get, i32, i64, kernel, lanes, load, load_part, put, splat, store, store_part, u8
 from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, register
 from tinyrnn.ops.elementwise import broadcast_frame
 
@@ -497,6 +497,83 @@ class Slice(Op):
 
 def _range_text(r: range) -> str:
     return f"[{r.start}:{r.stop}:{r.step}]"
+
+
+@register
+class Pad(Op):
+    """ONNX Pad with mode constant: zeros, or another value known at load, round the input."""
+
+    name = "Pad"
+    inputs = ("data", "pads?", "constant_value?", "axes?")
+    outputs = ("output",)
+    attributes = {"mode": "constant", "pads": REQUIRED, "constant_value": 0.0, "axes": None, "value": 0.0}
+    parameters = {"pads": 1, "constant_value": 2, "axes": 3}
+
+    def _pads(self, node: Node, rank: int) -> list[tuple[int, int]]:
+        pads, axes = np.ravel(self.attribute(node, "pads")), self.attribute(node, "axes")
+        axes = range(rank) if axes is None else [int(a) % rank for a in np.ravel(axes)]
+        result = [(0, 0)] * rank
+        for place, axis in enumerate(axes):
+            result[axis] = int(pads[place]), int(pads[place + len(pads) // 2])
+        return result
+
+    def _value(self, node: Node) -> float:
+        given = node.attributes.get("value", node.attributes.get("constant_value", 0.0))
+        return float(np.ravel(given)[0]) if np.size(given) else 0.0
+
+    def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
+        assert specs[0] is not None
+        if any(n for pair in self._pads(node, len(specs[0].shape)) for n in pair) and self.attribute(node, "mode") != "constant":
+            raise Refused(f"mode={self.attribute(node, 'mode')!r}; supported is 'constant'")
+
+    def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
+        assert specs[0] is not None
+        shape = tuple(n + a + b for n, (a, b) in zip(specs[0].sizes, self._pads(node, len(specs[0].shape)), strict=True))
+        if any(n < 0 for n in shape):
+            raise Refused(f"pads={list(np.ravel(self.attribute(node, 'pads')))} take more than {specs[0]} has")
+        return [Spec(specs[0].dtype, shape)]
+
+    def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
+        pads = self._pads(node, len(specs[node.inputs[0]].shape))
+        yield from pass_through(node, specs, node.inputs[0], node.outputs[0], {a: a for a, p in enumerate(pads) if p == (0, 0)})
+
+    def frame(self, node: Node, frames: Frames) -> Node:
+        source = node.inputs[0]
+        pads = self._pads(node, len(frames.specs[source].shape))
+        if any(pads[a] != (0, 0) for a in frames.rows(source)):
+            raise Refused("it pads the time or batch axis")
+        kept = [pads[a] for a in frames.kept(source)]
+        return frames.node(node, {"pads": [p[0] for p in kept] + [p[1] for p in kept], "value": self._value(node)})
+
+    def alias(self, node: Node) -> str | None:
+        return None if any(self.attribute(node, "pads")) else node.inputs[0]
+
+    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        x = arrays[0]
+        assert x is not None
+        pads = self._pads(node, x.ndim)
+        cut = x[tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(x.shape, pads, strict=True))]
+        return (np.pad(cut, [(max(a, 0), max(b, 0)) for a, b in pads], constant_values=self._value(node)),)
+
+    def lower(self, node: Node, env: Lowering) -> list[Call]:
+        output, shape = node.outputs[0], env.specs[node.outputs[0]].sizes
+        if env.specs[output].dtype != np.float32:
+            raise Refused(f"{output!r} is {env.specs[output].dtype}; padding takes float32")
+        pads, before = self._pads(node, len(shape)), node.shapes[0]
+        to, start = strides_of(shape), strides_of(before)
+        kept = [n + min(a, 0) + min(b, 0) for n, (a, b) in zip(before, pads, strict=True)]
+        base = sum(max(a, 0) * s for (a, _), s in zip(pads, to, strict=True))
+        first = sum(max(-a, 0) * s for (a, _), s in zip(pads, start, strict=True))
+        fill = Call(fill_f32, (Value(output), Rows(), env.specs[output].elements, self._value(node)))
+        return [fill, *walk(env, output, node.inputs[0], kept, to, start, to_offset=base, start_offset=first)]
+
+
+@kernel
+def fill_f32(y, rows, n, value):  # type: ignore[no-untyped-def]
+    """Every element of `rows` rows of n is `value`."""
+    y = f32(y)
+    for i in range(0, rows * n, lanes()):
+        store_part(y, i, splat(value), rows * n - i)
 
 
 @kernel

@@ -152,10 +152,14 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
             nodes.append(op_of(node).frame(node, frames))
         except Refused as error:
             raise UnsupportedError(f"node {node.name!r} ({node.op}): {error}") from None
+    alive = {*graph.inputs, *graph.outputs, *graph.constants, *(name for n in nodes for name in (*n.inputs, *n.outputs) if name)}
     framed = Graph(graph.name, list(graph.inputs), list(graph.outputs),
-                   {name: Spec(spec.dtype, frames.shape(name)) for name, spec in graph.specs.items()}, {}, nodes, graph.metadata)
+                   {name: Spec(graph.specs[name].dtype, frames.shape(name)) for name in alive}, {}, nodes, graph.metadata)
     batches = {}
+    read = {name for node in nodes for name in node.inputs} | set(graph.outputs)
     for name, array in graph.constants.items():
+        if name not in read:
+            continue
         value, varies = _constant_frame(name, array, frames)
         if varies:
             batches[name] = value
