@@ -12,6 +12,7 @@ Sigmoid and elu use those of exp.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import time
@@ -45,7 +46,8 @@ def remez(f: Callable[[Any], Any], tolerance: Callable[[Any], Any], interval: tu
     fs, tolerances = [f(x) for x in xs], [tolerance(x) for x in xs]
     places = [round(grid * i / terms) for i in range(terms + 1)]
     for _ in range(50):
-        rows = [[xs[i] ** k for k in range(terms)] + [(-1) ** row * tolerances[i]] for row, i in enumerate(places)]
+        rows = [[*(xs[i] ** k for k in range(terms)), sign * tolerances[i]]
+                for sign, i in zip(itertools.cycle((1, -1)), places, strict=False)]
         c = list(lu_solve(matrix(rows), matrix([fs[i] for i in places])))[:terms]
         errors = [(sum(v * x**k for k, v in enumerate(c)) - y) / w
                   for x, y, w in zip(xs, fs, tolerances, strict=True)]
@@ -73,6 +75,20 @@ def _alternating(errors: list[Any], n: int) -> list[int]:
             k = min(range(len(places) - 1), key=lambda k: max(size[k], size[k + 1]))
             del places[k : k + 2]
     return places
+
+
+def _reduction() -> Constants:
+    from mpmath import erfc, findroot, log, mp, mpf, sqrt
+
+    mp.dps = 40
+    ln2 = log(2)
+    upper = float(round(ln2 * 2**16)) / 2**16
+    nearest = float(np.float32(float(ln2)))
+    exact = {"LOG2_E": 1 / ln2, "TWO_LOG2_E": 2 / ln2, "LN2_UPPER": upper, "LN2_LOWER": ln2 - upper,
+             "LN2": ln2, "HALF_LN2": ln2 / 2, "LN2_ERROR": ln2 - nearest, "SQRT_2": sqrt(2),
+             "SIGMOID_LEAST": -126 * ln2, "TANH_BOUND": 13 * ln2,
+             "ERF_BOUND": findroot(lambda x: erfc(x) - mpf(2) ** -25, 3.9)}
+    return {name: float(np.float32(float(value))) for name, value in exact.items()}
 
 
 def _exp() -> Constants:
@@ -148,7 +164,7 @@ def _erf() -> Constants:
     return named("ERF_", range(0, 12, 2), c) | named("ERFC_", range(6), d)
 
 
-FITS = {"exp": _exp, "tanh": _tanh, "log": _log, "softplus": _artanh, "erf": _erf}
+FITS = {"reduction": _reduction, "exp": _exp, "tanh": _tanh, "log": _log, "softplus": _artanh, "erf": _erf}
 
 
 def report(what: str, error: float) -> None:
@@ -163,7 +179,7 @@ def named(prefix: str, numbers: Iterable[int], values: Iterable[float]) -> Const
 
 
 def _sigmoid_reference(x: float) -> float:
-    return 1.0 / (1.0 + math.exp(-x)) if x > -700.0 or x != x else 0.0
+    return 0.0 if x < -700.0 else 1.0 / (1.0 + math.exp(-x))
 
 
 def _exp_reference(x: float) -> float:
@@ -181,7 +197,7 @@ def _tanh_reference(x: float) -> float:
 
 
 def _softplus_reference(x: float) -> float:
-    return (x if x > 0.0 or x != x else 0.0) + math.log1p(math.exp(-abs(x)))
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def _softsign_reference(x: float) -> float:
@@ -275,19 +291,19 @@ def measure(name: str, step: int, progress: Callable[[float], None]) -> np.ndarr
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"functions: {', '.join(REFERENCES)} (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to fit or measure (default: all)")
     parser.add_argument("--exhaustive", action="store_true", help="measure instead of fitting")
-    parser.add_argument("--step", type=int, default=1, help="take every STEP-th bit pattern")
+    parser.add_argument("--step", type=int, default=1, help="measure every STEP-th bit pattern")
     options = parser.parse_args()
-    unknown = set(options.names) - set(REFERENCES)
+    known = list(REFERENCES if options.exhaustive else FITS)
+    unknown = [name for name in options.names if name not in known]
     if unknown:
-        parser.error(f"unknown function: {', '.join(sorted(unknown))}")
-    if options.exhaustive:
-        for name in options.names or REFERENCES:
+        parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(known)}")
+    for name in options.names or known:
+        if options.exhaustive:
             _print_error(name, options.step)
-    else:
-        for name in options.names or FITS:
-            for constant, value in FITS[name]().items() if name in FITS else ():
+        else:
+            for constant, value in FITS[name]().items():
                 print(f"{constant} = {value!r}")
 
 

@@ -16,7 +16,10 @@ from math import prod
 from tinyrnn.passes import Port
 from tinyrnn.plan import Place, Plan
 
-CONTEXT = ("weights", "state", "arena", "capacity", "array_type", "accepted", "declined", "count_references")
+RELEASE_FROM = 1 << 17
+"""multiply-adds per frame from which one step lets other threads run: below, handing over costs more than the step"""
+CONTEXT = ("weights", "state", "arena", "capacity", "array_type", "accepted", "declined", "count_references",
+           "save_thread", "restore_thread")
 PORTS = len(CONTEXT)
 ARRAY_FLAGS_IN, ARRAY_FLAGS_OUT = 0x1 | 0x100, 0x1 | 0x100 | 0x400
 """NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED (| NPY_ARRAY_WRITEABLE)"""
@@ -87,7 +90,7 @@ def generate(plan: Plan) -> Source:
     page += [f"def step({', '.join([*memory, 'rows', *xs, *ys])}):", *(lines or ["    pass"]), "", ""]
     page += _run(plan, inputs, outputs, hidden, memory, xs, ys)
     if not hidden:
-        page += _call(inputs, outputs)
+        page += _call(inputs, outputs, plan.multiply_adds >= RELEASE_FROM)
     entries = {"run": 2} if hidden else {"run": 2, "call": 3}
     return Source("\n".join(page) + "\n", entries, tuple(f"{m}:{n}" for n, m in sorted(imported.items())))
 
@@ -130,7 +133,7 @@ def _run(plan: Plan, inputs: list[Port], outputs: list[Port], hidden: list[str],
     return lines
 
 
-def _call(inputs: list[Port], outputs: list[Port]) -> list[str]:
+def _call(inputs: list[Port], outputs: list[Port], release: bool) -> list[str]:
     at = LAYOUT
     lines = ["def call(this, arguments, count):",
              '    """One frame from NumPy arrays of exactly the right type and shape; declines all others, unchanged."""',
@@ -151,7 +154,11 @@ def _call(inputs: list[Port], outputs: list[Port]) -> list[str]:
             a, b = f"get(c, {PORTS + i})", f"get(c, {PORTS + len(inputs) + j})"
             lines += [f"    if good and {a} < {b} + {_row_bytes(y)} and {b} < {a} + {_row_bytes(x)}:", "        good = False"]
     accepted, declined, counting = (f"get(c, {CONTEXT.index(n)})" for n in ("accepted", "declined", "count_references"))
-    lines += ["    if good:", "        good = run(get(i64(this + %d), 0), 1) == 0" % at.data,
+    save, restore = (f"get(c, {CONTEXT.index(n)})" for n in ("save_thread", "restore_thread"))
+    lines += ["    if good:", f"        thread = invoke({save}, 0)"] if release else ["    if good:"]
+    lines += [f"        good = run(get(i64(this + {at.data}), 0), 1) == 0"]
+    lines += [f"        invoke({restore}, thread)"] if release else []
+    lines += [
               f"    answer = {accepted} if good else {declined}", f"    put(i64(answer), 0, get(i64(answer), 0) + {counting})",
               "    return answer", "", ""]
     return lines

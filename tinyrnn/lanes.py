@@ -81,6 +81,11 @@ def put(p: Pointer, i: int, x: Any) -> None:
     _outside()
 
 
+def invoke(function: int, argument: int) -> int:
+    """Call the C function of one int64 at an address; only host entries use it."""
+    _outside()
+
+
 def lanes() -> int:
     """LANES, a constant of the target."""
     _outside()

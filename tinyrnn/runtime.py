@@ -24,8 +24,6 @@ Progress = Callable[[int, int], None]
 """called with frames done and frames in all"""
 
 ALIGNMENT = 64
-RELEASE_GIL_FROM = 1 << 17
-"""multiply-adds per frame from which a single step lets other threads run: below, handing over costs more than the step"""
 PROGRESS_FRAMES = 1 << 14
 
 
@@ -252,19 +250,39 @@ class Stream:
         self._run = model._code.run
         self._single = None
         address = model._code.call_address
-        if HEADERS_KNOWN and address and layout.multiply_adds < RELEASE_GIL_FROM:
+        if HEADERS_KNOWN and address:
             self._prepare_call(address)
 
     def _prepare_call(self, address: int) -> None:
         layout, addresses = self._layout, self._context.addresses
         ports = [*layout.inputs, *layout.outputs]
         self._dtypes = [p.dtype for p in ports]
-        addresses[4:8] = (id(np.ndarray), id(None), id(False), 0 if sys.version_info >= (3, 12) else 1)
+        threads = [ctypes.cast(f, ctypes.c_void_p).value for f in (ctypes.pythonapi.PyEval_SaveThread, ctypes.pythonapi.PyEval_RestoreThread)]
+        addresses[4:10] = (id(np.ndarray), id(None), id(False), 0 if sys.version_info >= (3, 12) else 1, *threads)
         for index, dtype in enumerate(self._dtypes):
             addresses[layout.header + len(ports) + index] = id(dtype)
-        self._single, self._keep = _builtin(address, addresses)
-        if len(layout.outputs) == 1:
-            self._shape, self._dtype = layout.outputs[0].shape, layout.outputs[0].dtype
+        single, self._keep = _builtin(address, addresses)
+        if len(layout.inputs) == len(layout.outputs) == 1:
+            self.step = self._short_step(single)  # type: ignore[method-assign]
+        elif len(layout.outputs) == 1:
+            self._single = single
+
+    def _short_step(self, single: Callable[..., Any]) -> Callable[..., Any]:
+        """`step` for one input and one output, with everything that it looks up at hand."""
+        port, slow = self._layout.outputs[0], self._slow
+        shape, dtype, empty, array_type = port.shape, port.dtype, np.empty, np.ndarray
+
+        def step(frame: Any = None, /, *rest: Any, out: Any = None, **named: Any) -> Any:
+            if out is None:
+                result = empty(shape, dtype)
+                if not rest and not named and single(frame, result) is None:
+                    return result
+            elif type(out) is array_type and not named and not rest and single(frame, out) is None:
+                return out
+            return slow(rest if frame is None else (frame, *rest), named, out, None, None)
+
+        step.__doc__ = Stream.step.__doc__
+        return step
 
     @property
     def state(self) -> Array:
@@ -302,13 +320,9 @@ class Stream:
         """
         single = self._single
         if single is not None and not named:
-            if out is None:
-                if self._layout.outputs.__len__() == 1:
-                    result = np.empty(self._shape, self._dtype)
-                    if single(*inputs, result) is None:
-                        return result
-            elif type(out) is np.ndarray and single(*inputs, out) is None:
-                return out
+            result = np.empty(self._layout.outputs[0].shape, self._layout.outputs[0].dtype) if out is None else out
+            if type(result) is np.ndarray and single(*inputs, result) is None:
+                return result
         return self._slow(inputs, named, out, None, None)
 
     def run(self, *inputs: Any, out: Any = None, progress: Progress | None = None, **named: Any) -> Any:

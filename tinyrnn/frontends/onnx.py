@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,13 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from tinyrnn.errors import LoadError, UnsupportedError
+from tinyrnn.frontends.order import check_names, model_name, ordered
 from tinyrnn.ir import LARGEST_VALUE, Graph, Node, Size, Spec
 
 OLDEST_OPSET = 7
+LARGEST_RANK = 32
+LARGEST_INLINED = 1 << 20
+"""nodes that a graph may have after its local functions are inlined"""
 
 
 def read_onnx(path: Path) -> Graph:
@@ -31,9 +37,14 @@ def read_onnx(path: Path) -> Graph:
         raise LoadError(f"{path}: empty, or not an ONNX file: it has no nodes and no outputs")
     if model.functions:
         model = _inline(model, path)
-    versions = {entry.domain or "": entry.version for entry in model.opset_import}
-    _check_opset(path, versions.get("", versions.get("ai.onnx", 0)))
+    versions = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
+    _check_opset(path, versions.get("", 0))
     return _Reader(path, versions).graph(model)
+
+
+def _kind(code: int) -> str:
+    kinds = onnx.AttributeProto.AttributeType
+    return kinds.Name(code) if code in kinds.values() else str(code)
 
 
 def _first_line(error: BaseException) -> str:
@@ -43,10 +54,33 @@ def _first_line(error: BaseException) -> str:
 def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     from onnx import inliner
 
+    bodies = {(f.domain, f.name, f.overload): f.node for f in model.functions}
+    if _inlined_size(path, model.graph.node, bodies, {}, ()) > LARGEST_INLINED:
+        raise LoadError(f"{path}: its local functions unfold to more than {LARGEST_INLINED:,} nodes")
     try:
         return inliner.inline_local_functions(model)
     except Exception as error:
         raise LoadError(f"{path}: its local functions cannot be inlined ({_first_line(error)})") from None
+
+
+_Function = tuple[str, str, str]
+
+
+def _inlined_size(path: Path, nodes: Iterable[onnx.NodeProto], bodies: Mapping[_Function, Sequence[onnx.NodeProto]],
+                  known: dict[_Function, int], calls: tuple[_Function, ...]) -> int:
+    """Nodes after inlining, counted without doing it: functions that call each other twice and twice grow without bound."""
+    total = 0
+    for node in nodes:
+        inner = [graph for a in node.attribute for graph in (*a.graphs, *([a.g] if a.HasField("g") else []))]
+        total += 1 + sum(_inlined_size(path, graph.node, bodies, known, calls) for graph in inner)
+        key = (node.domain, node.op_type, node.overload)
+        if key in bodies:
+            if key in calls or len(calls) > 100:
+                raise LoadError(f"{path}: its local function {node.op_type!r} calls itself, or its calls nest too deeply")
+            if key not in known:
+                known[key] = _inlined_size(path, bodies[key], bodies, known, (*calls, key))
+            total += known[key]
+    return total
 
 
 def _check_opset(path: Path, version: int) -> None:
@@ -56,12 +90,26 @@ def _check_opset(path: Path, version: int) -> None:
                                f"Convert it: onnx.version_converter.convert_version(model, {min(newest, 17)})")
 
 
+PLAIN_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.BOOL,
+               TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
+               TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64)
+"""element types that fill whole bytes"""
+NO_VALUES = (onnx.AttributeProto.TENSORS, onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS,
+             onnx.AttributeProto.TYPE_PROTO, onnx.AttributeProto.TYPE_PROTOS)
+
+
 class _Reader:
     def __init__(self, path: Path, versions: dict[str, int]) -> None:
         self.path, self.versions = path, versions
 
     def graph(self, model: onnx.ModelProto) -> Graph:
         proto = model.graph
+        if not proto.output:
+            raise LoadError(f"{self.path}: the graph has no outputs; the file is truncated, or no model")
+        names = Counter(tensor.name for tensor in proto.initializer)
+        twice = next((name for name, count in names.items() if count > 1), None)
+        if twice is not None:
+            raise LoadError(f"{self.path}: value {twice!r} is made twice, by two initializers")
         constants = {tensor.name: self.array(tensor, f"initializer {tensor.name!r}") for tensor in proto.initializer}
         if proto.sparse_initializer:
             raise UnsupportedError(f"{self.path}: sparse initializers; store the weights densely")
@@ -73,17 +121,21 @@ class _Reader:
                 inputs.append(value.name)
         nodes = [self.node(node, index) for index, node in enumerate(proto.node)]
         self.lift_constants(nodes, constants)
-        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        metadata = {str(entry.key): str(entry.value) for entry in model.metadata_props}
         metadata.setdefault("producer", f"{model.producer_name} {model.producer_version}".strip())
-        graph = Graph(self.path.stem, inputs, [value.name for value in proto.output], specs, constants, nodes, metadata)
-        graph.nodes = self.sorted(graph)
+        graph = Graph(model_name(self.path.stem), inputs, [value.name for value in proto.output], specs, constants, nodes, metadata)
+        graph.nodes = ordered(self.path, graph)
         return graph
 
     def lift_constants(self, nodes: list[Node], constants: dict[str, np.ndarray[Any, Any]]) -> None:
+        lifted = set()
         for node in [n for n in nodes if n.op == "Constant" and not n.domain]:
-            if "value" in node.attributes:
+            if "value" in node.attributes and len(node.outputs) == 1:
+                if node.outputs[0] in constants:
+                    raise LoadError(f"{self.path}: value {node.outputs[0]!r} is made twice, the second time by node {node.name!r}")
                 constants[node.outputs[0]] = node.attributes["value"]
-                nodes.remove(node)
+                lifted.add(id(node))
+        nodes[:] = [node for node in nodes if id(node) not in lifted]
 
     def spec(self, value: onnx.ValueInfoProto) -> Spec:
         kind = value.type.WhichOneof("value")
@@ -93,7 +145,10 @@ class _Reader:
         if not tensor.HasField("shape"):
             raise UnsupportedError(f"{self.path}: input {value.name!r} has no shape, not even its rank. "
                                    f"Export with the shape of the inputs known")
+        if len(tensor.shape.dim) > LARGEST_RANK:
+            raise LoadError(f"{self.path}: input {value.name!r} has {len(tensor.shape.dim)} axes")
         shape: list[Size] = []
+        check_names(self.path, [dim.dim_param for dim in tensor.shape.dim])
         for axis, dim in enumerate(tensor.shape.dim):
             if dim.HasField("dim_value"):
                 if not 0 < dim.dim_value <= LARGEST_VALUE:
@@ -103,7 +158,11 @@ class _Reader:
                 shape.append(dim.dim_param or f"{value.name}.{axis}")
         if prod(n for n in shape if isinstance(n, int)) > LARGEST_VALUE:
             raise LoadError(f"{self.path}: input {value.name!r} of shape {shape} is absurdly large")
-        return Spec(self.dtype(tensor.elem_type, f"input {value.name!r}"), tuple(shape))
+        dtype = self.dtype(tensor.elem_type, f"input {value.name!r}")
+        if dtype.kind not in "biuf":
+            raise UnsupportedError(f"{self.path}: input {value.name!r} is of the type "
+                                   f"{TensorProto.DataType.Name(tensor.elem_type)}; supported are real numbers and bool")
+        return Spec(dtype, tuple(shape))
 
     def dtype(self, code: int, what: str) -> np.dtype[Any]:
         try:
@@ -112,7 +171,7 @@ class _Reader:
             raise LoadError(f"{self.path}: {what} has the unknown element type {code}") from None
 
     def array(self, tensor: TensorProto, what: str) -> np.ndarray[Any, Any]:
-        if any(n < 0 for n in tensor.dims) or prod(tensor.dims) > LARGEST_VALUE:
+        if any(not 0 <= n <= LARGEST_VALUE for n in tensor.dims) or prod(tensor.dims) > LARGEST_VALUE or len(tensor.dims) > LARGEST_RANK:
             raise LoadError(f"{self.path}: {what} has the absurd shape {list(tensor.dims)}")
         if tensor.data_location == TensorProto.EXTERNAL:
             return self.external(tensor, what)
@@ -123,16 +182,23 @@ class _Reader:
                             f"({_first_line(error)}); the file is damaged") from None
 
     def external(self, tensor: TensorProto, what: str) -> np.ndarray[Any, Any]:
+        check_names(self.path, [text for entry in tensor.external_data for text in (entry.key, entry.value)])
         entries = {entry.key: entry.value for entry in tensor.external_data}
         folder = self.path.resolve().parent
         location = entries.get("location", "")
-        target = (folder / location).resolve()
-        if not location or not target.is_relative_to(folder):
+        try:
+            target = (folder / location).resolve()
+            inside, there = bool(location) and target.is_relative_to(folder), target.is_file()
+        except (OSError, ValueError):
+            raise LoadError(f"{self.path}: {what} points to {location[:80]!r}, which is no file name") from None
+        if not inside:
             raise LoadError(f"{self.path}: {what} points to {location!r}, outside the model's folder; "
                             f"external data is read from beside the model only")
-        if not target.is_file():
+        if not there:
             raise LoadError(f"{self.path}: {what} is in {location!r}, which is not there; put the file beside the model")
         dtype = self.dtype(tensor.data_type, what)
+        if tensor.data_type not in PLAIN_TYPES:
+            raise UnsupportedError(f"{self.path}: {what} holds {TensorProto.DataType.Name(tensor.data_type)} in external data")
         count = prod(tensor.dims)
         try:
             offset, length = int(entries.get("offset", 0)), int(entries.get("length", count * dtype.itemsize))
@@ -141,15 +207,38 @@ class _Reader:
         if offset < 0 or length != count * dtype.itemsize or offset + length > target.stat().st_size:
             raise LoadError(f"{self.path}: {what} needs bytes {offset} to {offset + length} of {location!r}, "
                             f"which has {target.stat().st_size} for shape {list(tensor.dims)}")
-        return np.fromfile(target, dtype, count, offset=offset).reshape(tuple(tensor.dims))
+        try:
+            return np.fromfile(target, dtype.newbyteorder("<"), count, offset=offset).astype(dtype, copy=False).reshape(tuple(tensor.dims))
+        except (OSError, ValueError) as error:
+            raise LoadError(f"{self.path}: {what} cannot be read from {location!r} ({_first_line(error)})") from None
 
     def node(self, proto: onnx.NodeProto, index: int) -> Node:
+        check_names(self.path, [proto.op_type, proto.domain, proto.name, *(a.name for a in proto.attribute)])
         name = proto.name or f"{proto.op_type}_{index}"
         domain = "" if proto.domain == "ai.onnx" else proto.domain
+        self.check_attributes(proto, name, domain)
         attributes = {a.name: self.attribute(a, name) for a in proto.attribute}
         if proto.op_type == "Constant" and not domain:
             attributes = self.constant(attributes)
         return Node(proto.op_type, name, tuple(proto.input), tuple(proto.output), attributes, self.versions.get(domain, 0), domain)
+
+    def check_attributes(self, proto: onnx.NodeProto, name: str, domain: str) -> None:
+        """The kinds of the attributes are those of the specification, and what it requires is there."""
+        given = Counter(a.name for a in proto.attribute)
+        twice = next((key for key, count in given.items() if count > 1), None)
+        if twice is not None:
+            raise LoadError(f"{self.path}: node {name!r} ({proto.op_type}) has attribute {twice} twice")
+        if domain or not onnx.defs.has(proto.op_type, self.versions[""]):
+            return
+        schema: Any = onnx.defs.get_schema(proto.op_type, self.versions[""])
+        for attribute in proto.attribute:
+            known = schema.attributes.get(attribute.name)
+            if known is not None and _kind(attribute.type) != known.type.name:
+                raise LoadError(f"{self.path}: node {name!r} ({proto.op_type}) has attribute {attribute.name} of the kind "
+                                f"{_kind(attribute.type)}; the specification says {known.type.name}")
+        missing = [key for key, entry in schema.attributes.items() if entry.required and key not in given]
+        if missing:
+            raise LoadError(f"{self.path}: node {name!r} ({proto.op_type}) lacks attribute {', '.join(missing)}")
 
     def constant(self, attributes: dict[str, Any]) -> dict[str, Any]:
         for key, dtype in (("value_float", np.float32), ("value_floats", np.float32),
@@ -163,35 +252,16 @@ class _Reader:
             return self.array(proto.t, f"attribute {proto.name} of node {node!r}")
         if proto.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
             return "<a graph>"
-        value = onnx.helper.get_attribute_value(proto)
+        if proto.type in NO_VALUES:
+            raise UnsupportedError(f"{self.path}: node {node!r} has attribute {proto.name} of the kind {_kind(proto.type)}")
+        try:
+            value = onnx.helper.get_attribute_value(proto)
+        except ValueError:
+            value = None
+        if value is None:
+            raise LoadError(f"{self.path}: node {node!r} has attribute {proto.name} of the unknown kind {proto.type}")
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
         if isinstance(value, (int, float)):
             return value
         return [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in value]
-
-    def sorted(self, graph: Graph) -> list[Node]:
-        """Topological order; the format promises it, not every file keeps it."""
-        known = {"", *graph.inputs, *graph.constants}
-        made = {name for node in graph.nodes for name in node.outputs if name}
-        for node in graph.nodes:
-            for name in node.inputs:
-                if name not in known and name not in made:
-                    raise LoadError(f"{self.path}: node {node.name!r} reads {name!r}, which nothing makes")
-        for name in graph.outputs:
-            if name not in known and name not in made:
-                raise LoadError(f"{self.path}: output {name!r} is made by no node")
-        waiting, ordered = list(graph.nodes), []
-        while waiting:
-            ready = [n for n in waiting if all(i in known for i in n.inputs)]
-            if not ready:
-                raise LoadError(f"{self.path}: its nodes form a cycle through {waiting[0].name!r}")
-            for node in ready:
-                for name in node.outputs:
-                    if name and name in known:
-                        raise LoadError(f"{self.path}: value {name!r} is made twice")
-                    known.add(name)
-            ids = {id(n) for n in ready}
-            ordered += ready
-            waiting = [n for n in waiting if id(n) not in ids]
-        return ordered

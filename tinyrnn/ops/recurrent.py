@@ -32,7 +32,7 @@ from tinyrnn.op import (
 from tinyrnn.ops import recurrent_reference
 from tinyrnn.ops.activations import ACTIVATIONS, bind_activations
 from tinyrnn.ops.linear import linear, pack
-from tinyrnn.ops.recurrent_kernel import Cell, Walk, kernel_text, pack_input, pack_state
+from tinyrnn.ops.recurrent_kernel import Cell, Walk, kernel_text, pack_input, pack_state, takes_input
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 
@@ -228,15 +228,19 @@ class Recurrent(Op):
         L = 0 if attributes["rows_are_time"] else attributes["steps"]
         x, y = node.inputs[0], node.outputs[0]
         W, R, B, P = (None if node.attributes.get(k) is None else node.attributes[k][d] for k in "WRBP")
-        matrix, bias = pack_input(cell, W, B, env.lanes)
-        inputs, width = matrix.shape
+        inputs = W.shape[1]
         inside = (L or 1) * N
-
         calls: list[Call] = []
-        p = Scratch("p", per_row=inside * width, of=x)
-        stride = inputs if inside > 1 or env.per_row(x) else 0
-        calls.append(Call(linear(env), (p, Value(x), Weight(pack(matrix, bias, env.lanes)), Rows(of=x, times=inside),
-                                        stride, inputs, width), f"the input's share of {node.op} {node.name}"))
+        p: Operand
+        if takes_input(cell.gates, inputs, H, env.lanes):
+            cell, p, width = replace(cell, inputs=inputs), Value(x), inputs
+        else:
+            matrix, bias = pack_input(cell, W, B, env.lanes)
+            width = matrix.shape[1]
+            p = Scratch("p", per_row=inside * width, of=x)
+            stride = inputs if inside > 1 or env.per_row(x) else 0
+            calls.append(Call(linear(env), (p, Value(x), Weight(pack(matrix, bias, env.lanes)), Rows(of=x, times=inside),
+                                            stride, inputs, width), f"the input's share of {node.op} {node.name}"))
         if layout:
             y_step, y_batch, y_direction, p_step, p_batch = (D * H, (L or 1) * D * H, H, 1, L or 1)
             state_batch, state_direction = D * H, H
@@ -258,7 +262,7 @@ class Recurrent(Op):
             c_after = self._after(node, env, "c")
             walk = replace(walk, c_before_frame=c_frame)
         where: Operand = Value(y, d * y_direction) if y else Scratch("y", per_row=frame, offset=d * y_direction, of=x)
-        state = Weight(pack_state(cell, R, B, P, env.lanes, env.registers))
+        state = Weight(pack_state(cell, W, R, B, P, env.lanes, env.registers))
 
         def part(operand: Operand) -> Operand:
             return replace(operand, offset=d * state_direction)  # type: ignore[arg-type, type-var]

@@ -17,6 +17,10 @@ from tinyrnn.op import Array
 from tinyrnn.ops.activations import BoundActivation
 
 
+FIRST_LEVEL_CACHE = 1 << 15
+"""bytes of data cache next to nearly every core"""
+
+
 @dataclass(frozen=True)
 class Cell:
     """What a recurrent kernel is written for."""
@@ -28,6 +32,8 @@ class Cell:
     peepholes: bool = False
     input_forget: bool = False
     linear_before_reset: bool = False
+    inputs: int = 0
+    """size of x where the kernel takes x itself, 0 where it takes the input's share of the sums"""
 
     @property
     def gates(self) -> int:
@@ -64,11 +70,20 @@ class Walk:
     c_before_frame: int = 0
 
 
-def panels_together(gates: int, panels: int, registers: int) -> int:
-    """Panels whose gate sums are kept in registers at once."""
+def takes_input(gates: int, inputs: int, H: int, lanes: int) -> bool:
+    """Whether all weights fit the first-level cache: then the products by x fill the waits of the products by h."""
+    return 4 * gates * -(-H // lanes) * lanes * (inputs + H) <= FIRST_LEVEL_CACHE // 2
+
+
+def panels_together(gates: int, panels: int, registers: int, weights: int) -> int:
+    """Panels whose gate sums are kept in registers at once, for `weights` bytes of R.
+
+    Enough sums to hide the wait of each fma: 8, or 4 where the weights stream from the second-level cache, since
+    narrow groups walked to and fro leave more of them in the first.
+    """
+    sums = 8 if weights <= FIRST_LEVEL_CACHE else 4
     fit = max(1, (registers * 3 // 4) // gates)
-    best = 2 if gates == 4 else 4 if gates > 1 else 8
-    return min(panels, fit, best) if panels * gates > 8 else panels if panels <= fit else fit
+    return min(panels, fit, -(-sums // gates))
 
 
 def pack_input(cell: Cell, W: Array, B: Array | None, lanes: int) -> tuple[Array, Array]:
@@ -77,26 +92,35 @@ def pack_input(cell: Cell, W: Array, B: Array | None, lanes: int) -> tuple[Array
     panels = -(-H // lanes)
     wide = np.zeros((G, panels * lanes, W.shape[1]), np.float32)
     wide[:, :H] = W.reshape(G, H, -1)
-    bias = np.zeros((G, panels * lanes), np.float32)
+    bias = input_bias(cell, B, panels * lanes)
+    matrix = wide.reshape(G, panels, lanes, -1).transpose(3, 1, 0, 2).reshape(W.shape[1], -1)
+    return matrix, bias.reshape(G, panels, lanes).transpose(1, 0, 2).ravel()
+
+
+def input_bias(cell: Cell, B: Array | None, padded: int) -> Array:
+    """[gates, padded]: Wb + Rb, but for the candidate of linear_before_reset, whose Rb belongs to the sum over h."""
+    G, H = cell.gates, cell.H
+    bias = np.zeros((G, padded), np.float32)
     if B is not None:
         halves = B.reshape(2, G, H)
         bias[:, :H] = halves[0] + halves[1]
         if cell.linear_before_reset:
             bias[2, :H] = halves[0, 2]
-    matrix = wide.reshape(G, panels, lanes, -1).transpose(3, 1, 0, 2).reshape(W.shape[1], -1)
-    return matrix, bias.reshape(G, panels, lanes).transpose(1, 0, 2).ravel()
+    return bias
 
 
-def pack_state(cell: Cell, R: Array, B: Array | None, P: Array | None, lanes: int, registers: int) -> Array:
-    """R for the kernel: for each phase groups of panels, each [k][panel][gate][lane]; then Rbh, then the peepholes."""
+def pack_state(cell: Cell, W: Array, R: Array, B: Array | None, P: Array | None, lanes: int, registers: int) -> Array:
+    """Weights for the kernel: for each phase groups of panels, each [k][panel][gate][lane] with k over x, where the
+    kernel takes it, and h; then Rbh, the peepholes i, o, f, and the bias of each gate's sum over x."""
     G, H = cell.gates, cell.H
     panels = -(-H // lanes)
-    wide = np.zeros((G, panels * lanes, H), np.float32)
-    wide[:, :H] = R.reshape(G, H, H)
-    wide = wide.reshape(G, panels, lanes, H)
+    both = np.concatenate([W, R], axis=1) if cell.inputs else R
+    wide = np.zeros((G, panels * lanes, both.shape[1]), np.float32)
+    wide[:, :H] = both.reshape(G, H, -1)
+    wide = wide.reshape(G, panels, lanes, -1)
     parts = []
     for gates in cell.phases:
-        together = panels_together(len(gates), panels, registers)
+        together = panels_together(len(gates), panels, registers, 4 * cell.gates * cell.H * cell.H)
         for first in range(0, panels, together):
             block = wide[list(gates), first:first + together]
             parts.append(block.transpose(3, 1, 0, 2).ravel())
@@ -105,7 +129,8 @@ def pack_state(cell: Cell, R: Array, B: Array | None, P: Array | None, lanes: in
         extra[0, :H] = B.reshape(2, G, H)[1, 2]
     if P is not None:
         extra[1:, :H] = P.reshape(3, H)
-    return np.concatenate([*parts, extra.ravel()])
+    bias = input_bias(cell, B, panels * lanes) if cell.inputs else np.zeros(0, np.float32)
+    return np.concatenate([*parts, extra.ravel(), bias.ravel()])
 
 
 class _Text:
@@ -122,7 +147,7 @@ class _Text:
 def kernel_text(cell: Cell, walk: Walk, lanes: int, registers: int) -> str:
     """The source of KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows): one direction over all its sequences.
 
-    y [step][H], p the input's share, r from `pack_state`, hi, ci and ho, co the state before and after,
+    y [step][H], p x or the input's share, r from `pack_state`, hi, ci and ho, co the state before and after,
     s scratch of 2·H, lens the lengths, rows the number of rows of the call.
     """
     H, text = cell.H, _Text()
@@ -190,16 +215,19 @@ def _step(text: _Text, cell: Cell, lanes: int, registers: int) -> None:
     """One step of time: yt from pt and `before`."""
     panels = -(-cell.H // lanes)
     base = 0
-    extra = len(cell.phases) and panels * lanes * cell.H * cell.gates
+    depth = cell.inputs + cell.H
+    extra = panels * lanes * depth * cell.gates
     for phase, gates in enumerate(cell.phases):
-        together = panels_together(len(gates), panels, registers)
+        together = panels_together(len(gates), panels, registers, 4 * cell.gates * cell.H * cell.H)
         whole = panels // together
-        group = together * len(gates) * lanes * cell.H
+        group = together * len(gates) * lanes * depth
         source = "s" if phase else "before"
         if whole > 1:
-            text(f"for j in range(0, {whole * together * lanes}, {together * lanes}):")
+            stride = together * lanes
+            text(f"for i in range(0, {whole * stride}, {stride}):")
             text.depth += 1
-            _group(text, cell, gates, phase, together, lanes, f"j * {len(gates) * cell.H} + {base}", "j", source, extra,
+            text(f"j = i if t % 2 == 0 else {(whole - 1) * stride} - i")
+            _group(text, cell, gates, phase, together, lanes, f"j * {len(gates) * depth} + {base}", "j", source, extra,
                    whole * together == panels)
             text.depth -= 1
         else:
@@ -208,22 +236,38 @@ def _step(text: _Text, cell: Cell, lanes: int, registers: int) -> None:
         if left:
             _group(text, cell, gates, phase, left, lanes, str(base + whole * group), str(whole * together * lanes),
                    source, extra, True)
-        base += panels * len(gates) * lanes * cell.H
+        base += panels * len(gates) * lanes * depth
 
 
 def _group(text: _Text, cell: Cell, gates: Sequence[int], phase: int, count: int, lanes: int, at: str, first: str,
            source: str, extra: int, last: bool) -> None:
     """The sums of `count` panels from unit `first` on, then their cells."""
     names = [(panel, gate) for panel in range(count) for gate in gates]
+    padded = -(-cell.H // lanes) * lanes
     for panel, gate in names:
-        if cell.linear_before_reset and gate == 2:
-            text(f"g{gate}{panel} = load(r, {extra} + {first} + {panel * lanes})")
-        else:
-            text(f"g{gate}{panel} = load(pt, {first} * {cell.gates} + {(panel * cell.gates + gate) * lanes})")
-    text(f"n = {at}", f"for k in range({cell.H}):", f"    v = splat(get({source}, k))")
-    for place, (panel, gate) in enumerate(names):
-        text(f"    g{gate}{panel} = fma(v, load(r, n + {place * lanes}), g{gate}{panel})")
-    text(f"    n += {len(names) * lanes}")
+        here = f"g{gate}{panel}"
+        if cell.inputs:
+            text(f"{here} = load(r, {extra + (4 + gate) * padded + panel * lanes} + {first})")
+        elif not (cell.linear_before_reset and gate == 2):
+            text(f"{here} = load(pt, {first} * {cell.gates} + {(panel * cell.gates + gate) * lanes})")
+    text(f"n = {at}")
+
+    def products(vector: str, size: int, sums: Sequence[str]) -> None:
+        text(f"for k in range({size}):", f"    v = splat(get({vector}, k))")
+        for place, here in enumerate(sums):
+            text(f"    {here} = fma(v, load(r, n + {place * lanes}), {here})")
+        text(f"    n += {len(sums) * lanes}")
+
+    sums = [f"g{gate}{panel}" for panel, gate in names]
+    if cell.inputs:
+        products("pt", cell.inputs, sums)
+    if cell.linear_before_reset:
+        for panel, gate in names:
+            if gate == 2:
+                if cell.inputs:
+                    text(f"x{panel} = g2{panel}")
+                text(f"g2{panel} = load(r, {extra + panel * lanes} + {first})")
+    products(source, cell.H, sums)
     for panel in range(count):
         unit = f"{first} + {panel * lanes}"
         tail = cell.H - (-(-cell.H // lanes) - 1) * lanes if last and panel == count - 1 and cell.H % lanes else 0
@@ -285,7 +329,7 @@ def _cell(text: _Text, cell: Cell, phase: int, panel: int, unit: str, tail: str 
         if cell.linear_before_reset:
             assign("zt", 0, sum_of(0))
             assign("rt", 0, sum_of(1))
-            hidden = f"load(pt, {first} * {cell.gates} + {(panel * cell.gates + 2) * lanes})"
+            hidden = f"x{panel}" if cell.inputs else f"load(pt, {first} * {cell.gates} + {(panel * cell.gates + 2) * lanes})"
             assign("ht", 1, f"fma(rt, {sum_of(2)}, {hidden})")
         else:
             text(f"zt = {_load('s', f'{cell.H} + {unit}', tail)}")

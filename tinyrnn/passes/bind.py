@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.errors import LoadError
-from tinyrnn.ir import Graph, Spec, spec_of
+from tinyrnn.ir import LARGEST_VALUE, Graph, Spec, spec_of
 
 
 def bind(graph: Graph, values: Mapping[str, Any], outputs: Sequence[str] | None) -> None:
@@ -17,17 +17,21 @@ def bind(graph: Graph, values: Mapping[str, Any], outputs: Sequence[str] | None)
 
     Raises `LoadError` naming what there is where a name is not found or a value does not fit.
     """
+    if not isinstance(values, Mapping):
+        raise LoadError(f"{graph.name}: bind must be a dict {{name: value}}, not {values!r:.80}")
     sizes = {size for name in graph.inputs for size in graph.specs[name].shape if isinstance(size, str)}
+    fixed: dict[str, int] = {}
     for name, value in values.items():
         if name in graph.inputs:
-            graph.constants[name] = _fit(graph, name, value)
+            graph.constants[name] = _fit(graph, name, value, fixed)
             graph.inputs.remove(name)
             del graph.specs[name]
         elif name in sizes:
-            _fix_size(graph, name, value)
+            _fix_size(graph, name, value, fixed)
         else:
             raise LoadError(_unknown(graph, "bind", name, [*graph.inputs, *sorted(sizes)], "inputs and open sizes"))
     if outputs is not None:
+        outputs = [outputs] if isinstance(outputs, str) else outputs
         for name in outputs:
             if name not in graph.outputs:
                 raise LoadError(_unknown(graph, "outputs", name, graph.outputs, "outputs"))
@@ -42,15 +46,19 @@ def _unknown(graph: Graph, what: str, name: str, known: Sequence[str], kind: str
             f"{f'; did you mean {close[0]!r}?' if close else ''}")
 
 
-def _fit(graph: Graph, name: str, value: Any) -> np.ndarray[Any, Any]:
+def _fit(graph: Graph, name: str, value: Any, fixed: dict[str, int]) -> np.ndarray[Any, Any]:
     spec: Spec = graph.specs[name]
     try:
         given = np.asarray(value)
-        array = given.astype(spec.dtype)
-    except (TypeError, ValueError):
-        raise LoadError(f"{graph.name}: bind gives {name!r} the value {value!r}, which is no {spec.dtype}") from None
-    if not np.array_equal(array.astype(np.float64), given.astype(np.float64), equal_nan=True) and not np.issubdtype(spec.dtype, np.floating):
-        raise LoadError(f"{graph.name}: bind gives {name!r} the value {value!r}, which {spec.dtype} cannot hold")
+        if given.dtype.kind not in "biuf":
+            raise TypeError
+        with np.errstate(all="ignore"):
+            array = given.astype(spec.dtype)
+    except (TypeError, ValueError, OverflowError):
+        raise LoadError(f"{graph.name}: bind gives {name!r} the value {value!r:.80}, which is no {spec.dtype}") from None
+    whole = spec.dtype.kind in "biu"
+    if not np.array_equal(array, given) if whole else bool(np.any(np.isinf(array) & np.isfinite(given))):
+        raise LoadError(f"{graph.name}: bind gives {name!r} the value {value!r:.80}, which {spec.dtype} cannot hold")
     if array.ndim != len(spec.shape) and array.size == 1:
         array = array.reshape([1] * len(spec.shape))
     fits = array.ndim == len(spec.shape) and all(
@@ -59,13 +67,19 @@ def _fit(graph: Graph, name: str, value: Any) -> np.ndarray[Any, Any]:
         raise LoadError(f"{graph.name}: bind gives {name!r} shape {list(array.shape)}; the file says {spec}")
     for size, n in zip(spec.shape, array.shape, strict=True):
         if isinstance(size, str):
-            _fix_size(graph, size, n)
+            _fix_size(graph, size, n, fixed)
     graph.specs[name] = spec_of(array)
     return array
 
 
-def _fix_size(graph: Graph, size: str, value: Any) -> None:
-    if isinstance(value, bool) or int(value) != value or int(value) < 1:
-        raise LoadError(f"{graph.name}: bind gives size {size!r} the value {value!r}; a size is a whole number above 0")
+def _fix_size(graph: Graph, size: str, value: Any, fixed: dict[str, int]) -> None:
+    try:
+        good = not isinstance(value, (bool, str)) and int(value) == value and 1 <= int(value) <= LARGEST_VALUE
+    except (TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
+        raise LoadError(f"{graph.name}: bind gives size {size!r} the value {value!r:.80}; a size is a whole number from 1 to {LARGEST_VALUE:,}")
+    if fixed.setdefault(size, int(value)) != int(value):
+        raise LoadError(f"{graph.name}: bind gives size {size!r} two values, {fixed[size]} and {int(value)}")
     for name, spec in graph.specs.items():
         graph.specs[name] = Spec(spec.dtype, tuple(int(value) if s == size else s for s in spec.shape))

@@ -1,0 +1,95 @@
+"""Seeded input to measure with, and the models of `tinyrnn bench` without one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.runtime import Array, Model, Port, _file_shape
+
+POOL = 32
+"""different frames that steps walk through, again and again: one pass"""
+GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
+
+Frame = tuple[Array, ...]
+
+
+class Data:
+    """Seeded random input: frames for a stream, and the same as the file wants it."""
+
+    def __init__(self, model: Model, frames: int, seed: int, fixed: bool) -> None:
+        """`fixed`: as many frames as the file fixes, where it does."""
+        layout = model._layout
+        self.model = model
+        sizes = {r: n for p in layout.inputs for r, n in zip(p.roles, p.file_shape, strict=True) if r and isinstance(n, int)}
+        self.batch = max([sizes.get("batch", 1), *(len(a) for a in layout.batches.values())])
+        self.fixed_time = sizes.get("time")
+        joint = sizes.get("batch+time", sizes.get("time+batch"))
+        if joint:
+            self.fixed_time = joint // self.batch
+        self.timed = any(r and "time" in r for p in layout.inputs for r in p.roles)
+        self.frames = self.fixed_time if self.fixed_time and (fixed or layout.refuses_stream) else frames
+        self.streams = not layout.refuses_stream and any(p.per_frame for p in layout.inputs)
+        random = np.random.default_rng(seed)
+        bounds = {name: (max(low, 0), high) for name, low, high in model._source.plan.bounds} if model._source else {}
+        count = max(self.frames, POOL)
+        self.arrays = [self._draw(p, (count, *p.shape) if p.per_frame else p.shape, bounds.get(f"x{i}"), random)
+                       for i, p in enumerate(layout.inputs)]
+        self.pool: list[Frame] = [tuple(a[t] if p.per_frame and p.shape else (a[t:t + 1].reshape(()) if p.per_frame else a)
+                                        for p, a in zip(layout.inputs, self.arrays, strict=True)) for t in range(POOL)]
+        self.whole = tuple(a[:self.frames] if p.per_frame else a for p, a in zip(layout.inputs, self.arrays, strict=True))
+        self.states = {p.name: np.resize(_initial(model, p.name), _file_shape(p, self.batch, 1)) for p in layout.state_inputs}
+
+    def _draw(self, port: Port, shape: tuple[int, ...], bounds: tuple[int, int] | None, random: np.random.Generator) -> Array:
+        """Indices within their bounds; other integers of a call are lengths, others 1; floats are normal."""
+        if bounds:
+            return random.integers(bounds[0], bounds[1] + 1, shape).astype(port.dtype)
+        if port.dtype.kind == "f":
+            return random.standard_normal(shape).astype(port.dtype)
+        return np.full(shape, 1 if port.per_frame or port.dtype.kind == "b" else self.frames, port.dtype)
+
+    def feed(self, start: int, count: int) -> dict[str, Array]:
+        """Some of the frames in the file's shapes, states at their initial values."""
+        return {p.name: self._to_file(p, a[start:start + count] if p.per_frame else a, count)
+                for p, a in zip(self.model.inputs, self.arrays, strict=True)} | {n: a.copy() for n, a in self.states.items()}
+
+    def _to_file(self, port: Port, array: Array, frames: int) -> Array:
+        at = next((i for i, r in enumerate(port.roles) if r and "time" in r), None)
+        if at is not None and port.per_frame:
+            array = np.moveaxis(array, 0, at - sum(r == "batch" for r in port.roles[:at]))
+        return np.resize(array, _file_shape(port, self.batch, frames))
+
+def _initial(model: Model, name: str) -> Array:
+    layout = model._layout
+    for part, offset, shape in layout.state_parts:
+        if part == name:
+            return layout.initial_state[offset:offset + int(np.prod(shape))].reshape(shape)
+    return np.zeros(1, np.float32)
+
+
+def cell_model(cell: str, hidden: int, path: Path, seed: int = 0) -> None:
+    """Write an .onnx file (opset 17) of one RNN, LSTM or GRU with `hidden` inputs and units and random weights.
+
+    X [T, 1, hidden], initial_h and initial_c [1, 1, hidden] → Y [T, 1, 1, hidden], Y_h, Y_c.
+    """
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    random, gates = np.random.default_rng(seed), GATES[cell]
+    shapes = {"W": (1, gates * hidden, hidden), "R": (1, gates * hidden, hidden), "B": (1, 2 * gates * hidden)}
+    arrays = {name: (random.standard_normal(shape) / np.sqrt(hidden)).astype(np.float32) for name, shape in shapes.items()}
+    weights = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    carried = ["h", "c"] if cell == "LSTM" else ["h"]
+    inputs, outputs = ["X", "W", "R", "B", "", *(f"initial_{s}" for s in carried)], ["Y", *(f"Y_{s}" for s in carried)]
+    attributes: dict[str, Any] = {"linear_before_reset": 1} if cell == "GRU" else {}
+    node = helper.make_node(cell, inputs, outputs, hidden_size=hidden, **attributes)
+
+    def value(name: str, shape: list[int | str]) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    graph = helper.make_graph([node], f"{cell}_{hidden}",
+                              [value("X", ["T", 1, hidden]), *(value(f"initial_{s}", [1, 1, hidden]) for s in carried)],
+                              [value("Y", ["T", 1, 1, hidden]), *(value(f"Y_{s}", [1, 1, hidden]) for s in carried)], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))

@@ -1,0 +1,235 @@
+"""The command line: `tinyrnn inspect | run | check | bench | demo`, each a thin layer over the public API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import click
+
+from tinyrnn import __version__
+from tinyrnn.cli_options import json_option, model_options, print_json, progress_bar
+from tinyrnn.errors import StreamError, TinyRNNError
+
+FILE = click.Path(path_type=Path)
+RANDOM_FRAMES = 256
+"""that `check` makes where there is no data"""
+
+
+class Commands(click.Group):
+    """Prints a TinyRNNError as one message, exit status 1; what is not expected keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TinyRNNError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="tinyrnn")
+def main() -> None:
+    """Run recurrent models from ONNX or .npz: compiled once, streamed frame by frame.
+
+    Compiled models are kept in the folder named by the variable TINYRNN_CACHE, by default ~/.cache/tinyrnn.
+    """
+
+
+@main.command(short_help="Show what a model takes, gives and is made of.")
+@click.argument("model", type=FILE)
+@model_options
+@click.option("--graph", is_flag=True, help="Print the graph: as in the file, and as compiled.")
+@click.option("--plan", is_flag=True, help="Print the plan: the state, and every kernel call with the memory it uses.")
+@click.option("--source", is_flag=True, help="Print the generated source of the step.")
+@json_option
+def inspect(model: Path, how: dict[str, Any], graph: bool, plan: bool, source: bool, as_json: bool) -> None:
+    """Show what MODEL (.onnx or .npz) takes, gives and is made of.
+
+    Inputs, outputs and states with the shapes of one frame; the kind of model, and whether it streams or which
+    node forbids it; ops, parameters, multiply-adds per frame, memory. With --graph, --plan or --source, the stages
+    of its compilation instead.
+    """
+    from tinyrnn import load
+    from tinyrnn.summary import page, summary
+
+    loaded = load(model, **how)
+    stages = loaded._source
+    shown = {}
+    if graph:
+        shown["graph"] = f"# in the file\n{stages.graph}\n\n# compiled, over frames\n{stages.program.graph}"
+    if plan:
+        shown["plan"] = str(stages.plan)
+    if source:
+        shown["source"] = str(stages.source.text)
+    if as_json:
+        print_json({**summary(loaded, model), **shown})
+    else:
+        click.echo("\n\n".join(text.rstrip("\n") for text in shown.values()) or page(summary(loaded, model)))
+
+
+@main.command(short_help="Stream a file through a model.")
+@click.argument("model", type=FILE)
+@click.argument("data", metavar="IN", type=FILE)
+@click.option("-o", "--output", metavar="OUT", type=FILE, required=True, help="Where the outputs go: .npy, .npz, .csv or .wav.")
+@model_options
+@click.option("--whole", is_flag=True, help="One call over the whole of IN in the file's own shapes, as onnxruntime would; "
+                                            "for models that cannot stream. States that IN does not hold start at zero.")
+@click.option("--rate", type=click.IntRange(1, 1 << 30), metavar="HZ", help="The sample rate of a .wav OUT; by default that of a .wav IN.")
+@json_option
+def run(model: Path, data: Path, output: Path, how: dict[str, Any], whole: bool, rate: int | None, as_json: bool) -> None:
+    """Stream IN through MODEL and write the outputs to OUT.
+
+    \b
+    IN and OUT may be
+      .npy   one array, time first
+      .npz   several arrays by name: inputs, and states to start from
+      .csv   one frame a line, a header line is skipped
+      .wav   samples, cut into frames; the last frame is filled up with zeros, which are cut
+             from a .wav OUT again
+    OUT is replaced if it exists, once it is complete. A model without outputs but its states gives its final states.
+    """
+    from tinyrnn import feed, files, load
+
+    files.check_output(output, [model, data])
+    loaded = load(model, **how)
+    given = feed.read_feed(loaded, data)
+    if loaded._layout.refuses_stream and not whole:
+        raise StreamError(f"{loaded.name} cannot stream: {loaded._layout.refuses_stream}. Run it over the whole file with --whole")
+    start = perf_counter()
+    with progress_bar(f"running {loaded.name}") as progress:
+        results, frames = feed.run(loaded, given, whole, progress)
+    seconds = perf_counter() - start
+    results = feed.shape_outputs(loaded, given, results, files.kind_of(output), whole)
+    clipped = files.write_arrays(output, results, rate or given.rate)
+    for name in given.unused:
+        click.echo(f"{data}: array {name!r} is not used, {loaded.name} has no such input or state", err=True)
+    if clipped:
+        click.echo(f"{output}: {clipped:,} samples beyond -1 to 1 were clipped", err=True)
+    if as_json:
+        print_json({"model": loaded.name, "frames": frames, "seconds": seconds, "microseconds_per_frame": seconds * 1e6 / max(frames, 1),
+                     "output": str(output), "arrays": {n: {"dtype": str(a.dtype), "shape": list(a.shape)} for n, a in results.items()},
+                     "clipped": clipped})
+    else:
+        written = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in results.items())
+        click.echo(f"{frames:,} frame{'s'[:frames != 1]} in {seconds:.3g} s, {seconds * 1e6 / max(frames, 1):.3g} µs each; {output}: {written}")
+
+
+def _chunks(ctx: click.Context, option: click.Parameter, text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise click.BadParameter("takes frames in a chunk, like 1,7,64", ctx, option)
+    return sizes
+
+
+@main.command(short_help="Compare a model with onnxruntime.")
+@click.argument("model", type=FILE)
+@click.argument("data", required=False, type=FILE)
+@model_options
+@click.option("--chunk", "chunks", default="1,7,64", show_default=True, callback=_chunks, metavar="N,…",
+              help="Frames in a chunk; results must be the same bits in all of them.")
+@click.option("--frames", type=click.IntRange(1),
+              help=f"The first frames of DATA only, or the frames of random input.  [default: all, or {RANDOM_FRAMES}]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random input, where there is no DATA.")
+@json_option
+@click.pass_context
+def check(ctx: click.Context, model: Path, data: Path | None, how: dict[str, Any], chunks: list[int], frames: int | None,
+          seed: int, as_json: bool) -> None:
+    """Compare MODEL with onnxruntime: every output and every final state.
+
+    On DATA (.npz, .npy, .csv or .wav) or on random input of the right kind: frame by frame, in chunks, and whole, with the
+    largest absolute, relative and ULP difference and the drift along the run. What onnxruntime cannot run is compared
+    with a float64 reference. The exit status is 1 where a tolerance is passed.
+    """
+    from tinyrnn import load
+    from tinyrnn.check import check_model
+
+    loaded = load(model, **how)
+    values = None
+    if data is not None:
+        from tinyrnn.feed import first_frames, read_feed
+
+        values = first_frames(loaded, read_feed(loaded, data), frames)
+    with progress_bar(f"checking {loaded.name}") as progress:
+        report = check_model(loaded, model, bind=how["bind"], data=values, frames=frames or RANDOM_FRAMES, seed=seed, chunks=chunks,
+                             progress=progress)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        click.echo(str(report))
+    ctx.exit(0 if report.passed else 1)
+
+
+@main.command(short_help="Measure latency, throughput, allocations, memory.")
+@click.argument("model", required=False, type=FILE)
+@model_options
+@click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="HZ",
+              help="Frames per second of the source: gives × real time and deadlines missed.")
+@click.option("--vs", "versus", type=click.Choice(["onnxruntime"]), help="Measure this runtime too, interleaved in the same run.")
+@click.option("--frames", type=click.IntRange(1), help="Frames of a whole run.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="About how long to measure.")
+@click.option("--plot", metavar="FILE.png", type=FILE, help="Draw the distribution of the latency (needs matplotlib).")
+@json_option
+def bench(model: Path | None, how: dict[str, Any], rate: float | None, versus: str | None, frames: int | None,
+          seconds: float | None, plot: Path | None, as_json: bool) -> None:
+    """Measure MODEL: latency of a step, whole runs, allocations, loading, memory.
+
+    Without MODEL: a table over RNN, LSTM and GRU of 16 to 512 units.
+    """
+    from tinyrnn import bench as measure
+
+    settings: dict[str, Any] = {"versus": versus, **({} if frames is None else {"frames": frames})}
+    if model is None:
+        useless = [f"--{n}" for n, v in (*how.items(), ("rate", rate), ("seconds", seconds), ("plot", plot)) if v is not None]
+        if useless:
+            raise click.UsageError(f"{', '.join(useless)}: needs a MODEL")
+        with progress_bar("measuring") as progress:
+            result: Any = measure.table(**settings, progress=progress)
+    else:
+        settings |= {"rate": rate, **({} if seconds is None else {"seconds": seconds})}
+        with progress_bar(f"measuring {model.name}") as progress:
+            result = measure.bench(model, **how, **settings, progress=progress)
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        click.echo(str(result))
+    if plot:
+        measure.plot(result, plot)
+
+
+@main.command(short_help="Write text with the packaged character model.")
+@click.argument("name", default="char_lm", type=click.Choice(["char_lm"]))
+@click.option("--length", type=click.IntRange(1, 1_000_000), default=500, show_default=True, help="Characters to write.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The same seed gives the same text.")
+@click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True,
+              help="Above 1 wilder, below 1 tamer, 0 always the likeliest character.")
+@click.option("--prompt", default="", metavar="TEXT", help="Text to continue.")
+@json_option
+@click.pass_context
+def demo(ctx: click.Context, name: str, length: int, seed: int, temperature: float, prompt: str, as_json: bool) -> None:
+    """Write text with the character model in the package, one character a step, as it comes.
+
+    The model is an LSTM trained on Shakespeare. In the end its outputs for this very text are compared with
+    onnxruntime's, and the latency is shown.
+    """
+    from tinyrnn import load
+    from tinyrnn.demo import Times, brief, compared, generate, packaged
+
+    path = packaged(name)
+    model = load(path)
+    text, times = "", Times()
+    for character in generate(model, prompt, length, temperature, seed, times):
+        if not as_json:
+            click.echo(character if text else prompt + character, nl=False)
+        text += character
+    with progress_bar("comparing with onnxruntime") as progress:
+        report = compared(model, path, prompt + text, progress)
+    if as_json:
+        print_json({"model": name, "seed": seed, "temperature": temperature, "prompt": prompt, "text": text,
+                    "microseconds": times.as_dict(), "check": report.as_dict()})
+    else:
+        click.echo(f"\n\n{times}\n{brief(report)}")
+    ctx.exit(0 if report.passed else 1)

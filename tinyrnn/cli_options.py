@@ -1,0 +1,105 @@
+"""What the commands share: the options of loading a model, JSON, the progress bar."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from tinyrnn.runtime import Progress
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _pairs(given: tuple[str, ...], option: str, form: str) -> dict[str, str]:
+    pairs = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise click.UsageError(f"{option} {text}: takes {form}")
+        if name in pairs:
+            raise click.UsageError(f"{option}: {name} is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def _value(name: str, text: str) -> Any:
+    """A number, a list of numbers, nested lists, or the array of a file."""
+    if text.startswith("@"):
+        from tinyrnn.files import read_array
+
+        return read_array(Path(text[1:]))
+    try:
+        if text.startswith("["):
+            return json.loads(text)
+        numbers = [_number(part) for part in text.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--bind {name}={text}: takes a number, numbers like 1,2,3, lists like [[1,2],[3,4]], or @file.npy") from None
+    return numbers if "," in text else numbers[0]
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _layers(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        layers = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"--layers: not JSON ({error})") from None
+    if not isinstance(layers, list):
+        raise click.UsageError("--layers: takes a JSON list, one entry a layer")
+    return layers
+
+
+def model_options(command: Command) -> Command:
+    """The options of every command that loads a model; the command gets them as `how`, the arguments of `tinyrnn.load`."""
+
+    @click.option("--bind", multiple=True, metavar="NAME=VALUE",
+                  help="Fix an input, or a size that the file leaves open, to a number, a list 1,2,3 or [[1,2],[3,4]], or @file.npy. Repeatable.")
+    @click.option("--states", multiple=True, metavar="IN=OUT",
+                  help="A state: the input, and the output that is its next value. Repeatable; 'none' for no states. "
+                       "Found by themselves where only one pairing is possible.")
+    @click.option("--outputs", metavar="NAME,…", help="Keep these outputs only; what they do not need is dropped.")
+    @click.option("--layers", metavar="JSON", help="For plain weights in .npz: the layers they belong to, "
+                                                   """e.g. '[["LSTM", "rnn"], ["Linear", "head"]]', or @file.json.""")
+    @functools.wraps(command)
+    def with_how(*args: Any, bind: tuple[str, ...], states: tuple[str, ...], outputs: str | None, layers: str | None, **rest: Any) -> Any:
+        how = {"bind": {n: _value(n, v) for n, v in _pairs(bind, "--bind", "NAME=VALUE").items()} or None,
+               "states": {} if states == ("none",) else _pairs(states, "--states", "IN=OUT, or none") or None,
+               "outputs": [n.strip() for n in outputs.split(",") if n.strip()] if outputs is not None else None,
+               "layers": _layers(layers)}
+        return command(*args, how=how, **rest)
+
+    return with_how  # type: ignore[return-value]
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+
+
+def print_json(figures: Mapping[str, Any]) -> None:
+    click.echo(json.dumps(figures, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Progress]:
+    """A bar on the terminal's stderr, nothing where that is no terminal."""
+    with click.progressbar(length=1, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+
+        def report(done: int, total: int) -> None:
+            bar.length = max(total, 1)
+            bar.update(done - bar.pos)
+
+        yield report

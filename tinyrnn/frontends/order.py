@@ -1,0 +1,84 @@
+"""What every frontend asks of a graph: names that are sound, each value made once and before it is read."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tinyrnn.errors import LoadError
+from tinyrnn.ir import Graph, Node
+
+
+def model_name(stem: str) -> str:
+    """A model's name as text that may stand in generated source."""
+    return "".join(c if c.isprintable() and c not in "\"\\" else "_" for c in stem) or "model"
+
+
+def check_names(path: Path, names: Iterable[Any]) -> None:
+    """Raise `LoadError` for a name that is no plain text: names appear in messages and in generated source."""
+    for name in names:
+        if not isinstance(name, str) or not name.isprintable():
+            raise LoadError(f"{path}: the name {name[:80]!r} is no plain text; rename it")
+
+
+def ordered(path: Path, graph: Graph) -> list[Node]:
+    """The nodes in topological order, those that need nothing of each other in the order of the file.
+
+    Raises `LoadError` for a value that is made twice, never, or from itself.
+    """
+    check_names(path, [*graph.inputs, *graph.outputs, *graph.constants, *(n.name for n in graph.nodes),
+                       *(v for n in graph.nodes for v in (*n.inputs, *n.outputs)),
+                       *(s for spec in graph.specs.values() for s in spec.shape if isinstance(s, str))])
+    for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
+        twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+        if twice is not None:
+            raise LoadError(f"{path}: {kind} {twice!r} is listed twice")
+    given = {"", *graph.inputs, *graph.constants}
+    maker: dict[str, int] = {}
+    for index, node in enumerate(graph.nodes):
+        for name in node.outputs:
+            if name in maker or (name and name in given):
+                raise LoadError(f"{path}: value {name!r} is made twice, the second time by node {node.name!r} ({node.op})")
+            if name:
+                maker[name] = index
+    for node in graph.nodes:
+        for name in node.inputs:
+            if name not in given and name not in maker:
+                raise LoadError(f"{path}: node {node.name!r} ({node.op}) reads {name!r}, which nothing makes")
+    for name in graph.outputs:
+        if not name or (name not in given and name not in maker):
+            raise LoadError(f"{path}: output {name!r} is made by no node")
+    return _by_depth(path, graph.nodes, maker)
+
+
+def _by_depth(path: Path, nodes: list[Node], maker: dict[str, int]) -> list[Node]:
+    needs = [{maker[name] for name in node.inputs if name in maker} for node in nodes]
+    readers: list[list[int]] = [[] for _ in nodes]
+    for index, before in enumerate(needs):
+        for other in before:
+            readers[other].append(index)
+    missing = [len(before) for before in needs]
+    depth = [0] * len(nodes)
+    ready = deque(index for index, count in enumerate(missing) if count == 0)
+    while ready:
+        index = ready.popleft()
+        for reader in readers[index]:
+            depth[reader] = max(depth[reader], depth[index] + 1)
+            missing[reader] -= 1
+            if missing[reader] == 0:
+                ready.append(reader)
+    if any(missing):
+        index = _on_cycle(needs, missing)
+        raise LoadError(f"{path}: its nodes form a cycle through {nodes[index].name!r} ({nodes[index].op})")
+    return [nodes[index] for index in sorted(range(len(nodes)), key=depth.__getitem__)]
+
+
+def _on_cycle(needs: list[set[int]], missing: list[int]) -> int:
+    """A node of a cycle: walk back from any node that never became ready until one comes again."""
+    index, seen = next(i for i, count in enumerate(missing) if count), set[int]()
+    while index not in seen:
+        seen.add(index)
+        index = min(other for other in needs[index] if missing[other])
+    return index

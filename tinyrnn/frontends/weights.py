@@ -1,0 +1,338 @@
+"""The weights of a chain of PyTorch layers → `Graph`. The forms are described in `frontends.npz`."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.errors import LoadError
+from tinyrnn.frontends.archive import Array
+from tinyrnn.frontends.order import check_names, model_name
+from tinyrnn.ir import Graph, Node, Size, Spec
+
+OPSET = 20
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+ORDER = {"RNN": (0,), "GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2)}
+"""ONNX's gates among PyTorch's: GRU r, z, n → z, r, h; LSTM i, f, g, o → i, o, f, c"""
+PLAIN = {"ReLU": "Relu", "Tanh": "Tanh", "Sigmoid": "Sigmoid", "Softmax": "Softmax", "LogSoftmax": "LogSoftmax"}
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "Embedding": (), "Linear": (), "LayerNorm": ("eps", "elementwise_affine"), "ReLU": (), "Tanh": (), "Sigmoid": (),
+    "Softmax": ("dim",), "LogSoftmax": ("dim",), "Dropout": ("p",),
+    "RNN": ("nonlinearity", "select"), "LSTM": ("select",), "GRU": ("select",),
+    "RNNCell": ("nonlinearity", "select"), "LSTMCell": ("select",), "GRUCell": ("select",)}
+RECURRENT_KEY = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(_l(0|[1-9]\d{0,3})(_reverse)?)?")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One entry of `layers`."""
+
+    type: str
+    prefix: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.type} {self.prefix!r}" if self.prefix else self.type
+
+    def key(self, name: str) -> str:
+        """The name of an array of the layer."""
+        return f"{self.prefix}.{name}" if self.prefix else name
+
+
+def weights_graph(path: Path, arrays: Mapping[str, Array], layers: Any, metadata: Mapping[str, str]) -> Graph:
+    """The graph of a chain of layers: input `x`, output `y`, open sizes "batch" and "time".
+
+    Raises `LoadError` for a description that is not understood, and for arrays that are missing, left over or of the
+    wrong shape.
+    """
+    builder = _Builder(path, arrays)
+    for entry in _layers(path, layers):
+        builder.add(entry)
+    return builder.graph(metadata)
+
+
+def _layers(path: Path, given: Any) -> list[Layer]:
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Sequence) or not given:
+        raise LoadError(f'{path}: layers must be a list such as [("LSTM", "rnn"), ("Linear", "head")], not {given!r:.80}')
+    found = []
+    for index, entry in enumerate(given):
+        parts = [entry] if isinstance(entry, str) else list(entry) if isinstance(entry, (list, tuple)) else []
+        if not 1 <= len(parts) <= 3 or not all(isinstance(p, str) for p in parts[:2]) or not all(isinstance(p, Mapping) for p in parts[2:]):
+            raise LoadError(f'{path}: layer {index} must be (type, prefix) or (type, prefix, options), not {entry!r:.80}')
+        check_names(path, [p for p in parts[:2]])
+        options: Any = parts[2] if len(parts) > 2 else {}
+        layer = Layer(parts[0], parts[1] if len(parts) > 1 else "", dict(options))
+        if layer.type not in OPTIONS:
+            close = get_close_matches(layer.type, OPTIONS, 1)
+            raise LoadError(f"{path}: layer {index} is of the unknown type {layer.type!r}{f'; did you mean {close[0]!r}?' if close else ''} "
+                            f"Supported are {', '.join(OPTIONS)}")
+        for name in layer.options:
+            if name not in OPTIONS[layer.type]:
+                raise LoadError(f"{path}: layer {layer} has the unknown option {name!r}={layer.options[name]!r:.80}; supported are "
+                                f"{', '.join(OPTIONS[layer.type]) or 'none'}")
+        found.append(layer)
+    return found
+
+
+class _Builder:
+    """A graph that grows by one layer after another."""
+
+    def __init__(self, path: Path, arrays: Mapping[str, Array]) -> None:
+        self.path, self.arrays = path, arrays
+        self.used: set[str] = set()
+        self.nodes: list[Node] = []
+        self.constants: dict[str, Array] = {}
+        self.names: set[str] = {"x", "y"}
+        self.current = "x"
+        self.width: int | None = None
+        """features of the current value, once known"""
+        self.features: int | None = None
+        """of x"""
+        self.tokens, self.timed = False, True
+
+    def fail(self, layer: Layer, text: str) -> LoadError:
+        return LoadError(f"{self.path}: layer {layer}: {text}")
+
+    def take(self, layer: Layer, name: str, shape: Sequence[int | None], needed: bool = True) -> Array | None:
+        """An array of the layer as float32; None in `shape` is any size."""
+        key = layer.key(name)
+        array = self.arrays.get(key)
+        if array is None:
+            if not needed:
+                return None
+            close = get_close_matches(key, [k for k in self.arrays if k not in self.used], 1)
+            raise self.fail(layer, f"its array {key!r} is missing{f'; did you mean {close[0]!r}?' if close else ''} "
+                                   f"The file has {_listed(self.arrays)}")
+        if array.ndim != len(shape) or any(w not in (None, n) for w, n in zip(shape, array.shape, strict=True)) or 0 in array.shape:
+            raise self.fail(layer, f"{key!r} has shape {list(array.shape)}; it must be "
+                                   f"[{', '.join('any' if n is None else str(n) for n in shape)}]")
+        if array.dtype.kind != "f":
+            raise self.fail(layer, f"{key!r} is {array.dtype}; weights are float32")
+        self.used.add(key)
+        return array.astype(np.float32)
+
+    def fresh(self, stem: str) -> str:
+        name, count = stem, 1
+        while name in self.names:
+            count += 1
+            name = f"{stem}.{count}"
+        self.names.add(name)
+        return name
+
+    def constant(self, stem: str, array: Array) -> str:
+        name = self.fresh(stem)
+        self.constants[name] = np.asarray(array, order="C")
+        return name
+
+    def node(self, op: str, stem: str, inputs: Sequence[str], attributes: dict[str, Any] | None = None) -> str:
+        """A node with one output, which it names."""
+        name = self.fresh(stem)
+        self.nodes.append(Node(op, name, tuple(inputs), (name,), attributes or {}, OPSET))
+        return name
+
+    def expect(self, layer: Layer, width: int) -> None:
+        """The current value must have so many features."""
+        if self.tokens and self.current == "x":
+            raise AssertionError("an embedding leaves another current value")
+        if self.width is None:
+            self.width = self.features = width
+        if self.width != width:
+            raise self.fail(layer, f"it takes {width} features, but the layer before it makes {self.width}")
+
+    def add(self, layer: Layer) -> None:
+        if layer.type == "Embedding":
+            self.embedding(layer)
+        elif layer.type.removesuffix("Cell") in GATES:
+            self.recurrent(layer)
+        elif layer.type == "Linear":
+            self.linear(layer)
+        elif layer.type == "LayerNorm":
+            self.layer_norm(layer)
+        elif layer.type in PLAIN:
+            if layer.options.get("dim", -1) not in (-1, 2 if self.timed else 1):
+                raise self.fail(layer, f"dim={layer.options['dim']!r}; supported is the last axis, -1")
+            attributes = {"axis": -1} if "dim" in OPTIONS[layer.type] else {}
+            self.current = self.node(PLAIN[layer.type], layer.prefix or layer.type, [self.current], attributes)
+
+    def embedding(self, layer: Layer) -> None:
+        if self.current != "x":
+            raise self.fail(layer, "an Embedding must be the first layer: it takes tokens")
+        weight = self.take(layer, "weight", (None, None))
+        assert weight is not None
+        stem = layer.prefix or layer.type
+        self.current = self.node("Gather", stem, [self.constant(f"{stem}.weight", weight), "x"], {"axis": 0})
+        self.tokens, self.width = True, weight.shape[1]
+
+    def linear(self, layer: Layer) -> None:
+        weight = self.take(layer, "weight", (None, None))
+        assert weight is not None
+        self.expect(layer, weight.shape[1])
+        bias = self.take(layer, "bias", (len(weight),), needed=False)
+        stem = layer.prefix or layer.type
+        product = [self.current, self.constant(f"{stem}.weight", weight.T)]
+        self.current = self.node("MatMul", stem, product)
+        if bias is not None:
+            self.current = self.node("Add", f"{stem}.sum", [self.current, self.constant(f"{stem}.bias", bias)])
+        self.width = len(weight)
+
+    def layer_norm(self, layer: Layer) -> None:
+        epsilon, affine = layer.options.get("eps", 1e-5), layer.options.get("elementwise_affine", True)
+        if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not (math.isfinite(epsilon) and epsilon >= 0):
+            raise self.fail(layer, f"eps={epsilon!r}; supported is a number of 0 or more")
+        if not isinstance(affine, bool):
+            raise self.fail(layer, f"elementwise_affine={affine!r}; supported are true and false")
+        if affine:
+            scale = self.take(layer, "weight", (None,))
+            assert scale is not None
+            bias = self.take(layer, "bias", scale.shape, needed=False)
+            self.expect(layer, len(scale))
+        elif self.width is None:
+            raise self.fail(layer, "its size is not known: it has no weights and no layer before it tells")
+        else:
+            scale, bias = np.ones(self.width, np.float32), None
+        stem = layer.prefix or layer.type
+        inputs = [self.current, self.constant(f"{stem}.weight", scale)]
+        inputs += [] if bias is None else [self.constant(f"{stem}.bias", bias)]
+        self.current = self.node("LayerNormalization", stem, inputs, {"axis": -1, "epsilon": float(epsilon)})
+
+    def recurrent(self, layer: Layer) -> None:
+        cell, kind = layer.type.endswith("Cell"), layer.type.removesuffix("Cell")
+        select, nonlinearity = layer.options.get("select"), layer.options.get("nonlinearity", "tanh")
+        if "select" in layer.options and select != "last":
+            raise self.fail(layer, f"select={select!r}; supported is 'last'")
+        if nonlinearity not in ("tanh", "relu"):
+            raise self.fail(layer, f"nonlinearity={nonlinearity!r}; supported are 'tanh' and 'relu'")
+        if not self.timed:
+            raise self.fail(layer, "it needs a sequence, but an earlier layer selects the last time step")
+        suffixes = [("", False)] if cell else self.suffixes(layer)
+        stem = layer.prefix or layer.type
+        for index, (suffix, both) in enumerate(suffixes):
+            directions = [self.direction(layer, kind, suffix + end) for end in ("", "_reverse")[:1 + both]]
+            if len({(r.shape, b is None) for _, r, b in directions}) > 1:
+                raise self.fail(layer, "its two directions differ in size, or only one has a bias")
+            W, R = np.stack([w for w, _, _ in directions]), np.stack([r for _, r, _ in directions])
+            name = f"{stem}.l{index}" if len(suffixes) > 1 else stem
+            inputs = [self.current, self.constant(f"{name}.W", W), self.constant(f"{name}.R", R)]
+            biases = [b for _, _, b in directions if b is not None]
+            inputs += [self.constant(f"{name}.B", np.stack(biases))] if biases else []
+            hidden = R.shape[2]
+            attributes: dict[str, Any] = {"direction": "bidirectional" if both else "forward", "hidden_size": hidden, "layout": 1}
+            if kind == "RNN":
+                attributes["activations"] = [nonlinearity.capitalize()] * len(directions)
+            if kind == "GRU":
+                attributes["linear_before_reset"] = 1
+            self.current = self.node(kind, name, inputs, attributes)
+            self.width = len(directions) * hidden
+            shape = self.constant(f"{name}.shape", np.array([0, 0, self.width], np.int64))
+            self.current = self.node("Reshape", f"{name}.joined", [self.current, shape])
+        if select:
+            last = self.constant(f"{stem}.index", np.array(-1, np.int64))
+            self.current = self.node("Gather", f"{stem}.last", [self.current, last], {"axis": 1})
+            self.timed = False
+
+    def suffixes(self, layer: Layer) -> list[tuple[str, bool]]:
+        """The ends of the key names of each layer, and whether it has a backward direction."""
+        layers: dict[int, bool] = {}
+        start = f"{layer.prefix}." if layer.prefix else ""
+        for key in self.arrays:
+            match = RECURRENT_KEY.fullmatch(key.removeprefix(start)) if key.startswith(start) else None
+            if match and match[2]:
+                if match[1] == "weight_hr":
+                    raise self.fail(layer, f"{key!r} is a projection (proj_size), which is not supported")
+                layers[int(match[3])] = layers.get(int(match[3]), False) or bool(match[4])
+        if not layers:
+            self.take(layer, "weight_ih_l0", (None, None))
+        for index in range(len(layers)):
+            if index not in layers:
+                self.take(layer, f"weight_ih_l{index}", (None, None))
+        return [(f"_l{index}", layers[index]) for index in sorted(layers)]
+
+    def direction(self, layer: Layer, kind: str, suffix: str) -> tuple[Array, Array, Array | None]:
+        """W, R and B of one direction, the gates in ONNX's order."""
+        G = GATES[kind]
+        R = self.take(layer, f"weight_hh{suffix}", (None, None))
+        assert R is not None
+        H = R.shape[1]
+        if len(R) != G * H:
+            others = [k for k, g in GATES.items() if len(R) == g * H]
+            raise self.fail(layer, f"{layer.key(f'weight_hh{suffix}')!r} has shape {list(R.shape)}; for {kind} it must be "
+                                   f"[{G} H, H]{f'; these look like the weights of {others[0]}' if others else ''}")
+        W = self.take(layer, f"weight_ih{suffix}", (G * H, None))
+        assert W is not None
+        self.expect(layer, W.shape[1])
+        bias = [self.take(layer, f"bias_{side}{suffix}", (G * H,), needed=False) for side in ("ih", "hh")]
+        if (bias[0] is None) != (bias[1] is None):
+            self.take(layer, f"bias_{'ih' if bias[0] is None else 'hh'}{suffix}", (G * H,))
+
+        def gates(array: Array) -> Array:
+            parts: Array = array.reshape(G, H, *array.shape[1:])[list(ORDER[kind])]
+            return parts.reshape(array.shape)
+
+        B = np.concatenate([gates(b) for b in bias if b is not None]) if bias[0] is not None else None
+        return gates(W), gates(R), B
+
+    def graph(self, metadata: Mapping[str, str]) -> Graph:
+        unused = [key for key in self.arrays if key not in self.used]
+        if unused:
+            raise LoadError(f"{self.path}: no layer uses the arrays {_listed({k: self.arrays[k] for k in unused})}")
+        features = self.features
+        if not self.tokens and features is None:
+            raise LoadError(f"{self.path}: no layer has weights, so that the size of the input is not known")
+        self.nodes[-1].outputs = ("y",)
+        shape: tuple[Size, ...] = ("batch", "time") if self.tokens or features is None else ("batch", "time", features)
+        spec = Spec(np.dtype(np.int64 if self.tokens else np.float32), shape)
+        return Graph(model_name(self.path.stem), ["x"], ["y"], {"x": spec}, self.constants, self.nodes, dict(metadata))
+
+
+def _listed(arrays: Mapping[str, Array], most: int = 40) -> str:
+    shown = [f"{key} {list(array.shape)}" for key, array in list(arrays.items())[:most]]
+    return ", ".join(shown) + (f" and {len(arrays) - most} more" if len(arrays) > most else "")
+
+
+def guess_layers(arrays: Mapping[str, Array]) -> str:
+    """What the arrays look like: the keys, and the `layers=` to write."""
+    groups: dict[str, dict[str, Array]] = {}
+    for key, array in arrays.items():
+        prefix, _, name = key.rpartition(".")
+        groups.setdefault(prefix, {})[name] = array
+    entries: list[tuple[str, ...]] = []
+    unknown = []
+    for prefix, group in groups.items():
+        kind = _guess(prefix, group)
+        if kind:
+            entries.append((kind, prefix))
+        else:
+            unknown += [f"{prefix}.{name}" if prefix else name for name in group]
+    text = f"Its arrays are {_listed(arrays)}. "
+    if entries:
+        described = "[" + ", ".join(f"({json.dumps(kind)}, {json.dumps(prefix)})" for kind, prefix in entries) + "]"
+        text += f"Judging by their names, write load(path, layers={described}), with activations such as \"ReLU\" in their places"
+        if any(kind.startswith("RNN") for kind, _ in entries):
+            text += ' and {"nonlinearity": "relu"} as a third part of an RNN that has it'
+    if unknown:
+        text += f"{'; ' if entries else ''}no supported layer has {', '.join(unknown[:10])}"
+    return text
+
+
+def _guess(prefix: str, group: Mapping[str, Array]) -> str | None:
+    """The type of layer that has such arrays."""
+    matches = {name: RECURRENT_KEY.fullmatch(name) for name in group}
+    recurrent = next((group[n] for n, m in matches.items() if m and m[1] == "weight_hh" and group[n].ndim == 2), None)
+    if recurrent is not None and all(matches.values()):
+        kind = next((k for k, g in GATES.items() if len(recurrent) == g * recurrent.shape[1]), None)
+        single = all(m and not m[2] for m in matches.values())
+        return kind and (f"{kind}Cell" if single else kind)
+    weight = group.get("weight")
+    if weight is None or not set(group) <= {"weight", "bias"} or weight.ndim not in (1, 2):
+        return None
+    if weight.ndim == 1:
+        return "LayerNorm"
+    return "Embedding" if "bias" not in group and "emb" in prefix.lower() else "Linear"

@@ -1,0 +1,115 @@
+"""What a check found: rows of figures, as a table and as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest differences of two arrays; `place` is where the absolute one is."""
+
+    absolute: float
+    relative: float
+    """of the larger of the two"""
+    ulp: float
+    """units in the last place of the less precise of the two types"""
+    place: tuple[int, ...]
+    actual: float
+    expected: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One output or final state, in one way of running, against one oracle."""
+
+    name: str
+    kind: str
+    """'output' or 'state'"""
+    way: str
+    against: str
+    difference: Difference
+    excess: float
+    """of the tolerance: up to 1 passes"""
+    passed: bool
+    drift: tuple[float, ...] = ()
+    """largest absolute difference in each tenth of the run"""
+    grows: bool = False
+
+
+@dataclass
+class Report:
+    """What `check` found. `passed` where every row, and chunk invariance, passed."""
+
+    model: str
+    kind: str
+    frames: int
+    sequences: int
+    level: str
+    data: str
+    oracle: str = ""
+    rows: list[Row] = field(default_factory=list)
+    invariance: dict[str, list[str]] = field(default_factory=dict)
+    """way of running → outputs and states whose bits are others than those of the first way"""
+    precision: list[Row] = field(default_factory=list)
+    """against the float64 reference over the first frames: for information"""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.rows) and all(row.passed for row in self.rows) and not any(self.invariance.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report in types that JSON has; numbers that are not finite become text."""
+        plain: dict[str, Any] = _plain({"passed": self.passed, **asdict(self)})
+        return plain
+
+    def __str__(self) -> str:
+        title = f"{self.model}: {self.kind} model, {self.frames} frames, {self.sequences} sequence{'s'[:self.sequences > 1]}, {self.data}"
+        lines = [f"{title}; against {self.oracle or 'nothing'}, level {self.level!r}"]
+        head = ("", "", "max abs", "max rel", "max ULP", "of tolerance", "first → last tenth", "", "way")
+        lines += _columns([head, *_joined([(row.kind, row.name, *_figures(row), _drift(row), "ok" if row.passed else "FAILED",
+                                            row.way + (f" ({row.against})" if row.against != self.oracle else "")) for row in self.rows])])
+        lines += [f"  FAILED {row.name}, {row.way}: {row.difference.actual:.9g} instead of {row.difference.expected:.9g} "
+                  f"at {list(row.difference.place)}" for row in self.rows if not row.passed]
+        differing = {way: names for way, names in self.invariance.items() if names}
+        lines += [f"  FAILED chunk invariance: {way} has other bits in {', '.join(names)}" for way, names in differing.items()]
+        if self.invariance and not differing:
+            lines.append(f"chunk invariance: the same bits in {', '.join(self.invariance)}")
+        if self.precision:
+            lines.append("against the float64 reference, for information:")
+            lines += _columns([(row.kind, row.name, *_figures(row), row.way) for row in self.precision])
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes), "passed" if self.passed else "FAILED"])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if not isinstance(value, float) or isfinite(value) else str(value)
+
+
+def _figures(row: Row) -> tuple[str, str, str, str]:
+    d = row.difference
+    return f"{d.absolute:.1e}", f"{d.relative:.1e}", f"{d.ulp:.1f}" if d.ulp < 1e5 else f"{d.ulp:.0e}", f"{row.excess:.2g}"
+
+
+def _drift(row: Row) -> str:
+    return f"{row.drift[0]:.1e} → {row.drift[-1]:.1e}{' grows' if row.grows else ''}" if row.drift else ""
+
+
+def _joined(table: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Lines that differ in the last column alone, as one."""
+    ways: dict[tuple[str, ...], list[str]] = {}
+    for *figures, way in table:
+        ways.setdefault(tuple(figures), []).append(way)
+    return [(*figures, ", ".join(names)) for figures, names in ways.items()]
+
+
+def _columns(table: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    return ["  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in table]
