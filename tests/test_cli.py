@@ -1,5 +1,6 @@
 """Every command, as a user types it: what it prints, what it writes, how it ends."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -72,7 +73,8 @@ def test_version():
 
 def test_help_loads_neither_compiler_nor_onnx():
     code = ("import sys, tinyrnn.cli\ntry: tinyrnn.cli.main(['--help'])\nexcept SystemExit: pass\n"
-            "print([m for m in ('numpy', 'numba', 'llvmlite', 'onnx', 'onnxruntime', 'matplotlib', 'torch') if m in sys.modules])")
+            "print([m for m in "
+            "('numpy', 'numba', 'llvmlite', 'onnx', 'onnxruntime', 'matplotlib', 'torch') if m in sys.modules])")
     done = python("-c", code)
     assert done.stdout.splitlines()[-1] == "[]"
 
@@ -93,7 +95,8 @@ def test_as_a_module(tmp_path):
 
 @pytest.mark.parametrize("command", ["inspect", "check", "bench"])
 def test_files_that_are_no_models(tmp_path, command):
-    for name, content, says in (("none.onnx", None, "no such file"), ("empty.onnx", b"", "empty"), ("text.onnx", b"no model", "not an ONNX file"),
+    for name, content, says in (("none.onnx", None, "no such file"), ("empty.onnx", b"", "empty"),
+                                ("text.onnx", b"no model", "not an ONNX file"),
                                 ("model.h5", b"no model", "unknown kind of file '.h5'")):
         path = tmp_path / name
         if content is not None:
@@ -104,10 +107,14 @@ def test_files_that_are_no_models(tmp_path, command):
 
 
 @pytest.mark.parametrize(("options", "status", "says"), [
-    (["--bind", "x"], 2, "takes NAME=VALUE"), (["--bind", "x=1,a"], 2, "takes a number"), (["--bind", "x=[1,"], 2, "takes a number"),
-    (["--bind", "x=1", "--bind", "x=2"], 2, "given twice"), (["--bind", "nothing=1"], 1, "'nothing'"), (["--bind", "x=@none.npy"], 1, "none.npy"),
-    (["--states", "a"], 2, "IN=OUT"), (["--states", "a=b"], 1, "'a'"), (["--outputs", "nothing"], 1, "'nothing'"), (["--outputs", ""], 1, "empty"),
-    (["--layers", "{"], 2, "not JSON"), (["--layers", "{}"], 2, "JSON list"), (["--layers", "[]"], 1, ".npz"), (["--nothing"], 2, "No such option"),
+    (["--bind", "x"], 2, "takes NAME=VALUE"), (["--bind", "x=1,a"], 2, "takes a number"),
+    (["--bind", "x=[1,"], 2, "takes a number"),
+    (["--bind", "x=1", "--bind", "x=2"], 2, "given twice"), (["--bind", "nothing=1"], 1, "'nothing'"),
+    (["--bind", "x=@none.npy"], 1, "none.npy"),
+    (["--states", "a"], 2, "IN=OUT"), (["--states", "a=b"], 1, "'a'"), (["--outputs", "nothing"], 1, "'nothing'"),
+    (["--outputs", ""], 1, "empty"),
+    (["--layers", "{"], 2, "not JSON"), (["--layers", "{}"], 2, "JSON list"), (["--layers", "[]"], 1, ".npz"),
+    (["--nothing"], 2, "No such option"),
 ])
 def test_load_options_refused(options, status, says):
     assert says in refused("inspect", STEP, *options, status=status)
@@ -116,8 +123,9 @@ def test_load_options_refused(options, status, says):
 # inspect
 
 
-@pytest.mark.parametrize(("path", "kind", "streams"), [(STEP, "step", True), (SEQUENCE, "sequence", True), (BACKWARD, "sequence", False),
-                                                       (LANGUAGE, "sequence", True)], ids=lambda v: getattr(v, "stem", str(v)))
+@pytest.mark.parametrize(("path", "kind", "streams"), [
+    (STEP, "step", True), (SEQUENCE, "sequence", True), (BACKWARD, "sequence", False), (LANGUAGE, "sequence", True),
+], ids=lambda v: getattr(v, "stem", str(v)))
 def test_inspect(path, kind, streams):
     model = tinyrnn.load(path)
     found = json.loads(call("inspect", path, "--json").stdout)
@@ -175,6 +183,12 @@ def test_run_in_every_format(tmp_path, kind, out):
     text = call("run", SEQUENCE, given, "-o", made).stdout
     assert text.startswith("40 frames in ")
     np.testing.assert_array_equal(files.read_array(made).astype(np.float32), streamed(SEQUENCE, xs))
+
+
+@pytest.mark.parametrize("out", ["npy", "npz", "csv"])
+def test_run_over_no_frames(tmp_path, out):
+    np.save(tmp_path / "in.npy", frames(SEQUENCE, 0))
+    assert call("run", SEQUENCE, tmp_path / "in.npy", "-o", tmp_path / f"out.{out}").stdout.startswith("0 frames")
 
 
 def test_run_json(tmp_path):
@@ -296,8 +310,10 @@ def test_run_refuses(tmp_path):
     np.save(tmp_path / "pickle.npy", np.array([{}]), allow_pickle=True)
     model = tmp_path / STEP.name
     model.write_bytes(STEP.read_bytes())
-    for name, target, says in (("none.npy", out, "no such file"), ("shape.npy", out, "shape [4, 3, 2]"), ("columns.csv", out, "rows of 3 numbers"),
-                               ("complex.npy", out, "complex"), ("names.npz", out, "holds 'a', 'b'"), ("pickle.npy", out, "pickled"),
+    for name, target, says in (("none.npy", out, "no such file"), ("shape.npy", out, "shape [4, 3, 2]"),
+                               ("columns.csv", out, "rows of 3 numbers"),
+                               ("complex.npy", out, "complex"), ("names.npz", out, "holds 'a', 'b'"),
+                               ("pickle.npy", out, "pickled"),
                                ("in.npy", given, "would be overwritten"), ("in.npy", tmp_path / "none" / "out.npy", "no folder"),
                                ("in.npy", tmp_path / "out.mp3", "unknown kind"), ("in.npy", tmp_path / "out.wav", "--rate"),
                                ("in.npy", given / "out.npy", "no folder"), (STEP.name, out, "unknown kind of file '.onnx'")):
@@ -354,6 +370,14 @@ def test_bench(tmp_path):
     for options in (["--vs", "nothing"], ["--rate", 0], ["--frames", 0], ["--seconds", 0]):
         refused("bench", STEP, *options, status=2)
     assert "needs a MODEL" in refused("bench", "--rate", 3, status=2)
+
+
+def test_bench_help_tells_the_defaults():
+    from tinyrnn import bench
+
+    given, text = inspect.signature(bench.bench).parameters, " ".join(call("bench", "--help").stdout.split())
+    assert f"Frames of a whole run. [default: {given['frames'].default}]" in text
+    assert f"About how long to measure. [default: {given['seconds'].default:g}]" in text
 
 
 def test_bench_without_a_model_is_a_table(monkeypatch):

@@ -37,7 +37,8 @@ def test_npy_round_trip(tmp_path, name):
 
 def test_npz_round_trip_keeps_every_name(tmp_path):
     path = tmp_path / "a.npz"
-    arrays = {"file": np.ones(2), "lstm_4/Identity:0": np.arange(3), "allow_pickle": np.zeros((2, 2), np.float32), "x": np.float32(1)}
+    arrays = {"file": np.ones(2), "lstm_4/Identity:0": np.arange(3),
+              "allow_pickle": np.zeros((2, 2), np.float32), "x": np.float32(1)}
     files.write_arrays(path, arrays)
     found = files.read_arrays(path)
     assert list(found) == list(arrays)
@@ -56,8 +57,9 @@ def test_one_array_of_an_npz(tmp_path):
         files.read_array(path)
 
 
-@pytest.mark.parametrize("array", [ARRAYS["float32"], ARRAYS["float64"], np.arange(6).reshape(3, 2), np.arange(4.0), ARRAYS["bool"]],
-                         ids=["float32", "float64", "int", "one axis", "bool"])
+@pytest.mark.parametrize("array", [
+    ARRAYS["float32"], ARRAYS["float64"], np.arange(6).reshape(3, 2), np.arange(4.0), ARRAYS["bool"],
+], ids=["float32", "float64", "int", "one axis", "bool"])
 def test_csv_round_trip_is_exact(tmp_path, array):
     path = tmp_path / "a.csv"
     files.write_array(path, array)
@@ -66,7 +68,8 @@ def test_csv_round_trip_is_exact(tmp_path, array):
     np.testing.assert_array_equal(found.astype(array.dtype).reshape(array.shape), array)
 
 
-@pytest.mark.parametrize("text", ["1,2\n3,4\n", "a,b\n1,2\n3,4", "\n\n1;2\n\n3;4\n", "x\ty\n1\t2\n3\t4\n", "1 2\n 3   4\n", "\ufeff1,2\r\n3,4\r\n",
+@pytest.mark.parametrize("text", [
+    "1,2\n3,4\n", "a,b\n1,2\n3,4", "\n\n1;2\n\n3;4\n", "x\ty\n1\t2\n3\t4\n", "1 2\n 3   4\n", "\ufeff1,2\r\n3,4\r\n",
                                   '"left","right"\n1.0, 2e0\n3,4\n'])
 def test_csv_forms(tmp_path, text):
     path = tmp_path / "a.csv"
@@ -76,7 +79,8 @@ def test_csv_forms(tmp_path, text):
 
 @pytest.mark.parametrize(("data", "says"), [
     (b"1,2\n3\n", "not a table of numbers"), (b"1,2\n3,x\n", "not a table of numbers"), (b"a,b\n", "no line of numbers"),
-    (b"\n\n", "no line of numbers"), (b"\xff\xfe\x00\x01", "not a text file"), (b"", "empty"), (b"1,b\n2,3\n", "not a table of numbers"),
+    (b"\n\n", "no line of numbers"), (b"\xff\xfe\x00\x01", "not a text file"), (b"", "empty"),
+    (b"1,b\n2,3\n", "not a table of numbers"),
 ])
 def test_csv_refused(tmp_path, data, says):
     path = tmp_path / "a.csv"
@@ -123,8 +127,10 @@ def test_wav_float_extensible_and_other_chunks(tmp_path):
 
 
 @pytest.mark.parametrize(("data", "says"), [
-    (wav(1, 1, 8000, 16, bytes(100))[:-20], "truncated"), (b"OggS" + bytes(50), "not a .wav file"), (wav(7, 1, 8000, 8, bytes(8)), "format 0x0007"),
-    (wav(1, 1, 8000, 12, bytes(8)), "with 12 bits"), (wav(1, 0, 8000, 16, bytes(8)), "damaged"), (wav(1, 2, 8000, 16, bytes(6)), "damaged"),
+    (wav(1, 1, 8000, 16, bytes(100))[:-20], "truncated"), (b"OggS" + bytes(50), "not a .wav file"),
+    (wav(7, 1, 8000, 8, bytes(8)), "format 0x0007"),
+    (wav(1, 1, 8000, 12, bytes(8)), "with 12 bits"), (wav(1, 0, 8000, 16, bytes(8)), "damaged"),
+    (wav(1, 2, 8000, 16, bytes(6)), "damaged"),
     (b"RIFF\4\0\0\0WAVE", "without samples"), (b"RIFF\4\0\0\0WAVEdata\2\0\0\0ab", "does not say its format"),
 ])
 def test_wav_refused(tmp_path, data, says):
@@ -187,9 +193,12 @@ def npy(array):
 
 
 @pytest.mark.parametrize(("data", "says"), [
-    (npy(np.ones(100))[:-8], "truncated"), (npy(np.ones(3)) + b"more", "truncated or damaged"), (npy(np.array(["a"])), "holds <U1"),
-    (npy(np.ones(3, np.complex64)), "holds complex64"), (b"\x93NUMPY\x09\x00" + bytes(50), "version 9.0"), (b"garbage", "not a .npy array"),
-    (npy(np.ones(3)).replace(b"(3,)", b"(3**9,)"), "not a .npy array|truncated"), (npy(np.zeros(1)).replace(b"(1,)", b"(-1,)"), "damaged"),
+    (npy(np.ones(100))[:-8], "truncated"), (npy(np.ones(3)) + b"more", "truncated or damaged"),
+    (npy(np.array(["a"])), "holds <U1"),
+    (npy(np.ones(3, np.complex64)), "holds complex64"), (b"\x93NUMPY\x09\x00" + bytes(50), "version 9.0"),
+    (b"garbage", "not a .npy array"),
+    (npy(np.ones(3)).replace(b"(3,)", b"(3**9,)"), "not a .npy array|truncated"),
+    (npy(np.zeros(1)).replace(b"(1,)", b"(-1,)"), "damaged"),
     (npy(np.zeros((1, 1))).replace(b"(1, 1)", b"(1<<40,)")[:200], "damaged"), (b"", "empty"),
     (npy(np.zeros(1, [("a", "<f4")])), r"holds \[\('a', '<f4'\)\]"),
 ])

@@ -56,8 +56,8 @@ ROUNDS = 15
 BLOCK_SECONDS = 0.004
 """of each measurement in a round of `table`"""
 MOST_SAMPLES = 1_000_000
-GROWTH_STEPS, GROWTH_SECONDS = 200_000, 1.0
-"""steps over which resident memory is watched, and for how long at most"""
+GROWTH_STEPS, GROWTH_SHARE = 200_000, 0.3
+"""steps over which resident memory is watched, at most, and for how long at most, of the seconds given"""
 CELLS = ("RNN", "LSTM", "GRU")
 SIZES = (16, 32, 64, 128, 256, 512)
 
@@ -94,7 +94,7 @@ def bench(path: str | PathLike[str], *, bind: Mapping[str, Any] | None = None, s
     tick()
     timing = _time(model, data, peer, seconds, tick)
     fresh = fresh_loads(file, options, tick) if loading else None
-    steps = min(GROWTH_STEPS, int(GROWTH_SECONDS * 1e6 / timing.step)) if timing.step else 0
+    steps = min(GROWTH_STEPS, int(GROWTH_SHARE * seconds * 1e6 / timing.step)) if timing.step else 0
     counted = allocations(model, steps=steps, seed=seed, code=fresh.code if fresh else None)
     tick()
     arena = Context(model._layout).arena.nbytes
@@ -242,7 +242,7 @@ def _interleave(loops: Mapping[str, Loop], seconds: float | Mapping[str, float],
 
 def _whole(model: Model, data: Data) -> Loop:
     """A pass is one whole run, from the initial state on."""
-    if not data.streams:
+    if not data.streams or data.by_file:
         return _loops(model.run, [(data.feed(0, data.frames),)]).passes
     stream, arrays = model.stream(), data.whole
 

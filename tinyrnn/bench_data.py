@@ -20,7 +20,7 @@ class Data:
     """Seeded random input: frames for a stream, and the same as the file wants it."""
 
     def __init__(self, model: Model, frames: int, seed: int, fixed: bool) -> None:
-        """`fixed`: as many frames as the file fixes, where it does."""
+        """`fixed`: as many frames and batch entries as the file fixes, where it does."""
         layout = model._layout
         self.model = model
         sizes = {r: n for p in layout.inputs for r, n in zip(p.roles, p.file_shape, strict=True) if r and isinstance(n, int)}
@@ -32,6 +32,8 @@ class Data:
         self.timed = any(r and "time" in r for p in layout.inputs for r in p.roles)
         self.frames = self.fixed_time if self.fixed_time and (fixed or layout.refuses_stream) else frames
         self.streams = not layout.refuses_stream and any(p.per_frame for p in layout.inputs)
+        self.by_file = fixed and self.batch > 1
+        """whole runs are of the file's batch, not of a stream"""
         random = np.random.default_rng(seed)
         bounds = {name: (max(low, 0), high) for name, low, high in model._source.plan.bounds} if model._source else {}
         count = max(self.frames, POOL)

@@ -35,7 +35,7 @@ class Session:
         self._model, self._data = model, data
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3
+        settings.log_severity_level = 4
         try:
             content = str(path) if outputs is None else _only(path, layout.file_outputs)
             start = time.perf_counter()
@@ -48,7 +48,7 @@ class Session:
             self._pairs = [(i.name, self._names.index(o.name)) for i, o in ends]
             self._frames = [{n: a for n, a in data.feed(t, 1).items() if n not in data.states} for t in range(POOL)]
             self._whole_feed = self._constants | data.feed(0, data.frames)
-            self.whole_runs = data.timed or not data.streams
+            self.whole_runs = data.timed or not data.streams or data.by_file
             self.steps = data.streams and data.batch == 1 and data.fixed_time in (None, 1)
             self._session.run(self._names, self._whole_feed)
         except TinyRNNError:
@@ -102,13 +102,15 @@ class Session:
 
     def note(self) -> str:
         """What a reader must know of the comparison."""
-        notes = []
-        if not self.whole_runs:
-            notes.append("its whole run is the loop of single steps, for the file takes one frame a call")
-        if not self.steps and self._data.streams:
-            notes.append("no single steps: the file fixes " + ("the batch" if self._data.batch > 1 else "the number of frames"))
+        data, notes = self._data, []
+        if data.by_file:
+            notes.append(f"the file fixes the batch: both run {data.batch} entries, and there are no single steps of onnxruntime")
+        elif data.streams and not self.steps:
+            notes.append("the file fixes the number of frames: there are no single steps of onnxruntime")
         elif self.steps and self.whole_runs and self._model.states and not self._pairs:
             notes.append("its single steps all start from the initial state, for the file has no state inputs")
+        if not self.whole_runs:
+            notes.append("its run is the loop of single steps, for the file takes one frame a call")
         return "; ".join(notes)
 
 

@@ -355,7 +355,8 @@ def plot(result: Result, path: str | PathLike[str]) -> None:
         if result.deadline and bins[0] < result.deadline.budget < bins[-1]:
             budget = result.deadline.budget
             axes.axvline(budget, color="tab:red", linewidth=1.5, label=f"deadline  {budget:,.2f} µs")
-        axes.legend(title=f"{name}, {latency.steps:,} steps\nmax  {latency.max:,.2f} µs", loc="upper right", fontsize=9)
+        title = f"{name}, {latency.steps:,} steps\nmax  {latency.max:,.2f} µs"
+        axes.legend(title=title, loc="upper right", fontsize=9, framealpha=1)
         axes.grid(alpha=0.25)
         axes.xaxis.set_major_formatter("{x:,.10g}")
         axes.yaxis.set_major_formatter("{x:g}")

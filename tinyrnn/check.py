@@ -103,7 +103,7 @@ def difference(actual: Any, expected: Any) -> Difference:
     a, e, apart = _apart(x, y)
     larger = np.maximum(np.abs(np.nan_to_num(a)), np.abs(np.nan_to_num(e)))
     coarser = _coarser(x, y)
-    unit = np.spacing(np.abs(np.nan_to_num(e)).astype(coarser)).astype(np.float64) if coarser.kind == "f" else np.ones(e.shape)
+    unit = np.spacing(larger.astype(coarser)).astype(np.float64) if coarser.kind == "f" else np.ones(e.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
         relative = np.where(apart == 0, 0.0, apart / larger)
         ulp = np.where(apart == 0, 0.0, apart / unit)
@@ -246,7 +246,7 @@ class _Check:
         layout = self.model._layout
         if batch is not None and not layout.state_inputs:
             return
-        count = 2 if batch is None else batch
+        count = max(2, self.report.sequences) if batch is None else batch
         frames = self.report.frames if self.model.kind == "sequence" else min(EXTRA_FRAMES, self.report.frames)
         sample = random_sample(self.model, time or frames, count, seed + 1, random_states=True)
         if given is not None:

@@ -75,7 +75,8 @@ def inspect(model: Path, how: dict[str, Any], graph: bool, plan: bool, source: b
 @model_options
 @click.option("--whole", is_flag=True, help="One call over the whole of IN in the file's own shapes, as onnxruntime would; "
                                             "for models that cannot stream. States that IN does not hold start at zero.")
-@click.option("--rate", type=click.IntRange(1, 1 << 30), metavar="HZ", help="The sample rate of a .wav OUT; by default that of a .wav IN.")
+@click.option("--rate", type=click.IntRange(1, 768_000), metavar="HZ",
+              help="The sample rate of a .wav OUT; by default that of a .wav IN.")
 @json_option
 def run(model: Path, data: Path, output: Path, how: dict[str, Any], whole: bool, rate: int | None, as_json: bool) -> None:
     """Stream IN through MODEL and write the outputs to OUT.
@@ -87,6 +88,7 @@ def run(model: Path, data: Path, output: Path, how: dict[str, Any], whole: bool,
       .csv   one frame a line, a header line is skipped
       .wav   samples, cut into frames; the last frame is filled up with zeros, which are cut
              from a .wav OUT again
+
     OUT is replaced if it exists, once it is complete. A model without outputs but its states gives its final states.
     """
     from tinyrnn import feed, files, load
@@ -95,7 +97,8 @@ def run(model: Path, data: Path, output: Path, how: dict[str, Any], whole: bool,
     loaded = load(model, **how)
     given = feed.read_feed(loaded, data)
     if loaded._layout.refuses_stream and not whole:
-        raise StreamError(f"{loaded.name} cannot stream: {loaded._layout.refuses_stream}. Run it over the whole file with --whole")
+        raise StreamError(f"{loaded.name} cannot stream: {loaded._layout.refuses_stream}. "
+                          f"Run it over the whole file with --whole")
     start = perf_counter()
     with progress_bar(f"running {loaded.name}") as progress:
         results, frames = feed.run(loaded, given, whole, progress)
@@ -106,13 +109,15 @@ def run(model: Path, data: Path, output: Path, how: dict[str, Any], whole: bool,
         click.echo(f"{data}: array {name!r} is not used, {loaded.name} has no such input or state", err=True)
     if clipped:
         click.echo(f"{output}: {clipped:,} samples beyond -1 to 1 were clipped", err=True)
+    each = seconds * 1e6 / max(frames, 1)
     if as_json:
-        print_json({"model": loaded.name, "frames": frames, "seconds": seconds, "microseconds_per_frame": seconds * 1e6 / max(frames, 1),
-                     "output": str(output), "arrays": {n: {"dtype": str(a.dtype), "shape": list(a.shape)} for n, a in results.items()},
-                     "clipped": clipped})
+        arrays = {n: {"dtype": str(a.dtype), "shape": list(a.shape)} for n, a in results.items()}
+        print_json({"model": loaded.name, "frames": frames, "seconds": seconds, "microseconds_per_frame": each,
+                    "output": str(output), "arrays": arrays, "clipped": clipped})
     else:
         written = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in results.items())
-        click.echo(f"{frames:,} frame{'s'[:frames != 1]} in {seconds:.3g} s, {seconds * 1e6 / max(frames, 1):.3g} µs each; {output}: {written}")
+        click.echo(f"{frames:,} frame{'s'[:frames != 1]} in {seconds:.3g} s, {each:{',.0f' if each >= 100 else '.3g'}} µs each; "
+                   f"{output}: {written}")
 
 
 def _chunks(ctx: click.Context, option: click.Parameter, text: str) -> list[int]:
@@ -142,7 +147,7 @@ def check(ctx: click.Context, model: Path, data: Path | None, how: dict[str, Any
 
     On DATA (.npz, .npy, .csv or .wav) or on random input of the right kind: frame by frame, in chunks, and whole, with the
     largest absolute, relative and ULP difference and the drift along the run. What onnxruntime cannot run is compared
-    with a float64 reference. The exit status is 1 where a tolerance is passed.
+    with a float64 reference. The exit status is 1 where one is larger than its tolerance.
     """
     from tinyrnn import load
     from tinyrnn.check import check_model
@@ -154,8 +159,8 @@ def check(ctx: click.Context, model: Path, data: Path | None, how: dict[str, Any
 
         values = first_frames(loaded, read_feed(loaded, data), frames)
     with progress_bar(f"checking {loaded.name}") as progress:
-        report = check_model(loaded, model, bind=how["bind"], data=values, frames=frames or RANDOM_FRAMES, seed=seed, chunks=chunks,
-                             progress=progress)
+        report = check_model(loaded, model, bind=how["bind"], data=values, frames=frames or RANDOM_FRAMES, seed=seed,
+                             chunks=chunks, progress=progress)
     if as_json:
         print_json(report.as_dict())
     else:
@@ -169,8 +174,8 @@ def check(ctx: click.Context, model: Path, data: Path | None, how: dict[str, Any
 @click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="HZ",
               help="Frames per second of the source: gives × real time and deadlines missed.")
 @click.option("--vs", "versus", type=click.Choice(["onnxruntime"]), help="Measure this runtime too, interleaved in the same run.")
-@click.option("--frames", type=click.IntRange(1), help="Frames of a whole run.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="About how long to measure.")
+@click.option("--frames", type=click.IntRange(1), help="Frames of a whole run.  [default: 1000]")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="About how long to measure.  [default: 3]")
 @click.option("--plot", metavar="FILE.png", type=FILE, help="Draw the distribution of the latency (needs matplotlib).")
 @json_option
 def bench(model: Path | None, how: dict[str, Any], rate: float | None, versus: str | None, frames: int | None,

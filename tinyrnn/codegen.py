@@ -1,8 +1,8 @@
 """From a plan to source: one page of Python that is compiled into the step of a model.
 
 The page holds the kernels written for this model, `step` (one pass over the program for some rows),
-`run` (all frames, in passes of at most the arena's capacity), and `call` (one frame, straight from
-Python: it reads the headers of NumPy arrays itself).
+`run` (all frames, in passes of at most the arena's capacity), and `call` and `call_many` (one frame, or
+many, straight from Python: they read the headers of NumPy arrays themselves).
 
 The *context* is an int64 array that all entries take, in the order of `CONTEXT`, then the addresses of
 inputs and outputs, then the address of each one's dtype object.
@@ -90,8 +90,9 @@ def generate(plan: Plan) -> Source:
     page += [f"def step({', '.join([*memory, 'rows', *xs, *ys])}):", *(lines or ["    pass"]), "", ""]
     page += _run(plan, inputs, outputs, hidden, memory, xs, ys)
     if not hidden:
-        page += _call(inputs, outputs, plan.multiply_adds >= RELEASE_FROM)
-    entries = {"run": 2} if hidden else {"run": 2, "call": 3}
+        page += _call(inputs, outputs, many=False, release=plan.multiply_adds >= RELEASE_FROM)
+        page += _call(inputs, outputs, many=True, release=True)
+    entries = {"run": 2} if hidden else {"run": 2, "call": 3, "call_many": 3}
     return Source("\n".join(page) + "\n", entries, tuple(f"{m}:{n}" for n, m in sorted(imported.items())))
 
 
@@ -133,32 +134,39 @@ def _run(plan: Plan, inputs: list[Port], outputs: list[Port], hidden: list[str],
     return lines
 
 
-def _call(inputs: list[Port], outputs: list[Port], release: bool) -> list[str]:
+def _call(inputs: list[Port], outputs: list[Port], many: bool, release: bool) -> list[str]:
     at = LAYOUT
-    lines = ["def call(this, arguments, count):",
-             '    """One frame from NumPy arrays of exactly the right type and shape; declines all others, unchanged."""',
-             f"    c = i64(get(i64(this + {at.data}), 0))", "    o = i64(arguments)", "    good = True",
-             f"    if count != {len(inputs) + len(outputs)}:", "        good = False"]
+    slot = {name: f"get(c, {index})" for index, name in enumerate(CONTEXT)}
+    what = "Frames [T, *frame]" if many else "One frame"
+    lines = [f"def {'call_many' if many else 'call'}(this, arguments, count):",
+             f'    """{what} from NumPy arrays of exactly the right type and shape; declines all others, unchanged."""',
+             f"    c = i64(get(i64(this + {at.data}), 0))", "    o = i64(arguments)",
+             f"    good = count == {len(inputs) + len(outputs)}", f"    frames = {-1 if many else 1}"]
     for i, port in enumerate([*inputs, *outputs]):
         flags = ARRAY_FLAGS_IN if i < len(inputs) else ARRAY_FLAGS_OUT
-        tests = [f"get(i64(p), 1) == get(c, {CONTEXT.index('array_type')})",
+        lead = 1 if many and port.per_row else 0
+        tests = [f"get(i64(p), 1) == {slot['array_type']}",
                  f"get(i64(p + {at.descr}), 0) == get(c, {PORTS + len(inputs) + len(outputs) + i})",
-                 f"get(i32(p + {at.ndim}), 0) == {len(port.frame)}", f"(get(i32(p + {at.flags}), 0) & {flags}) == {flags}"]
+                 f"get(i32(p + {at.ndim}), 0) == {len(port.frame) + lead}", f"(get(i32(p + {at.flags}), 0) & {flags}) == {flags}"]
         lines += ["    if good:", f"        p = get(o, {i})", f"        good = {' and '.join(tests)}"]
-        if port.frame:
-            shape = " and ".join(f"get(d, {axis}) == {size}" for axis, size in enumerate(port.frame))
-            lines += ["        if good:", f"            d = i64(get(i64(p + {at.dimensions}), 0))", f"            good = {shape}"]
-        lines += [f"        put(c, {PORTS + i}, get(i64(p + {at.data}), 0))"]
+        shape = [f"get(d, {axis + lead}) == {size}" for axis, size in enumerate(port.frame)]
+        if shape or lead:
+            lines += ["        if good:", f"            d = i64(get(i64(p + {at.dimensions}), 0))"]
+        if lead:
+            lines += ["            if frames < 0:", "                frames = get(d, 0)"]
+            shape.append("get(d, 0) == frames")
+        if shape:
+            lines.append(f"            good = {' and '.join(shape)}")
+        lines.append(f"        put(c, {PORTS + i}, get(i64(p + {at.data}), 0))")
     for i, x in enumerate(inputs):
         for j, y in enumerate(outputs):
             a, b = f"get(c, {PORTS + i})", f"get(c, {PORTS + len(inputs) + j})"
-            lines += [f"    if good and {a} < {b} + {_row_bytes(y)} and {b} < {a} + {_row_bytes(x)}:", "        good = False"]
-    accepted, declined, counting = (f"get(c, {CONTEXT.index(n)})" for n in ("accepted", "declined", "count_references"))
-    save, restore = (f"get(c, {CONTEXT.index(n)})" for n in ("save_thread", "restore_thread"))
-    lines += ["    if good:", f"        thread = invoke({save}, 0)"] if release else ["    if good:"]
-    lines += [f"        good = run(get(i64(this + {at.data}), 0), 1) == 0"]
-    lines += [f"        invoke({restore}, thread)"] if release else []
-    lines += [
-              f"    answer = {accepted} if good else {declined}", f"    put(i64(answer), 0, get(i64(answer), 0) + {counting})",
-              "    return answer", "", ""]
+            x_size, y_size = (f"{_row_bytes(p)} * frames" if p.per_row else str(_row_bytes(p)) for p in (x, y))
+            lines += [f"    if good and {a} < {b} + {y_size} and {b} < {a} + {x_size}:", "        good = False"]
+    lines += ["    if good and frames > 0:", *([f"        thread = invoke({slot['save_thread']}, 0)"] if release else []),
+              f"        good = run(get(i64(this + {at.data}), 0), frames) == 0",
+              *([f"        invoke({slot['restore_thread']}, thread)"] if release else []),
+              "    else:", "        good = False",
+              f"    answer = {slot['accepted']} if good else {slot['declined']}",
+              f"    put(i64(answer), 0, get(i64(answer), 0) + {slot['count_references']})", "    return answer", "", ""]
     return lines

@@ -76,8 +76,9 @@ class Times:
 
     def __str__(self) -> str:
         found = self.as_dict()
-        return (f"{found['steps']:,.0f} steps: p50 {found['step_p50']:.1f} µs, p99 {found['step_p99']:.1f} µs; with {found['choice_p50']:.1f} µs "
-                f"to draw each character {found['characters_per_second']:,.0f} characters per second")
+        return (f"{found['steps']:,.0f} steps: p50 {found['step_p50']:.1f} µs, p99 {found['step_p99']:.1f} µs; "
+                f"with {found['choice_p50']:.1f} µs to draw each character: "
+                f"{found['characters_per_second']:,.0f} characters per second")
 
 
 def generate(model: Model, prompt: str, length: int, temperature: float, seed: int, times: Times) -> Iterator[str]:
@@ -119,6 +120,9 @@ def brief(report: Report) -> str:
     """A line of a check that passed, the whole of one that did not."""
     if not report.passed:
         return str(report)
-    largest = {kind: max((r.difference.absolute for r in report.rows if r.kind == kind), default=0.0) for kind in ("output", "state")}
-    return (f"against {report.oracle} on the same {report.frames:,} characters: outputs within {largest['output']:.1e}, states within "
-            f"{largest['state']:.1e}, the same bits in {len(report.invariance)} ways of running; passed")
+
+    def largest(kind: str) -> float:
+        return max((row.difference.absolute for row in report.rows if row.kind == kind), default=0.0)
+
+    return (f"against {report.oracle} on the same {report.frames:,} characters: outputs within {largest('output'):.1e}, "
+            f"states within {largest('state'):.1e}, the same bits in {len(report.invariance)} ways of running; passed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,8 @@ def first_frames(model: Model, feed: Feed, frames: int | None) -> dict[str, Arra
         if frames is not None and port.per_frame:
             array = values[port.name]
             if array.shape[1:] != port.shape:
-                raise ShapeError(f"{model.name}: input {port.name!r} has shape {list(array.shape)}; the first {frames} frames can be "
-                                 f"taken of {str(['T', *port.shape]).replace(chr(39), '')} only")
+                raise ShapeError(f"{model.name}: input {port.name!r} has shape {list(array.shape)}; "
+                                 f"the first {frames} frames can be taken of {str(['T', *port.shape]).replace(chr(39), '')} only")
             values[port.name] = array[:frames]
     return values | feed.states
 
@@ -174,10 +175,11 @@ def shape_outputs(model: Model, feed: Feed, results: Mapping[str, Array], kind: 
     if whole:
         frames, batch = _count(port.roles, array, "time"), _count(port.roles, array, "batch")
         if batch != 1:
-            raise ShapeError(f"output {name!r} has {batch} sequences, shape {list(array.shape)}: too much for {kind}; write .npy or .npz")
+            raise ShapeError(f"output {name!r} has {batch} sequences, shape {list(array.shape)}: too much for {kind}; "
+                             f"write .npy or .npz")
         array = from_file(port, array, batch, frames)[0]
     if kind == ".csv":
-        return {name: array.reshape(len(array) if timed else 1, -1)}
+        return {name: array.reshape(len(array), prod(array.shape[1:])) if timed else array.reshape(1, array.size)}
     channels = feed.channels if array.shape[-1:] == (feed.channels,) else 1
     joined = array.reshape(-1, channels) if channels > 1 else array.reshape(-1)
     if feed.samples and timed:

@@ -117,7 +117,8 @@ def _read_csv(path: Path) -> Array:
             header = not any(_is_number(cell) for cell in first.split(delimiter))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                table = np.loadtxt(file if header else chain([first], file), np.float64, delimiter=delimiter, ndmin=2, comments=None)
+                lines = file if header else chain([first], file)
+                table = np.loadtxt(lines, np.float64, delimiter=delimiter, ndmin=2, comments=None)
     except UnicodeDecodeError:
         raise LoadError(f"{path}: not a text file; .csv holds numbers, one frame a line") from None
     except ValueError as error:
@@ -208,7 +209,8 @@ def write_arrays(path: Path, arrays: Mapping[str, Array], rate: int | None = Non
         return 0
     if len(arrays) == 1:
         return write_array(path, next(iter(arrays.values())), rate)
-    raise TinyRNNError(f"{path}: {len(arrays)} outputs ({', '.join(arrays)}) need an .npz file, or choose one with --outputs NAME")
+    raise TinyRNNError(f"{path}: {len(arrays)} outputs ({', '.join(arrays)}) need an .npz file, "
+                       f"or choose one with --outputs NAME")
 
 
 def write_array(path: Path, array: Array, rate: int | None = None) -> int:

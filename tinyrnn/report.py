@@ -16,7 +16,7 @@ class Difference:
     relative: float
     """of the larger of the two"""
     ulp: float
-    """units in the last place of the less precise of the two types"""
+    """in units of the last place of the larger of the two, in the less precise of their types"""
     place: tuple[int, ...]
     actual: float
     expected: float

@@ -248,24 +248,26 @@ class Stream:
         self._layout = layout
         self._context = Context(layout)
         self._run = model._code.run
-        self._single = None
-        address = model._code.call_address
-        if HEADERS_KNOWN and address:
-            self._prepare_call(address)
+        self._single: Callable[..., Any] | None = None
+        self._many: Callable[..., Any] | None = None
+        if HEADERS_KNOWN and model._code.calls:
+            self._prepare_calls(model._code.calls)
 
-    def _prepare_call(self, address: int) -> None:
+    def _prepare_calls(self, functions: Sequence[int]) -> None:
+        """Let Python call the compiled code with arrays as they are; what it declines goes the long way."""
         layout, addresses = self._layout, self._context.addresses
         ports = [*layout.inputs, *layout.outputs]
         self._dtypes = [p.dtype for p in ports]
         threads = [ctypes.cast(f, ctypes.c_void_p).value for f in (ctypes.pythonapi.PyEval_SaveThread, ctypes.pythonapi.PyEval_RestoreThread)]
-        addresses[4:10] = (id(np.ndarray), id(None), id(False), 0 if sys.version_info >= (3, 12) else 1, *threads)
+        addresses[4:layout.header] = (id(np.ndarray), id(None), id(False), 0 if sys.version_info >= (3, 12) else 1, *threads)
         for index, dtype in enumerate(self._dtypes):
             addresses[layout.header + len(ports) + index] = id(dtype)
-        single, self._keep = _builtin(address, addresses)
-        if len(layout.inputs) == len(layout.outputs) == 1:
-            self.step = self._short_step(single)  # type: ignore[method-assign]
-        elif len(layout.outputs) == 1:
-            self._single = single
+        (single, first), (many, second) = (_builtin(address, addresses) for address in functions)
+        self._keep = first, second
+        if len(layout.outputs) == 1:
+            self._single, self._many = single, many
+            if len(layout.inputs) == 1:
+                self.step = self._short_step(single)  # type: ignore[method-assign]
 
     def _short_step(self, single: Callable[..., Any]) -> Callable[..., Any]:
         """`step` for one input and one output, with everything that it looks up at hand."""
@@ -331,6 +333,14 @@ class Stream:
         What belongs to a call, not to a frame (`per_frame` False), is given and comes back without the time axis.
         `progress(done, total)` is called between pieces. Raises `ShapeError`, with the state unchanged.
         """
+        many = self._many
+        if many is not None and out is None and progress is None and not named and inputs and type(inputs[0]) is np.ndarray and inputs[0].ndim:
+            port = self._layout.outputs[0]
+            result = np.empty((len(inputs[0]), *port.shape) if port.per_frame else port.shape, port.dtype)
+            if many(*inputs, result) is None:
+                return result
+        elif many is not None and type(out) is np.ndarray and progress is None and not named and many(*inputs, out) is None:
+            return out
         return self._slow(inputs, named, out, -1, progress)
 
     def _slow(self, inputs: Sequence[Any], named: Mapping[str, Any], out: Any, frames: int | None, progress: Progress | None) -> Any:

@@ -26,7 +26,8 @@ def summary(model: Model, path: Path) -> dict[str, Any]:
         "name": model.name, "file": str(path), "bytes": path.stat().st_size, "kind": model.kind,
         "streams": not layout.refuses_stream, "refuses_stream": layout.refuses_stream or None,
         "inputs": [_port(p) for p in model.inputs], "outputs": [_port(p) for p in model.outputs],
-        "states": [{"name": p.name, "shape": list(p.shape), "dtype": str(p.dtype), "output": pairs.get(p.name)} for p in model.states],
+        "states": [{"name": p.name, "shape": list(p.shape), "dtype": str(p.dtype), "output": pairs.get(p.name)}
+                   for p in model.states],
         "nodes": {"file": len(stages.graph.nodes), "compiled": len(compiled.nodes)},
         "ops": dict(Counter(node.op for node in compiled.nodes).most_common()),
         "parameters": _parameters(compiled), "multiply_adds": layout.multiply_adds,
@@ -61,8 +62,8 @@ def page(found: dict[str, Any]) -> str:
     for what in ("inputs", "outputs"):
         lines += _labelled(what, _columns([p["name"], f"{p['dtype']}{p['shape']}{'' if p['per_frame'] else ' per call'}",
                                            f"in the file {_file_shape(p)}"] for p in found[what]))
-    lines += _labelled("states", _columns([s["name"], f"{s['dtype']}{s['shape']}", f"← {s['output']}" if s["output"] else "kept inside"]
-                                          for s in found["states"]))
+    lines += _labelled("states", _columns([s["name"], f"{s['dtype']}{s['shape']}",
+                                           f"← {s['output']}" if s["output"] else "kept inside"] for s in found["states"]))
     lines += [("ops", ", ".join(f"{n} {op}" for op, n in found["ops"].items()) or "none"),
               ("", f"{found['nodes']['compiled']} nodes compiled, of {found['nodes']['file']} in the file"),
               ("parameters", f"{found['parameters']:,}"), ("work", f"{found['multiply_adds']:,} multiply-adds per frame"),
@@ -86,7 +87,8 @@ def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _file_shape(port: dict[str, Any]) -> str:
     """The file's shape, each size with the role of its axis."""
-    sizes = [str(size) if role in (None, size) else f"{size} ({role})" for size, role in zip(port["file_shape"], port["roles"], strict=True)]
+    sizes = [str(size) if role in (None, size) else f"{size} ({role})"
+             for size, role in zip(port["file_shape"], port["roles"], strict=True)]
     return f"[{', '.join(sizes)}]"
 
 

@@ -71,8 +71,9 @@ def _layers(path: Path, given: Any) -> list[Layer]:
         options: Any = parts[2] if len(parts) > 2 else {}
         layer = Layer(parts[0], parts[1] if len(parts) > 1 else "", dict(options))
         if layer.type not in OPTIONS:
-            close = get_close_matches(layer.type, OPTIONS, 1)
-            raise LoadError(f"{path}: layer {index} is of the unknown type {layer.type!r}{f'; did you mean {close[0]!r}?' if close else ''} "
+            lower = {kind.lower(): kind for kind in OPTIONS}
+            close = [lower[kind] for kind in get_close_matches(layer.type.lower(), lower, 1)]
+            raise LoadError(f"{path}: layer {index} is of the unknown type {layer.type!r}{_meant(close)}. "
                             f"Supported are {', '.join(OPTIONS)}")
         for name in layer.options:
             if name not in OPTIONS[layer.type]:
@@ -109,7 +110,7 @@ class _Builder:
             if not needed:
                 return None
             close = get_close_matches(key, [k for k in self.arrays if k not in self.used], 1)
-            raise self.fail(layer, f"its array {key!r} is missing{f'; did you mean {close[0]!r}?' if close else ''} "
+            raise self.fail(layer, f"its array {key!r} is missing{_meant(close)}. "
                                    f"The file has {_listed(self.arrays)}")
         if array.ndim != len(shape) or any(w not in (None, n) for w, n in zip(shape, array.shape, strict=True)) or 0 in array.shape:
             raise self.fail(layer, f"{key!r} has shape {list(array.shape)}; it must be "
@@ -290,6 +291,10 @@ class _Builder:
         shape: tuple[Size, ...] = ("batch", "time") if self.tokens or features is None else ("batch", "time", features)
         spec = Spec(np.dtype(np.int64 if self.tokens else np.float32), shape)
         return Graph(model_name(self.path.stem), ["x"], ["y"], {"x": spec}, self.constants, self.nodes, dict(metadata))
+
+
+def _meant(close: Sequence[str]) -> str:
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _listed(arrays: Mapping[str, Array], most: int = 40) -> str:

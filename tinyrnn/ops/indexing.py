@@ -11,6 +11,7 @@ from tinyrnn.ir import LARGEST_VALUE, Node, Spec
 from tinyrnn.lanes import f32, get, i32, i64, kernel, put, u8
 from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, register
 from tinyrnn.ops.movement import WALKS, pass_through, strides_of, walk
+from tinyrnn.ops.over_time import over_time
 
 INT64 = np.dtype(np.int64)
 
@@ -211,7 +212,7 @@ class Gather(Op):
             indices = frames.constants.get(node.inputs[1])
             size = frames.specs[source].sizes[axis]
             if frames.role(source, axis) == "time" and indices is not None and np.ravel(indices).tolist() in ([-1], [size - 1]):
-                return frames.node(Node("Last", node.name, node.inputs[:1], node.outputs, {}, domain="tinyrnn"))
+                return frames.node(over_time(node))
             raise Refused("it picks steps of the time or batch axis other than the last")
         return frames.node(node, {**node.attributes, "axis": frames.axis(source, axis)})
 

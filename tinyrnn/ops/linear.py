@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.ir import Graph, Node, Spec
-from tinyrnn.lanes import f32, fma, get, kernel, lanes, load, splat, store_part
+from tinyrnn.lanes import at, f32, fma, get, kernel, lanes, load, splat, store, store_part
 from tinyrnn.op import (
     OURS,
     REQUIRED,
@@ -45,32 +45,45 @@ def pack(matrix: Array, bias: Array | None, lanes: int) -> Array:
 
 
 def _linear_text(name: str, heights: Sequence[int]) -> str:
-    """The kernel below, in blocks of `heights` rows by 4 to 1 panels whose sums stay in registers."""
+    """The kernel below: whole groups in blocks of `heights` rows by GROUP panels, whose sums stay in registers; the
+    panels of the last, smaller group one by one."""
     lines = [f"def {name}(y, x, w, rows, x_row, K, M):",
              '    """y[r, j] = b[j] + sum over k of x[r, k] W[k, j]: one chain of fma in the order of k; w from `pack`."""',
-             "    y, x, w = f32(y), f32(x), f32(w)",
-             "    L = lanes()", "    panels = (M + L - 1) // L", "    j = 0", "    while j < panels:"]
-    for group in range(GROUP, 0, -1):
-        lines += [f"        {'if panels - j >= 4' if group == GROUP else f'elif panels - j == {group}'}:", "            r = 0"]
-        for height in heights:
-            block = [(row, panel) for row in range(height) for panel in range(group)]
-            lines.append(f"            while r + {height} <= rows:")
-            body = [f"s{row}{panel} = load(w, (j + {panel}) * L)" for row, panel in block]
-            body += ["at = (panels + j * K) * L", "for k in range(K):"]
-            body += [f"    w{panel} = load(w, at + {panel} * L)" for panel in range(group)]
-            for row in range(height):
-                body.append(f"    v = splat(get(x, (r + {row}) * x_row + k))")
-                body += [f"    s{row}{panel} = fma(v, w{panel}, s{row}{panel})" for panel in range(group)]
-            body.append(f"    at += {group} * L")
-            body += [f"store_part(y, (r + {row}) * M + (j + {panel}) * L, s{row}{panel}, M - (j + {panel}) * L)"
-                     for row, panel in block]
-            lines += ["                " + line for line in [*body, f"r += {height}"]]
-        lines.append(f"            j += {group}")
+             "    y, x, w = f32(y), f32(x), f32(w)", "    L = lanes()", "    panels = (M + L - 1) // L",
+             f"    whole = panels // {GROUP} * {GROUP}", f"    for j in range(0, whole, {GROUP}):",
+             *_blocks(heights, GROUP, f"{GROUP} * L"),
+             "    for j in range(whole, panels):", *_blocks(heights, 1, "(panels - whole) * L")]
     return "\n".join(lines) + "\n"
 
 
+def _blocks(heights: Sequence[int], group: int, stride: str) -> list[str]:
+    """All rows by `group` panels from panel j on; `stride` elements from one k to the next."""
+    start = "panels * L + j * L * K" if group == GROUP else "panels * L + whole * L * K + (j - whole) * L"
+    lines = [f"first = {start}", "left = M - j * L", "b = at(w, j * L)", "r = 0"]
+    for height in heights:
+        names = [[f"s{row}{panel}" for panel in range(group)] for row in range(height)]
+        lines.append(f"while r + {height} <= rows:")
+        body = [f"x{row} = at(x, (r + {row}) * x_row)" for row in range(height)]
+        body += [f"{names[0][panel]} = load(b, {f'{panel} * L' if panel else 0})" for panel in range(group)]
+        body += [f"{names[row][panel]} = {names[0][panel]}" for row in range(1, height) for panel in range(group)]
+        body += ["here = at(w, first)", "for k in range(K):"]
+        body += [f"    w{panel} = load(here, {f'{panel} * L' if panel else 0})" for panel in range(group)]
+        for row in range(height):
+            body.append(f"    v = splat(get(x{row}, k))")
+            body += [f"    {names[row][panel]} = fma(v, w{panel}, {names[row][panel]})" for panel in range(group)]
+        body.append(f"    here = at(here, {stride})")
+        for row in range(height):
+            body.append(f"to = at(y, (r + {row}) * M + j * L)")
+            for panel in range(group):
+                last = panel == group - 1
+                body.append(f"store_part(to, {f'{panel} * L' if panel else 0}, {names[row][panel]}, left{f' - {panel} * L' if panel else ''})"
+                            if last else f"store(to, {f'{panel} * L' if panel else 0}, {names[row][panel]})")
+        lines += ["    " + line for line in [*body, f"r += {height}"]]
+    return ["        " + line for line in lines]
+
+
 def _linear(name: str, heights: Sequence[int]) -> Callable[..., Any]:
-    words = {w.__name__: w for w in (f32, fma, get, lanes, load, splat, store_part)}
+    words = {w.__name__: w for w in (at, f32, fma, get, lanes, load, splat, store, store_part)}
     exec(_linear_text(name, heights), words)
     function: Callable[..., Any] = words[name]
     function.__module__ = __name__

@@ -12,6 +12,7 @@ from tinyrnn.ir import Node, Spec
 from tinyrnn.lanes import Pointer, f32, get, i32, i64, kernel, lanes, load, load_part, put, splat, store, store_part, u8
 from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, register
 from tinyrnn.ops.elementwise import broadcast_frame
+from tinyrnn.ops.over_time import over_time
 
 Link = tuple[Axis, Axis]
 
@@ -472,7 +473,7 @@ class Slice(Op):
         slices = self._slices(node, shape)
         for axis in frames.rows(source):
             if slices[axis] == range(shape[axis] - 1, shape[axis]) and frames.role(source, axis) == "time":
-                return frames.node(Node("Last", node.name, node.inputs[:1], node.outputs, {}, domain="tinyrnn"))
+                return frames.node(over_time(node))
             if slices[axis] != range(shape[axis]):
                 raise Refused(f"it takes {_range_text(slices[axis])} of the {shape[axis]} steps of the time or batch axis "
                               f"(supported: all of them, or the last)")
@@ -574,27 +575,6 @@ def fill_f32(y, rows, n, value):  # type: ignore[no-untyped-def]
     y = f32(y)
     for i in range(0, rows * n, lanes()):
         store_part(y, i, splat(value), rows * n - i)
-
-
-@kernel
-def last_f32(y, x, rows, n):  # type: ignore[no-untyped-def]
-    """y = the last of `rows` rows of x, n elements each."""
-    walk_f32(y, x, 0, (rows - 1) * n, 1, 0, 0, 1, 1, n, 0, 0, 1, 0, 0, 1)
-
-
-@register
-class Last(Op):
-    """The value at the last time step of the call, one per call; made from Slice and Gather over time."""
-
-    name = "Last"
-    inputs = ("X",)
-    internal = True
-
-    def lower(self, node: Node, env: Lowering) -> list[Call]:
-        if env.specs[node.inputs[0]].dtype != np.float32:
-            raise Refused(f"{node.inputs[0]!r} is {env.specs[node.inputs[0]].dtype}; the last time step is taken of float32")
-        rows = Rows(of=node.inputs[0])
-        return [Call(last_f32, (Value(node.outputs[0]), Value(node.inputs[0]), rows, env.specs[node.inputs[0]].elements))]
 
 
 @register

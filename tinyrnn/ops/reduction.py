@@ -31,6 +31,7 @@ from tinyrnn.lanes import (
 from tinyrnn.lanes_math import exp, log
 from tinyrnn.op import Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Scratch, Value, Weight, register
 from tinyrnn.ops.elementwise import larger
+from tinyrnn.ops.over_time import KINDS, over_time
 
 WIDTH = 16
 
@@ -171,8 +172,10 @@ class Reduce(Op):
     def frame(self, node: Node, frames: Frames) -> Node:
         source = node.inputs[0]
         axes = self._axes(node, len(frames.specs[source].shape))
+        if [frames.role(source, a) for a in axes] == ["time"] and node.op in KINDS:
+            return frames.node(over_time(node), shapes=[frames.shape(source)])
         if any(frames.role(source, a) and frames.specs[source].shape[a] != 1 for a in axes):
-            raise Refused("it reduces over the time or batch axis")
+            raise Refused("it reduces over the time or batch axis, together with others or in a way that has no running form")
         kept = frames.kept(source)
         return frames.node(node, {"axes": [kept.index(a) for a in axes if a in kept], "keepdims": 1, "noop_with_empty_axes": 1})
 

@@ -23,10 +23,24 @@ __all__ = ["Port", "Program", "bound", "prepare"]
 def bound(source: Graph, values: Mapping[str, Any] | None, outputs: Sequence[str] | None) -> Graph:
     """A copy of the graph with inputs bound and other outputs dropped, all of it supported."""
     graph = source.copy()
+    _tell_apart(graph)
     bind(graph, values or {}, outputs)
     remove_dead(graph)
     refuse_unsupported(graph)
     return graph
+
+
+def _tell_apart(graph: Graph) -> None:
+    """Different names for nodes of one name: state is kept by the name of its node."""
+    taken, counts = {node.name for node in graph.nodes}, dict[str, int]()
+    for node in graph.nodes:
+        counts[node.name] = counts.get(node.name, 0) + 1
+        if counts[node.name] > 1:
+            stem = node.name
+            while node.name in taken:
+                node.name = f"{stem}.{counts[stem]}"
+                counts[stem] += node.name in taken
+            taken.add(node.name)
 
 
 def prepare(graph: Graph, states: Mapping[str, str] | None = None) -> Program:

@@ -63,7 +63,7 @@ class Code:
         self.size, self.from_cache = len(data), from_cache
         self._engine = _load(llvm, data)
         self.run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(self._engine.get_function_address("run"))
-        self.call_address: int = self._engine.get_function_address("call") if "call" in entries else 0
+        self.calls: tuple[int, ...] = tuple(self._engine.get_function_address(n) for n in ("call", "call_many") if n in entries)
 
 
 def _load(llvm: Any, data: bytes) -> Any:
