@@ -19,7 +19,7 @@ import tinyrnn
 __all__ = ["no_compiler"]
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-COUNT = 250
+COUNT = 600
 INTEGERS = [0, 1, -1, 2, 3, 7, 13, 2**31 - 1, 2**31, 2**40, -2**63, 2**63 - 1]
 FLOATS = [0.0, 1.0, -1.0, float("nan"), float("inf"), 1e30]
 TEXTS = ["", "x", "Concat", "LSTM", "GRU", "Slice", "Transpose", "Add", "Split", "Pad", "Range", "ConstantOfShape", "Expand", "Reshape",

@@ -1,8 +1,8 @@
 """tinyrnn: recurrent models from ONNX or .npz, compiled into one allocation-free step, streamed.
 
-    model = tinyrnn.load("model.onnx")
-    stream = model.stream()
-    y = stream.step(x)
+model = tinyrnn.load("model.onnx")
+stream = model.stream()
+y = stream.step(x)
 """
 
 from __future__ import annotations
@@ -17,11 +17,26 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {"load": "compiler", "save": "compiler", "Model": "runtime", "Stream": "runtime",
-          **dict.fromkeys(("LoadError", "ShapeError", "StreamError", "TargetError", "TinyRNNError", "UnsupportedError"), "errors")}
+_HOMES = {
+    "load": "compiler",
+    "save": "compiler",
+    "Model": "runtime",
+    "Stream": "runtime",
+    **dict.fromkeys(("LoadError", "ShapeError", "StreamError", "TargetError", "TinyRNNError", "UnsupportedError"), "errors"),
+}
 
-__all__ = ["LoadError", "Model", "ShapeError", "Stream", "StreamError", "TargetError", "TinyRNNError", "UnsupportedError",
-           "load", "save"]
+__all__ = [
+    "LoadError",
+    "Model",
+    "ShapeError",
+    "Stream",
+    "StreamError",
+    "TargetError",
+    "TinyRNNError",
+    "UnsupportedError",
+    "load",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:

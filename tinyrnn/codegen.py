@@ -18,8 +18,18 @@ from tinyrnn.plan import Place, Plan
 
 RELEASE_FROM = 1 << 17
 """multiply-adds per frame from which one step lets other threads run: below, handing over costs more than the step"""
-CONTEXT = ("weights", "state", "arena", "capacity", "array_type", "accepted", "declined", "count_references",
-           "save_thread", "restore_thread")
+CONTEXT = (
+    "weights",
+    "state",
+    "arena",
+    "capacity",
+    "array_type",
+    "accepted",
+    "declined",
+    "count_references",
+    "save_thread",
+    "restore_thread",
+)
 PORTS = len(CONTEXT)
 ARRAY_FLAGS_IN, ARRAY_FLAGS_OUT = 0x1 | 0x100, 0x1 | 0x100 | 0x400
 """NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED (| NPY_ARRAY_WRITEABLE)"""
@@ -83,8 +93,14 @@ def generate(plan: Plan) -> Source:
     memory = ["w", "s", "a", "cap"]
     page = [f'"""The step of {graph.name}."""', ""]
     page += [f"from {module} import {name}" for name, module in sorted(imported.items())]
-    page += ["from tinyrnn.lanes import *", "from tinyrnn.lanes_math import *", "from tinyrnn.ops.elementwise import larger, smaller",
-             "from tinyrnn.ops.reduction import pick", "", ""]
+    page += [
+        "from tinyrnn.lanes import *",
+        "from tinyrnn.lanes_math import *",
+        "from tinyrnn.ops.elementwise import larger, smaller",
+        "from tinyrnn.ops.reduction import pick",
+        "",
+        "",
+    ]
     for text, name in kernels.items():
         page += [text.replace("KERNEL", name, 1), ""]
     page += [f"def step({', '.join([*memory, 'rows', *xs, *ys])}):", *(lines or ["    pass"]), "", ""]
@@ -114,10 +130,19 @@ def _row_bytes(port: Port) -> int:
     return prod(port.frame) * port.dtype.itemsize
 
 
-def _run(plan: Plan, inputs: list[Port], outputs: list[Port], hidden: list[str], memory: list[str], xs: list[str], ys: list[str]) -> list[str]:
-    sizes = [_row_bytes(p) if p.per_row else 0 for p in inputs] + [0] * len(hidden) + [_row_bytes(p) if p.per_row else 0 for p in outputs]
-    lines = ["def run(context, frames):", '    """All frames; 0, or 1 + the number of an input whose indices are out of range (nothing is changed)."""',
-             "    c = i64(context)"]
+def _run(
+    plan: Plan, inputs: list[Port], outputs: list[Port], hidden: list[str], memory: list[str], xs: list[str], ys: list[str]
+) -> list[str]:
+    sizes = (
+        [_row_bytes(p) if p.per_row else 0 for p in inputs]
+        + [0] * len(hidden)
+        + [_row_bytes(p) if p.per_row else 0 for p in outputs]
+    )
+    lines = [
+        "def run(context, frames):",
+        '    """All frames; 0, or 1 + the number of an input whose indices are out of range (nothing is changed)."""',
+        "    c = i64(context)",
+    ]
     lines += [f"    {name} = get(c, {i})" for i, name in enumerate(memory)]
     lines += [f"    {name} = get(c, {PORTS + i})" for i, name in enumerate([*xs, *ys])]
     frames = {f"x{i}": p for i, p in enumerate(inputs)}
@@ -125,12 +150,24 @@ def _run(plan: Plan, inputs: list[Port], outputs: list[Port], hidden: list[str],
         port = frames[name]
         word = "i64" if port.dtype.itemsize == 8 else "i32"
         count = f"frames * {prod(port.frame)}" if port.per_row else str(prod(port.frame))
-        lines += [f"    p = {word}({name})", f"    for i in range({count}):", f"        if get(p, i) < {low} or get(p, i) > {high}:",
-                  f"            return {1 + int(name[1:])}"]
+        lines += [
+            f"    p = {word}({name})",
+            f"    for i in range({count}):",
+            f"        if get(p, i) < {low} or get(p, i) > {high}:",
+            f"            return {1 + int(name[1:])}",
+        ]
     ahead = [f"{n} + done * {size}" if size else n for n, size in zip([*xs, *ys], sizes, strict=True)]
     rows = {0: "frames", 1: "1"}.get(plan.chunk, "min(frames - done, cap)")
-    lines += ["    done = 0", "    while done < frames:", f"        rows = {rows}",
-              f"        step({', '.join([*memory, 'rows', *ahead])})", "        done += rows", "    return 0", "", ""]
+    lines += [
+        "    done = 0",
+        "    while done < frames:",
+        f"        rows = {rows}",
+        f"        step({', '.join([*memory, 'rows', *ahead])})",
+        "        done += rows",
+        "    return 0",
+        "",
+        "",
+    ]
     return lines
 
 
@@ -138,16 +175,23 @@ def _call(inputs: list[Port], outputs: list[Port], many: bool, release: bool) ->
     at = LAYOUT
     slot = {name: f"get(c, {index})" for index, name in enumerate(CONTEXT)}
     what = "Frames [T, *frame]" if many else "One frame"
-    lines = [f"def {'call_many' if many else 'call'}(this, arguments, count):",
-             f'    """{what} from NumPy arrays of exactly the right type and shape; declines all others, unchanged."""',
-             f"    c = i64(get(i64(this + {at.data}), 0))", "    o = i64(arguments)",
-             f"    good = count == {len(inputs) + len(outputs)}", f"    frames = {-1 if many else 1}"]
+    lines = [
+        f"def {'call_many' if many else 'call'}(this, arguments, count):",
+        f'    """{what} from NumPy arrays of exactly the right type and shape; declines all others, unchanged."""',
+        f"    c = i64(get(i64(this + {at.data}), 0))",
+        "    o = i64(arguments)",
+        f"    good = count == {len(inputs) + len(outputs)}",
+        f"    frames = {-1 if many else 1}",
+    ]
     for i, port in enumerate([*inputs, *outputs]):
         flags = ARRAY_FLAGS_IN if i < len(inputs) else ARRAY_FLAGS_OUT
         lead = 1 if many and port.per_row else 0
-        tests = [f"get(i64(p), 1) == {slot['array_type']}",
-                 f"get(i64(p + {at.descr}), 0) == get(c, {PORTS + len(inputs) + len(outputs) + i})",
-                 f"get(i32(p + {at.ndim}), 0) == {len(port.frame) + lead}", f"(get(i32(p + {at.flags}), 0) & {flags}) == {flags}"]
+        tests = [
+            f"get(i64(p), 1) == {slot['array_type']}",
+            f"get(i64(p + {at.descr}), 0) == get(c, {PORTS + len(inputs) + len(outputs) + i})",
+            f"get(i32(p + {at.ndim}), 0) == {len(port.frame) + lead}",
+            f"(get(i32(p + {at.flags}), 0) & {flags}) == {flags}",
+        ]
         lines += ["    if good:", f"        p = get(o, {i})", f"        good = {' and '.join(tests)}"]
         shape = [f"get(d, {axis + lead}) == {size}" for axis, size in enumerate(port.frame)]
         if shape or lead:
@@ -163,10 +207,17 @@ def _call(inputs: list[Port], outputs: list[Port], many: bool, release: bool) ->
             a, b = f"get(c, {PORTS + i})", f"get(c, {PORTS + len(inputs) + j})"
             x_size, y_size = (f"{_row_bytes(p)} * frames" if p.per_row else str(_row_bytes(p)) for p in (x, y))
             lines += [f"    if good and {a} < {b} + {y_size} and {b} < {a} + {x_size}:", "        good = False"]
-    lines += ["    if good and frames > 0:", *([f"        thread = invoke({slot['save_thread']}, 0)"] if release else []),
-              f"        good = run(get(i64(this + {at.data}), 0), frames) == 0",
-              *([f"        invoke({slot['restore_thread']}, thread)"] if release else []),
-              "    else:", "        good = False",
-              f"    answer = {slot['accepted']} if good else {slot['declined']}",
-              f"    put(i64(answer), 0, get(i64(answer), 0) + {slot['count_references']})", "    return answer", "", ""]
+    lines += [
+        "    if good and frames > 0:",
+        *([f"        thread = invoke({slot['save_thread']}, 0)"] if release else []),
+        f"        good = run(get(i64(this + {at.data}), 0), frames) == 0",
+        *([f"        invoke({slot['restore_thread']}, thread)"] if release else []),
+        "    else:",
+        "        good = False",
+        f"    answer = {slot['accepted']} if good else {slot['declined']}",
+        f"    put(i64(answer), 0, get(i64(answer), 0) + {slot['count_references']})",
+        "    return answer",
+        "",
+        "",
+    ]
     return lines

@@ -8,12 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tinyrnn import ops
 from tinyrnn.codegen import PORTS, Source, generate, visible_ports
 from tinyrnn.errors import LoadError
-from tinyrnn.ir import Graph, Spec
+from tinyrnn.ir import Graph
 from tinyrnn.passes import Port, Program, bound, prepare
 from tinyrnn.plan import Plan, make_plan
 from tinyrnn.runtime import Layout, Model, aligned
@@ -37,8 +35,14 @@ class Stages:
     source: Source
 
 
-def load(path: str | PathLike[str], *, bind: Mapping[str, Any] | None = None, states: Mapping[str, str] | None = None,
-         outputs: Sequence[str] | None = None, layers: Sequence[Any] | None = None) -> Model:
+def load(
+    path: str | PathLike[str],
+    *,
+    bind: Mapping[str, Any] | None = None,
+    states: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    layers: Sequence[Any] | None = None,
+) -> Model:
     """Load a model from .onnx or .npz and compile it, or take the compiled code from the cache.
 
     bind:    values for inputs that become constants, or for sizes that the file leaves open
@@ -110,13 +114,26 @@ def _layout(plan: Plan) -> Layout:
     weights = aligned(len(plan.weights))
     weights[:] = plan.weights
     return Layout(
-        name=program.graph.name, kind=program.kind, inputs=tuple(_user(p) for p in inputs), outputs=outputs_shown,
-        state_inputs=tuple(_user(every[n]) for n in program.states), state_outputs=state_outputs,
-        file_inputs=tuple(p.name for p in program.inputs), file_outputs=tuple(p.name for p in program.outputs),
-        state_parts=tuple((p.name, p.offset, p.shape) for p in plan.parts), initial_state=plan.initial_state(),
-        weights=weights, arena_fixed=plan.arena_fixed, arena_per_row=plan.arena_per_row, chunk=plan.chunk,
-        refuses_stream=program.refuses_stream, batches=program.batches, multiply_adds=plan.multiply_adds,
-        header=PORTS, metadata=program.graph.metadata)
+        name=program.graph.name,
+        kind=program.kind,
+        inputs=tuple(_user(p) for p in inputs),
+        outputs=outputs_shown,
+        state_inputs=tuple(_user(every[n]) for n in program.states),
+        state_outputs=state_outputs,
+        file_inputs=tuple(p.name for p in program.inputs),
+        file_outputs=tuple(p.name for p in program.outputs),
+        state_parts=tuple((p.name, p.offset, p.shape) for p in plan.parts),
+        initial_state=plan.initial_state(),
+        weights=weights,
+        arena_fixed=plan.arena_fixed,
+        arena_per_row=plan.arena_per_row,
+        chunk=plan.chunk,
+        refuses_stream=program.refuses_stream,
+        batches=program.batches,
+        multiply_adds=plan.multiply_adds,
+        header=PORTS,
+        metadata=program.graph.metadata,
+    )
 
 
 def _user(port: Port) -> UserPort:

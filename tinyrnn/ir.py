@@ -61,11 +61,15 @@ class Node:
     """frame graph: the shape in which the node sees each input"""
 
     def __str__(self) -> str:
-        shown = {k: f"<{v.dtype}{list(v.shape)}>" if isinstance(v, np.ndarray) and v.size > 8 else v
-                 for k, v in self.attributes.items()}
+        shown = {
+            k: f"<{v.dtype}{list(v.shape)}>" if isinstance(v, np.ndarray) and v.size > 8 else v
+            for k, v in self.attributes.items()
+        }
         attributes = ", ".join(f"{k}={v}" for k, v in shown.items())
-        return (f"{', '.join(self.outputs)} = {self.op}({', '.join(i or '-' for i in self.inputs)}"
-                f"{'; ' + attributes if attributes else ''})")
+        return (
+            f"{', '.join(self.outputs)} = {self.op}({', '.join(i or '-' for i in self.inputs)}"
+            f"{'; ' + attributes if attributes else ''})"
+        )
 
 
 @dataclass
@@ -101,10 +105,10 @@ class Graph:
 
     def copy(self) -> Graph:
         """A graph that can be rewritten; arrays are shared."""
-        nodes = [Node(n.op, n.name, n.inputs, n.outputs, dict(n.attributes), n.version, n.domain, n.shapes)
-                 for n in self.nodes]
-        return Graph(self.name, list(self.inputs), list(self.outputs), dict(self.specs), dict(self.constants),
-                     nodes, dict(self.metadata))
+        nodes = [Node(n.op, n.name, n.inputs, n.outputs, dict(n.attributes), n.version, n.domain, n.shapes) for n in self.nodes]
+        return Graph(
+            self.name, list(self.inputs), list(self.outputs), dict(self.specs), dict(self.constants), nodes, dict(self.metadata)
+        )
 
     def __str__(self) -> str:
         lines = [f"graph {self.name}"]

@@ -21,8 +21,12 @@ from numba.extending import register_jitable, type_callable
 from tinyrnn import lanes as words
 
 F32, I32, I64, I8 = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(8)
-ELEMENTS = {words.f32: (types.float32, F32), words.i64: (types.int64, I64), words.i32: (types.int32, I32),
-            words.u8: (types.uint8, I8)}
+ELEMENTS = {
+    words.f32: (types.float32, F32),
+    words.i64: (types.int64, I64),
+    words.i32: (types.int32, I32),
+    words.u8: (types.uint8, I8),
+}
 ELEMENT_ALIGNMENT = {F32: 4, I64: 8, I32: 4, I8: 1}
 
 
@@ -90,21 +94,27 @@ def _intrinsic(builder: ir.IRBuilder, name: str, lanes: int, args: list[ir.Value
     wide = _wide(F32, lanes)
     suffix = "f32" if lanes == 1 else f"v{lanes}f32"
     function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(wide, [a.type for a in args]), f"llvm.{name}.{suffix}")
+        builder.module, ir.FunctionType(wide, [a.type for a in args]), f"llvm.{name}.{suffix}"
+    )
     return builder.call(function, args)
 
 
 Lowering = Callable[[Any, ir.IRBuilder, Any, list[ir.Value]], ir.Value]
 
 
-def _define(word: Callable[..., Any], result: types.Type | Callable[..., types.Type | None],
-            arguments: list[type | types.Type], lower: Lowering) -> None:
+def _define(
+    word: Callable[..., Any],
+    result: types.Type | Callable[..., types.Type | None],
+    arguments: list[type | types.Type],
+    lower: Lowering,
+) -> None:
     """Type and lower one word. `result` is the type, or a function of the argument types."""
     arity = len(arguments)
 
     def typer_of(context: Any) -> Callable[..., types.Type | None]:
         def of(*args: types.Type) -> types.Type | None:
             return result if isinstance(result, types.Type) else result(*args)
+
         names = ", ".join(f"a{i}" for i in range(arity))
         return eval(f"lambda {names}: of({names})", {"of": of})  # type_callable reads the arity off the signature
 
@@ -120,8 +130,10 @@ def _advance(builder: ir.IRBuilder, args: list[ir.Value], wide: ir.Type | None =
 
 def _install_pointers() -> None:
     for word, (kind, _) in ELEMENTS.items():
+
         def make(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
             return b.inttoptr(args[0], cx.get_value_type(sig.return_type))
+
         _define(word, PointerType(kind), [types.Integer], make)
 
     def at(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
@@ -161,8 +173,7 @@ def _install_memory(n: int, vec: VecType) -> None:
 
     def masked(b: ir.IRBuilder, name: str, result: ir.Type, kinds: list[ir.Type], args: list[ir.Value]) -> ir.Value:
         suffix = "f32" if n == 1 else f"v{n}f32"
-        function = cgutils.get_or_insert_function(
-            b.module, ir.FunctionType(result, kinds), f"llvm.masked.{name}.{suffix}.p0")
+        function = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, kinds), f"llvm.masked.{name}.{suffix}.p0")
         return b.call(function, args)
 
     def load_part(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
@@ -183,8 +194,7 @@ def _install_memory(n: int, vec: VecType) -> None:
             with b.if_then(held):
                 b.store(args[2], address, align=4)
         else:
-            masked(b, "store", ir.VoidType(), [wide, address.type, I32, held.type],
-                   [args[2], address, ir.Constant(I32, 4), held])
+            masked(b, "store", ir.VoidType(), [wide, address.type, I32, held.type], [args[2], address, ir.Constant(I32, 4), held])
         return cx.get_dummy_value()
 
     _define(words.load, vec, [PointerType, types.Integer], load)
@@ -199,15 +209,24 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
     def call(name: str) -> Lowering:
         return lambda cx, b, sig, args: _intrinsic(b, name, n, args)
 
-    for word, name, arity in ((words.fma, "fma", 3), (words.minimum, "minnum", 2), (words.maximum, "maxnum", 2),
-                              (words.absolute, "fabs", 1), (words.square_root, "sqrt", 1),
-                              (words.round_even, "rint", 1), (words.floor, "floor", 1),
-                              (words.truncate, "trunc", 1), (words.copy_sign, "copysign", 2)):
+    for word, name, arity in (
+        (words.fma, "fma", 3),
+        (words.minimum, "minnum", 2),
+        (words.maximum, "maxnum", 2),
+        (words.absolute, "fabs", 1),
+        (words.square_root, "sqrt", 1),
+        (words.round_even, "rint", 1),
+        (words.floor, "floor", 1),
+        (words.truncate, "trunc", 1),
+        (words.copy_sign, "copysign", 2),
+    ):
         _define(word, vec, [VecType] * arity, call(name))
 
     for word, relation in ((words.less, "<"), (words.less_equal, "<="), (words.equal, "==")):
+
         def compare(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value], relation: str = relation) -> ir.Value:
             return b.fcmp_ordered(relation, *args)
+
         _define(word, mask, [VecType, VecType], compare)
 
     def splat(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
@@ -235,10 +254,11 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
     _define(words.mantissa, vec, [VecType], mantissa)
     _define(words.lanes, types.int64, [], lambda cx, b, sig, args: ir.Constant(I64, n))
 
-    for function, name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"),
-                           (operator.truediv, "fdiv")):
+    for function, name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
+
         def arithmetic(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value], name: str = name) -> ir.Value:
             return getattr(b, name)(*args)
+
         _operator(function, vec, 2)
         lower_builtin(function, VecType, VecType)(arithmetic)
     _operator(operator.neg, vec, 1)

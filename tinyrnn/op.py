@@ -25,6 +25,7 @@ REQUIRED = object()
 
 # Operands of a kernel call, resolved to addresses by the plan.
 
+
 @dataclass(frozen=True)
 class Value:
     """The address of a value of the frame graph, `offset` elements on."""
@@ -230,12 +231,19 @@ class Frames:
         """Where an axis of the file's shape stands in the frame's shape."""
         return self.kept(name).index(axis % max(len(self.specs[name].shape), 1))
 
-    def node(self, node: Node, attributes: dict[str, Any] | None = None,
-             shapes: Sequence[tuple[int, ...]] | None = None) -> Node:
+    def node(self, node: Node, attributes: dict[str, Any] | None = None, shapes: Sequence[tuple[int, ...]] | None = None) -> Node:
         """The node over frames, by default seeing each input in its frame shape."""
         seen = tuple(shapes) if shapes is not None else tuple(self.shape(i) if i else () for i in node.inputs)
-        return Node(node.op, node.name, node.inputs, node.outputs,
-                    dict(node.attributes if attributes is None else attributes), node.version, node.domain, seen)
+        return Node(
+            node.op,
+            node.name,
+            node.inputs,
+            node.outputs,
+            dict(node.attributes if attributes is None else attributes),
+            node.version,
+            node.domain,
+            seen,
+        )
 
 
 REGISTRY: dict[tuple[str, str], Op] = {}

@@ -84,16 +84,22 @@ class Plan:
         return self.arena_fixed + self.arena_per_row * capacity
 
     def initial_state(self) -> np.ndarray[Any, Any]:
-        return np.concatenate([p.initial.ravel() for p in self.parts]).astype(np.float32) if self.parts else np.zeros(0, np.float32)
+        return (
+            np.concatenate([p.initial.ravel() for p in self.parts]).astype(np.float32) if self.parts else np.zeros(0, np.float32)
+        )
 
     def __str__(self) -> str:
-        lines = [f"plan of {self.program.graph.name}: weights {self.weights.nbytes} bytes, state {self.state_size} float32, "
-                 f"arena {self.arena_fixed} + {self.arena_per_row} bytes per row, {self.chunk or 'all'} rows at once, "
-                 f"{self.multiply_adds} multiply-adds per frame"]
+        lines = [
+            f"plan of {self.program.graph.name}: weights {self.weights.nbytes} bytes, state {self.state_size} float32, "
+            f"arena {self.arena_fixed} + {self.arena_per_row} bytes per row, {self.chunk or 'all'} rows at once, "
+            f"{self.multiply_adds} multiply-adds per frame"
+        ]
         lines += [f"  state {p.offset:6d}  {p.name} {list(p.shape)}" for p in self.parts]
         for step in self.steps:
-            shown = ", ".join(f"{o.memory}+{o.offset}{f'+{o.per_capacity}·rows' if o.per_capacity else ''}" if isinstance(o, Place) else str(o)
-                              for o in step.operands)
+            shown = ", ".join(
+                f"{o.memory}+{o.offset}{f'+{o.per_capacity}·rows' if o.per_capacity else ''}" if isinstance(o, Place) else str(o)
+                for o in step.operands
+            )
             lines.append(f"  {step.note or step.node}: {shown}")
         return "\n".join(lines)
 
@@ -107,8 +113,14 @@ class _Planner:
     def __init__(self, program: Program, lanes: int, registers: int) -> None:
         self.program, self.graph = program, program.graph
         self.result = Plan(program)
-        self.env = Lowering(self.graph.specs, self.graph.constants, lambda name: name in program.per_row,
-                            self._carried().__contains__, lanes, registers)
+        self.env = Lowering(
+            self.graph.specs,
+            self.graph.constants,
+            lambda name: name in program.per_row,
+            self._carried().__contains__,
+            lanes,
+            registers,
+        )
         self.weights: list[np.ndarray[Any, Any]] = []
         self.weights_size = 0
         self.places: dict[str, Place] = {}
@@ -130,7 +142,9 @@ class _Planner:
             plan.steps.append(Step(call.kernel, [self._operand(o, node) for o in call.operands], call.note, node.name))
         for end_of, end in program.states.items():
             size = self.graph.specs[end].elements
-            plan.steps.append(Step(copy_f32, [self.places[end_of], self.places[self._root(end)], size], f"state {end_of} = {end}", end))
+            plan.steps.append(
+                Step(copy_f32, [self.places[end_of], self.places[self._root(end)], size], f"state {end_of} = {end}", end)
+            )
         plan.weights = np.concatenate(self.weights) if self.weights else np.zeros(0, np.uint8)
         plan.multiply_adds = sum(op_of(n).multiply_adds(n, self.graph.specs) for n in self.graph.nodes)
         self._choose_chunk()
@@ -172,7 +186,11 @@ class _Planner:
         for node in self.graph.nodes:
             op, output = op_of(node), node.outputs[0]
             source = op.alias(node)
-            if source is not None and output not in self.places and (output in self.program.per_row) == (source in self.program.per_row):
+            if (
+                source is not None
+                and output not in self.places
+                and (output in self.program.per_row) == (source in self.program.per_row)
+            ):
                 self.base[output] = source
                 continue
             try:
@@ -218,7 +236,10 @@ class _Planner:
                     lives.setdefault(root, [index, index])[1] = index
                 elif isinstance(operand, Scratch):
                     key = self._scratch(operand, node)
-                    sizes[key] = 4 * (operand.per_row or operand.fixed), bool(operand.per_row) and self._rows_of(node, operand.of) != "1"
+                    sizes[key] = (
+                        4 * (operand.per_row or operand.fixed),
+                        bool(operand.per_row) and self._rows_of(node, operand.of) != "1",
+                    )
                     lives.setdefault(key, [index, index])[1] = index
         for end in self.program.states.values():
             if self._root(end) in lives:
@@ -228,8 +249,11 @@ class _Planner:
         for name in sorted(lives, key=lambda n: (-sizes[n][0], lives[n][0])):
             size, per_row = sizes[name]
             size = -(-size // ALIGNMENT) * ALIGNMENT
-            busy = sorted((at, at + n) for other, at, n in placed if sizes[other][1] == per_row
-                          and lives[other][0] <= lives[name][1] and lives[name][0] <= lives[other][1])
+            busy = sorted(
+                (at, at + n)
+                for other, at, n in placed
+                if sizes[other][1] == per_row and lives[other][0] <= lives[name][1] and lives[name][0] <= lives[other][1]
+            )
             at = 0
             for start, end in busy:
                 if at + size <= start:

@@ -82,12 +82,16 @@ def aligned(count: int, dtype: Any = np.uint8) -> Array:
     size = count * np.dtype(dtype).itemsize
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    return raw[start:start + size].view(dtype)
+    return raw[start : start + size].view(dtype)
 
 
 def _probe_headers() -> bool:
     """Whether array headers lie as the compiled `call` reads them (CPython with NumPy's public layout)."""
-    if platform.python_implementation() != "CPython" or ctypes.sizeof(ctypes.c_void_p) != 8 or not getattr(sys, "_is_gil_enabled", lambda: True)():
+    if (
+        platform.python_implementation() != "CPython"
+        or ctypes.sizeof(ctypes.c_void_p) != 8
+        or not getattr(sys, "_is_gil_enabled", lambda: True)()
+    ):
         return False
     array = np.zeros((3, 5), np.float32)
     base = id(array)
@@ -95,9 +99,14 @@ def _probe_headers() -> bool:
     def word(at: int, kind: Any = ctypes.c_int64) -> int:
         return int(kind.from_address(base + at).value)
 
-    return (word(8) == id(np.ndarray) and word(16) == array.ctypes.data and word(24, ctypes.c_int32) == 2
-            and ctypes.c_int64.from_address(word(32)).value == 3 and word(56) == id(array.dtype)
-            and word(64, ctypes.c_int32) & 0x501 == 0x501)
+    return (
+        word(8) == id(np.ndarray)
+        and word(16) == array.ctypes.data
+        and word(24, ctypes.c_int32) == 2
+        and ctypes.c_int64.from_address(word(32)).value == 3
+        and word(56) == id(array.dtype)
+        and word(64, ctypes.c_int32) & 0x501 == 0x501
+    )
 
 
 HEADERS_KNOWN = _probe_headers()
@@ -201,8 +210,7 @@ class Model:
         Raises `StreamError` with the node that forbids it where the model needs the whole sequence.
         """
         if self._layout.refuses_stream:
-            raise StreamError(f"{self.name} cannot stream: {self._layout.refuses_stream}. "
-                              f"Run whole sequences with model.run(x)")
+            raise StreamError(f"{self.name} cannot stream: {self._layout.refuses_stream}. Run whole sequences with model.run(x)")
         return Stream(self)
 
     def run(self, *inputs: Any, **named: Any) -> Any:
@@ -215,8 +223,10 @@ class Model:
 
     def __str__(self) -> str:
         layout = self._layout
-        lines = [f"{layout.name}: {layout.kind} model, {layout.multiply_adds:,} multiply-adds per frame, "
-                 f"{layout.weights.nbytes:,} bytes of weights"]
+        lines = [
+            f"{layout.name}: {layout.kind} model, {layout.multiply_adds:,} multiply-adds per frame, "
+            f"{layout.weights.nbytes:,} bytes of weights"
+        ]
         lines += [f"  input  {p}  (file {_shape_text(p)})" for p in layout.inputs]
         lines += [f"  output {p}  (file {_shape_text(p)})" for p in layout.outputs]
         lines += [f"  state  {p}" for p in self.states]
@@ -228,8 +238,14 @@ class Model:
 
 
 def _shape_text(port: Port) -> str:
-    return "[" + ", ".join(f"{size}={role}" if role and isinstance(size, str) and size != role else str(size)
-                           for size, role in zip(port.file_shape, port.roles, strict=True)) + "]"
+    return (
+        "["
+        + ", ".join(
+            f"{size}={role}" if role and isinstance(size, str) and size != role else str(size)
+            for size, role in zip(port.file_shape, port.roles, strict=True)
+        )
+        + "]"
+    )
 
 
 def _named(name: str, fields: Sequence[str]) -> Any:
@@ -258,8 +274,11 @@ class Stream:
         layout, addresses = self._layout, self._context.addresses
         ports = [*layout.inputs, *layout.outputs]
         self._dtypes = [p.dtype for p in ports]
-        threads = [ctypes.cast(f, ctypes.c_void_p).value for f in (ctypes.pythonapi.PyEval_SaveThread, ctypes.pythonapi.PyEval_RestoreThread)]
-        addresses[4:layout.header] = (id(np.ndarray), id(None), id(False), 0 if sys.version_info >= (3, 12) else 1, *threads)
+        threads = [
+            ctypes.cast(f, ctypes.c_void_p).value
+            for f in (ctypes.pythonapi.PyEval_SaveThread, ctypes.pythonapi.PyEval_RestoreThread)
+        ]
+        addresses[4 : layout.header] = (id(np.ndarray), id(None), id(False), 0 if sys.version_info >= (3, 12) else 1, *threads)
         for index, dtype in enumerate(self._dtypes):
             addresses[layout.header + len(ports) + index] = id(dtype)
         (single, first), (many, second) = (_builtin(address, addresses) for address in functions)
@@ -302,7 +321,7 @@ class Stream:
     def states(self) -> dict[str, Array]:
         """Views of the state by name, each in its shape."""
         state = self._context.state
-        return {name: state[offset:offset + prod(shape)].reshape(shape) for name, offset, shape in self._layout.state_parts}
+        return {name: state[offset : offset + prod(shape)].reshape(shape) for name, offset, shape in self._layout.state_parts}
 
     def reset(self) -> None:
         """Back to the initial state."""
@@ -334,7 +353,15 @@ class Stream:
         `progress(done, total)` is called between pieces. Raises `ShapeError`, with the state unchanged.
         """
         many = self._many
-        if many is not None and out is None and progress is None and not named and inputs and type(inputs[0]) is np.ndarray and inputs[0].ndim:
+        if (
+            many is not None
+            and out is None
+            and progress is None
+            and not named
+            and inputs
+            and type(inputs[0]) is np.ndarray
+            and inputs[0].ndim
+        ):
             port = self._layout.outputs[0]
             result = np.empty((len(inputs[0]), *port.shape) if port.per_frame else port.shape, port.dtype)
             if many(*inputs, result) is None:
@@ -343,7 +370,9 @@ class Stream:
             return out
         return self._slow(inputs, named, out, -1, progress)
 
-    def _slow(self, inputs: Sequence[Any], named: Mapping[str, Any], out: Any, frames: int | None, progress: Progress | None) -> Any:
+    def _slow(
+        self, inputs: Sequence[Any], named: Mapping[str, Any], out: Any, frames: int | None, progress: Progress | None
+    ) -> Any:
         layout = self._layout
         given = _match(layout.name, [p.name for p in layout.inputs], inputs, named)
         arrays = []
@@ -375,7 +404,7 @@ class Stream:
         before = context.state.copy()
         for start in range(0, total, PROGRESS_FRAMES):
             count = min(PROGRESS_FRAMES, total - start)
-            piece = [a[start:start + count] if p.per_frame else a for p, a in zip(ports, [*arrays, *results], strict=True)]
+            piece = [a[start : start + count] if p.per_frame else a for p, a in zip(ports, [*arrays, *results], strict=True)]
             try:
                 context.execute(self._run, piece, count)
             except ShapeError:
@@ -393,8 +422,10 @@ class Stream:
             raise ShapeError(f"{layout.name}: out has {len(results)} arrays for {len(shapes)} outputs")
         for port, shape, result in zip(layout.outputs, shapes, results, strict=True):
             if type(result) is not np.ndarray or result.shape != shape or result.dtype != port.dtype or not result.flags.carray:
-                raise ShapeError(f"{layout.name}: out for {port.name!r} must be a writeable C-contiguous {port.dtype} array of shape "
-                                 f"{list(shape)}, not {_describe(result)}")
+                raise ShapeError(
+                    f"{layout.name}: out for {port.name!r} must be a writeable C-contiguous {port.dtype} array of shape "
+                    f"{list(shape)}, not {_describe(result)}"
+                )
         return results
 
     def _answer(self, results: list[Array]) -> Any:
@@ -457,8 +488,10 @@ def _frame_input(model: str, port: Port, value: Any, timed: bool) -> tuple[Array
         elif lead > 1 and shape[lead:] == port.shape and sum(n != 1 for n in shape[:lead]) == 1:
             count = max(shape[:lead])
         else:
-            raise ShapeError(f"{model}: input {port.name!r} has shape {list(shape)}; run takes {['T', *port.shape]}: "
-                             f"T frames, time first".replace("'", ""))
+            raise ShapeError(
+                f"{model}: input {port.name!r} has shape {list(shape)}; run takes {['T', *port.shape]}: "
+                f"T frames, time first".replace("'", "")
+            )
         return array.reshape(count, *port.shape), count
     lead = len(shape) - len(port.shape)
     if lead >= 0 and shape[lead:] == port.shape and all(n == 1 for n in shape[:lead]):
@@ -472,7 +505,8 @@ def _run_file(model: Model, inputs: Sequence[Any], named: Mapping[str, Any]) -> 
     layout = model._layout
     ports = {p.name: p for p in (*layout.inputs, *layout.state_inputs)}
     values = dict(zip(layout.file_inputs, _match(layout.name, layout.file_inputs, inputs, named), strict=True))
-    arrays, sizes = {}, {}
+    arrays: dict[str, Array] = {}
+    sizes: dict[str, int] = {}
     for name, value in values.items():
         arrays[name] = _as_dtype(layout.name, ports[name], value)
         _check_file_shape(layout.name, ports[name], arrays[name], sizes)
@@ -487,14 +521,19 @@ def _run_file(model: Model, inputs: Sequence[Any], named: Mapping[str, Any]) -> 
     results = {name: np.empty(_file_shape(port, batch, frames), port.dtype) for name, port in outputs.items()}
     context = Context(layout)
     ends = dict(zip([p.name for p in layout.state_outputs], [n for n, _, _ in layout.state_parts], strict=False))
-    views = {name: context.state[offset:offset + prod(shape)] for name, offset, shape in layout.state_parts}
+    views = {name: context.state[offset : offset + prod(shape)] for name, offset, shape in layout.state_parts}
     for entry in range(batch):
         context.reset()
         for port in layout.state_inputs:
             views[port.name][:] = _entry(arrays[port.name], port, entry).ravel()
         given = [_entry(arrays[p.name], p, entry) for p in layout.inputs]
-        made = [np.empty((frames, *p.shape) if p.per_frame and layout.kind == "sequence" else p.shape, p.dtype) for p in layout.outputs]
-        context.execute(model._code.run, [*given, *(np.ascontiguousarray(c[entry]) for c in layout.batches.values()), *made], frames)
+        made = [
+            np.empty((frames, *p.shape) if p.per_frame and layout.kind == "sequence" else p.shape, p.dtype)
+            for p in layout.outputs
+        ]
+        context.execute(
+            model._code.run, [*given, *(np.ascontiguousarray(c[entry]) for c in layout.batches.values()), *made], frames
+        )
         for port, array in zip(layout.outputs, made, strict=True):
             _put_entry(results[port.name], port, entry, array)
         for port in layout.state_outputs:

@@ -60,8 +60,7 @@ class Elementwise(Op):
                     yield (name, axis), (output, axis + offset)
 
     def frame(self, node: Node, frames: Frames) -> Node:
-        return frames.node(node, shapes=[broadcast_frame(frames, name, node.outputs[0]) if name else ()
-                                         for name in node.inputs])
+        return frames.node(node, shapes=[broadcast_frame(frames, name, node.outputs[0]) if name else () for name in node.inputs])
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         return (np.asarray(self.evaluate(node, [a for a in arrays if a is not None])),)
@@ -106,7 +105,7 @@ def _nest(shape: Sequence[int], seen: Sequence[Sequence[int]], rows: Sequence[in
 
 def _strides(seen: Sequence[int], shape: Sequence[int]) -> list[int]:
     padded = [1] * (len(shape) - len(seen)) + list(seen)
-    return [0 if size == 1 else prod(padded[axis + 1:]) for axis, size in enumerate(padded)]
+    return [0 if size == 1 else prod(padded[axis + 1 :]) for axis, size in enumerate(padded)]
 
 
 def _divides(size: int | str, lanes: int) -> bool:
@@ -126,15 +125,19 @@ def lower_chain(nodes: Sequence[Node], env: Lowering) -> list[Call]:
                 seen[name] = shape
     for name in [*names, output]:
         if env.specs[name].dtype != FLOAT:
-            raise Refused(f"{name!r} is {env.specs[name].dtype}; element-wise kernels take float32 "
-                          f"(other types only where they are known at load)")
-    literals = {n: f"splat({float(env.constants[n].ravel()[0])!r})" for n in names
-                if n in env.constants and env.constants[n].size == 1 and np.isfinite(env.constants[n]).all()}
+            raise Refused(
+                f"{name!r} is {env.specs[name].dtype}; element-wise kernels take float32 "
+                f"(other types only where they are known at load)"
+            )
+    literals = {
+        n: f"splat({float(env.constants[n].ravel()[0])!r})"
+        for n in names
+        if n in env.constants and env.constants[n].size == 1 and np.isfinite(env.constants[n]).all()
+    }
     operands = [n for n in names if n not in literals]
     arguments = [f"p{i}" for i in range(len(operands))] + ["y"]
     shape = env.specs[output].sizes
-    nest = _nest(shape, [seen[n] for n in operands] + [shape],
-                 [env.row_stride(n) for n in operands] + [env.row_stride(output)])
+    nest = _nest(shape, [seen[n] for n in operands] + [shape], [env.row_stride(n) for n in operands] + [env.row_stride(output)])
 
     text: dict[str, str] = dict(literals)
     body = []
@@ -167,12 +170,12 @@ def lower_chain(nodes: Sequence[Node], env: Lowering) -> list[Call]:
             if last.strides[which] == 0:
                 out.append(f"{indent}v{which} = splat(get(p{which}, {at}))")
             else:
-                out.append(f"{indent}v{which} = load_part(p{which}, {at}, n - i)" if part
-                           else f"{indent}v{which} = load(p{which}, {at})")
+                out.append(
+                    f"{indent}v{which} = load_part(p{which}, {at}, n - i)" if part else f"{indent}v{which} = load(p{which}, {at})"
+                )
         out += [indent + line for line in body]
         at = offset(len(operands), "i")
-        out.append(f"{indent}store_part(y, {at}, {text[output]}, n - i)" if part
-                   else f"{indent}store(y, {at}, {text[output]})")
+        out.append(f"{indent}store_part(y, {at}, {text[output]}, n - i)" if part else f"{indent}store(y, {at}, {text[output]})")
         return out
 
     if any(s not in (0, 1) for s in last.strides) or last.strides[-1] != 1:
@@ -181,8 +184,7 @@ def lower_chain(nodes: Sequence[Node], env: Lowering) -> list[Call]:
     if _divides(last.size, env.lanes):
         lines += [f"{depth}for i in range(0, n, lanes()):", *block(depth + "    ", False)]
     else:
-        lines += [f"{depth}m = n - n % lanes()", f"{depth}for i in range(0, m, lanes()):",
-                  *block(depth + "    ", False)]
+        lines += [f"{depth}m = n - n % lanes()", f"{depth}for i in range(0, m, lanes()):", *block(depth + "    ", False)]
         lines += [f"{depth}if m < n:", f"{depth}    i = m", *block(depth + "    ", True)]
     note = f"{output} = {' → '.join(n.op for n in nodes)}"
     return [Call("\n".join(lines) + "\n", (*(Value(n) for n in operands), Value(output), Rows()), note)]
@@ -201,8 +203,16 @@ class Fused(Op):
         return lower_chain(self.attribute(node, "chain"), env)
 
 
-def _define(name: str, inputs: tuple[str, ...], evaluate: Callable[..., Any], words: str | None = None, *,
-            attributes: dict[str, Any] | None = None, result: Any = None, doc: str = "") -> None:
+def _define(
+    name: str,
+    inputs: tuple[str, ...],
+    evaluate: Callable[..., Any],
+    words: str | None = None,
+    *,
+    attributes: dict[str, Any] | None = None,
+    result: Any = None,
+    doc: str = "",
+) -> None:
     """One operator from its NumPy function and its words; `{name}` stands for attributes, {0}, {1} for operands."""
 
     class Defined(Elementwise):
@@ -251,6 +261,7 @@ def _fold(function: Callable[[Array, Array], Array]) -> Callable[..., Array]:
         for array in arrays[1:]:
             total = function(total, array)
         return total
+
     return many
 
 
@@ -276,14 +287,28 @@ _define("Tanh", ("input",), np.tanh, "tanh({0})")
 _define("Relu", ("X",), lambda x: np.where(x < 0, 0 * x, x), "select(less({0}, splat(0.0)), splat(0.0), {0})")
 _define("Softplus", ("X",), lambda x: np.logaddexp(x, 0.0), "softplus({0})")
 _define("Softsign", ("input",), lambda x: x / (1 + np.abs(x)), "softsign({0})")
-_define("LeakyRelu", ("X",), lambda x, alpha: np.where(x < 0, alpha * x, x),
-        "select(less({0}, splat(0.0)), {alpha} * {0}, {0})", attributes={"alpha": 0.01})
-_define("Elu", ("X",), lambda x, alpha: np.where(x < 0, alpha * np.expm1(x), x), "elu({0}, {alpha})",
-        attributes={"alpha": 1.0})
-_define("HardSigmoid", ("X",), lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
-        "at_most(at_least({alpha} * {0} + {beta}, splat(0.0)), splat(1.0))", attributes={"alpha": 0.2, "beta": 0.5})
-_define("ThresholdedRelu", ("X",), lambda x, alpha: np.where(x > alpha, x, 0.0),
-        "select(less({alpha}, {0}), {0}, splat(0.0))", attributes={"alpha": 1.0})
+_define(
+    "LeakyRelu",
+    ("X",),
+    lambda x, alpha: np.where(x < 0, alpha * x, x),
+    "select(less({0}, splat(0.0)), {alpha} * {0}, {0})",
+    attributes={"alpha": 0.01},
+)
+_define("Elu", ("X",), lambda x, alpha: np.where(x < 0, alpha * np.expm1(x), x), "elu({0}, {alpha})", attributes={"alpha": 1.0})
+_define(
+    "HardSigmoid",
+    ("X",),
+    lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
+    "at_most(at_least({alpha} * {0} + {beta}, splat(0.0)), splat(1.0))",
+    attributes={"alpha": 0.2, "beta": 0.5},
+)
+_define(
+    "ThresholdedRelu",
+    ("X",),
+    lambda x, alpha: np.where(x > alpha, x, 0.0),
+    "select(less({alpha}, {0}), {0}, splat(0.0))",
+    attributes={"alpha": 1.0},
+)
 _define("PRelu", ("X", "slope"), lambda x, s: np.where(x < 0, s * x, x), "select(less({0}, splat(0.0)), {1} * {0}, {0})")
 _define("Not", ("X",), np.logical_not)
 _define("And", ("A", "B"), np.logical_and)
@@ -324,9 +349,15 @@ class Pow(Elementwise):
         return np.power(arrays[0], arrays[1])
 
     def expression(self, node: Node, operands: Sequence[str]) -> str:
-        known = {"splat(2.0)": "({0} * {0})", "splat(0.5)": "square_root({0})", "splat(1.0)": "{0}",
-                 "splat(3.0)": "({0} * {0} * {0})", "splat(-1.0)": "(splat(1.0) / {0})",
-                 "splat(4.0)": "(({0} * {0}) * ({0} * {0}))", "splat(-0.5)": "(splat(1.0) / square_root({0}))"}
+        known = {
+            "splat(2.0)": "({0} * {0})",
+            "splat(0.5)": "square_root({0})",
+            "splat(1.0)": "{0}",
+            "splat(3.0)": "({0} * {0} * {0})",
+            "splat(-1.0)": "(splat(1.0) / {0})",
+            "splat(4.0)": "(({0} * {0}) * ({0} * {0}))",
+            "splat(-0.5)": "(splat(1.0) / square_root({0}))",
+        }
         if operands[1] not in known:
             raise Refused("its exponent is not one of the constants -1, -0.5, 0.5, 1, 2, 3, 4")
         return known[operands[1]].format(operands[0])
@@ -343,8 +374,11 @@ class Clip(Elementwise):
 
     def evaluate(self, node: Node, arrays: Sequence[Array]) -> Array:
         low, high = self.attribute(node, "min"), self.attribute(node, "max")
-        return np.clip(arrays[0], None if low is None else np.asarray(low).reshape(()),
-                       None if high is None else np.asarray(high).reshape(()))
+        return np.clip(
+            arrays[0],
+            None if low is None else np.asarray(low).reshape(()),
+            None if high is None else np.asarray(high).reshape(()),
+        )
 
     def expression(self, node: Node, operands: Sequence[str]) -> str:
         bounds = [self.attribute(node, name) for name in ("min", "max")]

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from tinyrnn.ir import LARGEST_VALUE, Node, Spec
-from tinyrnn.lanes import f32, get, i32, i64, kernel, put, u8
+from tinyrnn.lanes import f32, get, i32, i64, kernel, put
 from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, register
-from tinyrnn.ops.movement import WALKS, pass_through, strides_of, walk
+from tinyrnn.ops.movement import WALKS, pass_through, walk
 from tinyrnn.ops.over_time import over_time
 
 INT64 = np.dtype(np.int64)
 
-ONNX_DTYPES = {1: np.float32, 2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32, 7: np.int64,
-               9: np.bool_, 10: np.float16, 11: np.float64, 12: np.uint32, 13: np.uint64}
+ONNX_DTYPES = {
+    1: np.float32,
+    2: np.uint8,
+    3: np.int8,
+    4: np.uint16,
+    5: np.int16,
+    6: np.int32,
+    7: np.int64,
+    9: np.bool_,
+    10: np.float16,
+    11: np.float64,
+    12: np.uint32,
+    13: np.uint64,
+}
 """TensorProto.DataType → NumPy"""
 
 
@@ -31,7 +44,7 @@ class Shape(Op):
     of_shape = True
 
     def from_spec(self, node: Node, spec: Spec) -> Array:
-        return np.array(spec.sizes[self.attribute(node, "start"):self.attribute(node, "end")], np.int64)
+        return np.array(spec.sizes[self.attribute(node, "start") : self.attribute(node, "end")], np.int64)
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         assert arrays[0] is not None
@@ -122,8 +135,9 @@ class Cast(Op):
         return [Spec(self._to(node), specs[0].shape)]
 
     def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
-        yield from pass_through(node, specs, node.inputs[0], node.outputs[0],
-                                {a: a for a in range(len(specs[node.inputs[0]].shape))})
+        yield from pass_through(
+            node, specs, node.inputs[0], node.outputs[0], {a: a for a in range(len(specs[node.inputs[0]].shape))}
+        )
 
     def frame(self, node: Node, frames: Frames) -> Node:
         return frames.node(node)
@@ -148,13 +162,15 @@ class Cast(Op):
         value = "get(x, i)"
         if after == np.bool_:
             value = "1 if get(x, i) != 0 else 0"
-        text = (f"def KERNEL(y, x, rows):\n    y, x = {_convert(after.name)}(y), {_convert(before.name)}(x)\n"
-                f"    for i in range(rows * {size}):\n        put(y, i, {value})\n")
+        text = (
+            f"def KERNEL(y, x, rows):\n    y, x = {_convert(after.name)}(y), {_convert(before.name)}(x)\n"
+            f"    for i in range(rows * {size}):\n        put(y, i, {value})\n"
+        )
         return [Call(text, (Value(output), Value(source), Rows()), f"{output} = Cast to {after}")]
 
 
 @kernel
-def gather_rows(y, table, indices, rows, row_stride, count, entries, size):  # type: ignore[no-untyped-def]
+def gather_rows(y: Any, table: Any, indices: Any, rows: int, row_stride: int, count: int, entries: int, size: int) -> None:
     """y[r, i, :] = table[indices[r, i], :]; float32 rows of `size`, int64 indices, negative from the end."""
     y = f32(y)
     table = f32(table)
@@ -168,7 +184,7 @@ def gather_rows(y, table, indices, rows, row_stride, count, entries, size):  # t
 
 
 @kernel
-def gather_rows_i32(y, table, indices, rows, row_stride, count, entries, size):  # type: ignore[no-untyped-def]
+def gather_rows_i32(y: Any, table: Any, indices: Any, rows: int, row_stride: int, count: int, entries: int, size: int) -> None:
     """As `gather_rows`, with int32 indices."""
     y = f32(y)
     table = f32(table)
@@ -195,14 +211,19 @@ class Gather(Op):
         data, indices = specs
         assert data is not None and indices is not None
         axis = self.attribute(node, "axis") % len(data.shape)
-        return [Spec(data.dtype, data.shape[:axis] + indices.shape + data.shape[axis + 1:])]
+        return [Spec(data.dtype, data.shape[:axis] + indices.shape + data.shape[axis + 1 :])]
 
     def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
         data, indices = (specs[name] for name in node.inputs)
         axis = self.attribute(node, "axis") % len(data.shape)
         rank = len(indices.shape)
-        yield from pass_through(node, specs, node.inputs[0], node.outputs[0],
-                                {a: a if a < axis else a + rank - 1 for a in range(len(data.shape)) if a != axis})
+        yield from pass_through(
+            node,
+            specs,
+            node.inputs[0],
+            node.outputs[0],
+            {a: a if a < axis else a + rank - 1 for a in range(len(data.shape)) if a != axis},
+        )
         yield from pass_through(node, specs, node.inputs[1], node.outputs[0], {a: axis + a for a in range(rank)})
 
     def frame(self, node: Node, frames: Frames) -> Node:
@@ -231,22 +252,45 @@ class Gather(Op):
         if indices in env.constants:
             return self._constant(node, env)
         if axis != 0 or data not in env.constants or env.specs[data].dtype != np.float32:
-            raise Refused("it looks up run-time indices in run-time data; supported are a constant float32 table "
-                          "with axis=0, or constant indices")
+            raise Refused(
+                "it looks up run-time indices in run-time data; supported are a constant float32 table "
+                "with axis=0, or constant indices"
+            )
         kernels = {INT64: gather_rows, np.dtype(np.int32): gather_rows_i32}
         dtype = env.specs[indices].dtype
-        return [Call(kernels[dtype], (Value(output), Value(data), Value(indices), Rows(), env.row_stride(indices),
-                                      prod(node.shapes[1]), shape[0], prod(shape[1:])))]
+        return [
+            Call(
+                kernels[dtype],
+                (
+                    Value(output),
+                    Value(data),
+                    Value(indices),
+                    Rows(),
+                    env.row_stride(indices),
+                    prod(node.shapes[1]),
+                    shape[0],
+                    prod(shape[1:]),
+                ),
+            )
+        ]
 
     def _constant(self, node: Node, env: Lowering) -> list[Call]:
         data, output, axis, shape = node.inputs[0], node.outputs[0], self.attribute(node, "axis"), node.shapes[0]
         indices = np.ravel(env.constants[node.inputs[1]]).astype(np.int64)
         if (indices < -shape[axis]).any() or (indices >= shape[axis]).any():
             raise Refused(f"its indices reach beyond axis {axis} of {list(shape)}")
-        inner, outer = prod(shape[axis + 1:]), prod(shape[:axis])
+        inner, outer = prod(shape[axis + 1 :]), prod(shape[:axis])
         calls = []
         for place, index in enumerate(indices.tolist()):
             index %= shape[axis]
-            calls += walk(env, output, data, [outer, inner], [len(indices) * inner, 1], [shape[axis] * inner, 1],
-                          to_offset=place * inner, start_offset=index * inner)
+            calls += walk(
+                env,
+                output,
+                data,
+                [outer, inner],
+                [len(indices) * inner, 1],
+                [shape[axis] * inner, 1],
+                to_offset=place * inner,
+                start_offset=index * inner,
+            )
         return calls

@@ -40,19 +40,25 @@ def pack(matrix: Array, bias: Array | None, lanes: int) -> Array:
     start = np.zeros(panels * lanes, np.float32)
     if bias is not None:
         start[:m] = bias
-    groups = [wide[:, first * lanes:(first + GROUP) * lanes].ravel() for first in range(0, panels, GROUP)]
+    groups = [wide[:, first * lanes : (first + GROUP) * lanes].ravel() for first in range(0, panels, GROUP)]
     return np.concatenate([start, *groups])
 
 
 def _linear_text(name: str, heights: Sequence[int]) -> str:
     """The kernel below: whole groups in blocks of `heights` rows by GROUP panels, whose sums stay in registers; the
     panels of the last, smaller group one by one."""
-    lines = [f"def {name}(y, x, w, rows, x_row, K, M):",
-             '    """y[r, j] = b[j] + sum over k of x[r, k] W[k, j]: one chain of fma in the order of k; w from `pack`."""',
-             "    y, x, w = f32(y), f32(x), f32(w)", "    L = lanes()", "    panels = (M + L - 1) // L",
-             f"    whole = panels // {GROUP} * {GROUP}", f"    for j in range(0, whole, {GROUP}):",
-             *_blocks(heights, GROUP, f"{GROUP} * L"),
-             "    for j in range(whole, panels):", *_blocks(heights, 1, "(panels - whole) * L")]
+    lines = [
+        f"def {name}(y, x, w, rows, x_row, K, M):",
+        '    """y[r, j] = b[j] + sum over k of x[r, k] W[k, j]: one chain of fma in the order of k; w from `pack`."""',
+        "    y, x, w = f32(y), f32(x), f32(w)",
+        "    L = lanes()",
+        "    panels = (M + L - 1) // L",
+        f"    whole = panels // {GROUP} * {GROUP}",
+        f"    for j in range(0, whole, {GROUP}):",
+        *_blocks(heights, GROUP, f"{GROUP} * L"),
+        "    for j in range(whole, panels):",
+        *_blocks(heights, 1, "(panels - whole) * L"),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -76,8 +82,11 @@ def _blocks(heights: Sequence[int], group: int, stride: str) -> list[str]:
             body.append(f"to = at(y, (r + {row}) * M + j * L)")
             for panel in range(group):
                 last = panel == group - 1
-                body.append(f"store_part(to, {f'{panel} * L' if panel else 0}, {names[row][panel]}, left{f' - {panel} * L' if panel else ''})"
-                            if last else f"store(to, {f'{panel} * L' if panel else 0}, {names[row][panel]})")
+                body.append(
+                    f"store_part(to, {f'{panel} * L' if panel else 0}, {names[row][panel]}, left{f' - {panel} * L' if panel else ''})"
+                    if last
+                    else f"store(to, {f'{panel} * L' if panel else 0}, {names[row][panel]})"
+                )
         lines += ["    " + line for line in [*body, f"r += {height}"]]
     return ["        " + line for line in lines]
 
@@ -148,8 +157,13 @@ class Linear(Op):
             places = [(Value(node.outputs[0]), Value(node.inputs[0]), Rows(times=lead), k)]
         packed = Weight(pack(weights, bias, env.lanes))
         for y, x, rows, x_row in places:
-            calls.append(Call(linear(env), (y, x, packed, rows, x_row, k, m),
-                              f"{node.outputs[0]} = {node.inputs[0]} · W[{k}, {m}]{' + B' if bias is not None else ''}"))
+            calls.append(
+                Call(
+                    linear(env),
+                    (y, x, packed, rows, x_row, k, m),
+                    f"{node.outputs[0]} = {node.inputs[0]} · W[{k}, {m}]{' + B' if bias is not None else ''}",
+                )
+            )
         return calls
 
 
@@ -189,7 +203,9 @@ class MatMul(_Product):
                 yield (node.inputs[0], axis), (node.outputs[0], axis)
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        return (np.matmul(arrays[0], arrays[1]),)
+        a, b = arrays
+        assert a is not None and b is not None
+        return (np.matmul(a, b),)
 
 
 @register
@@ -234,8 +250,10 @@ class Conv(Op):
             if any(v != neutral for v in self.attribute(node, attribute) or []):
                 raise Refused(f"{attribute}={list(self.attribute(node, attribute))}; supported is {neutral} on every axis")
         if any(n != 1 for n in w.sizes[2:]) or self.attribute(node, "group") != 1:
-            raise Refused(f"kernel {list(w.sizes[2:])} in {self.attribute(node, 'group')} groups; "
-                          f"supported is a kernel of one element in one group")
+            raise Refused(
+                f"kernel {list(w.sizes[2:])} in {self.attribute(node, 'group')} groups; "
+                f"supported is a kernel of one element in one group"
+            )
         return [Spec(x.dtype, (x.shape[0], w.shape[0], *x.shape[2:]))]
 
     def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
@@ -292,8 +310,13 @@ def to_linear(graph: Graph) -> None:
             add = following[0]
             other = add.inputs[0] if add.inputs[1] == node.outputs[0] else add.inputs[1]
             value = constants.get(other)
-            if value is not None and value.dtype == np.float32 and prod(value.shape[:-1]) == 1 \
-                    and len(value.shape) <= len(graph.specs[node.outputs[0]].shape) and value.shape[-1:] in ((), (1,), weights.shape[1:]):
+            if (
+                value is not None
+                and value.dtype == np.float32
+                and prod(value.shape[:-1]) == 1
+                and len(value.shape) <= len(graph.specs[node.outputs[0]].shape)
+                and value.shape[-1:] in ((), (1,), weights.shape[1:])
+            ):
                 node.attributes["B"] = np.broadcast_to(value.reshape(value.shape[-1:]), weights.shape[1:])
                 node.outputs = add.outputs
                 gone[add.outputs[0]] = add

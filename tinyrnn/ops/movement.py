@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tinyrnn.ir import Node, Spec
-from tinyrnn.lanes import Pointer, f32, get, i32, i64, kernel, lanes, load, load_part, put, splat, store, store_part, u8
+from tinyrnn.lanes import f32, get, i32, i64, kernel, lanes, load, load_part, put, splat, store, store_part, u8
 from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, register
 from tinyrnn.ops.elementwise import broadcast_frame
 from tinyrnn.ops.over_time import over_time
@@ -18,7 +18,22 @@ Link = tuple[Axis, Axis]
 
 
 @kernel
-def _walk(y, x, rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2):  # type: ignore[no-untyped-def]
+def _walk(
+    y: Any,
+    x: Any,
+    rows: int,
+    y_row: int,
+    x_row: int,
+    n0: int,
+    n1: int,
+    n2: int,
+    y0: int,
+    y1: int,
+    y2: int,
+    x0: int,
+    x1: int,
+    x2: int,
+) -> None:
     for r in range(rows):
         for a in range(n0):
             for b in range(n1):
@@ -27,7 +42,24 @@ def _walk(y, x, rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2):  # type
 
 
 @kernel
-def walk_f32(y, x, y_at, x_at, rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2):  # type: ignore[no-untyped-def]
+def walk_f32(
+    y: Any,
+    x: Any,
+    y_at: int,
+    x_at: int,
+    rows: int,
+    y_row: int,
+    x_row: int,
+    n0: int,
+    n1: int,
+    n2: int,
+    y0: int,
+    y1: int,
+    y2: int,
+    x0: int,
+    x1: int,
+    x2: int,
+) -> None:
     """y[r, a, b, c] = x[r, a, b, c], each with its own strides, from element y_at and x_at on."""
     y = f32(y + 4 * y_at)
     x = f32(x + 4 * x_at)
@@ -46,31 +78,96 @@ def walk_f32(y, x, y_at, x_at, rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x
 
 
 @kernel
-def walk_i64(y, x, y_at, x_at, rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2):  # type: ignore[no-untyped-def]
+def walk_i64(
+    y: Any,
+    x: Any,
+    y_at: int,
+    x_at: int,
+    rows: int,
+    y_row: int,
+    x_row: int,
+    n0: int,
+    n1: int,
+    n2: int,
+    y0: int,
+    y1: int,
+    y2: int,
+    x0: int,
+    x1: int,
+    x2: int,
+) -> None:
     _walk(i64(y + 8 * y_at), i64(x + 8 * x_at), rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2)
 
 
 @kernel
-def walk_i32(y, x, y_at, x_at, rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2):  # type: ignore[no-untyped-def]
+def walk_i32(
+    y: Any,
+    x: Any,
+    y_at: int,
+    x_at: int,
+    rows: int,
+    y_row: int,
+    x_row: int,
+    n0: int,
+    n1: int,
+    n2: int,
+    y0: int,
+    y1: int,
+    y2: int,
+    x0: int,
+    x1: int,
+    x2: int,
+) -> None:
     _walk(i32(y + 4 * y_at), i32(x + 4 * x_at), rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2)
 
 
 @kernel
-def walk_u8(y, x, y_at, x_at, rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2):  # type: ignore[no-untyped-def]
+def walk_u8(
+    y: Any,
+    x: Any,
+    y_at: int,
+    x_at: int,
+    rows: int,
+    y_row: int,
+    x_row: int,
+    n0: int,
+    n1: int,
+    n2: int,
+    y0: int,
+    y1: int,
+    y2: int,
+    x0: int,
+    x1: int,
+    x2: int,
+) -> None:
     _walk(u8(y + y_at), u8(x + x_at), rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2)
 
 
-WALKS = {np.dtype(np.float32): walk_f32, np.dtype(np.int64): walk_i64, np.dtype(np.int32): walk_i32,
-         np.dtype(np.uint8): walk_u8, np.dtype(np.bool_): walk_u8}
+WALKS = {
+    np.dtype(np.float32): walk_f32,
+    np.dtype(np.int64): walk_i64,
+    np.dtype(np.int32): walk_i32,
+    np.dtype(np.uint8): walk_u8,
+    np.dtype(np.bool_): walk_u8,
+}
 
 
 def strides_of(shape: Sequence[int]) -> list[int]:
     """Row-major strides in elements."""
-    return [prod(shape[axis + 1:]) for axis in range(len(shape))]
+    return [prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
-def walk(env: Lowering, output: str, source: str, shape: Sequence[int], to: Sequence[int], start: Sequence[int],
-         to_offset: int = 0, start_offset: int = 0, note: str = "") -> list[Call]:
+def walk(
+    env: Lowering,
+    output: str,
+    source: str,
+    shape: Sequence[int],
+    to: Sequence[int],
+    start: Sequence[int],
+    to_offset: int = 0,
+    start_offset: int = 0,
+    note: str = "",
+) -> list[Call]:
     """Calls that set output[to_offset + i·to] = source[start_offset + i·start] for every index i of `shape`."""
     dtype = env.specs[output].dtype
     if dtype not in WALKS:
@@ -91,9 +188,30 @@ def walk(env: Lowering, output: str, source: str, shape: Sequence[int], to: Sequ
     for index in np.ndindex(*(o[0] for o in outer)):
         y_at = to_offset + sum(i * o[1] for i, o in zip(index, outer, strict=True))
         x_at = start_offset + sum(i * o[2] for i, o in zip(index, outer, strict=True))
-        calls.append(Call(WALKS[dtype], (
-            Value(output), Value(source), y_at, x_at, Rows(), env.row_stride(output), env.row_stride(source),
-            a[0], b[0], c[0], a[1], b[1], c[1], a[2], b[2], c[2]), note or f"{output} from {source}"))
+        calls.append(
+            Call(
+                WALKS[dtype],
+                (
+                    Value(output),
+                    Value(source),
+                    y_at,
+                    x_at,
+                    Rows(),
+                    env.row_stride(output),
+                    env.row_stride(source),
+                    a[0],
+                    b[0],
+                    c[0],
+                    a[1],
+                    b[1],
+                    c[1],
+                    a[2],
+                    b[2],
+                    c[2],
+                ),
+                note or f"{output} from {source}",
+            )
+        )
     return calls
 
 
@@ -134,8 +252,12 @@ class View(Op):
         source, output = node.inputs[0], node.outputs[0]
         if prod(frames.shape(source)) != prod(frames.shape(output)):
             raise Refused(f"it joins the time or batch axis with others ({frames.specs[source]} → {frames.specs[output]})")
-        before, after = (sorted(role for a in frames.rows(name) if frames.specs[name].shape[a] != 1
-                                for role in frames.roles[name, a].split("+")) for name in (source, output))
+        before, after = (
+            sorted(
+                role for a in frames.rows(name) if frames.specs[name].shape[a] != 1 for role in frames.roles[name, a].split("+")
+            )
+            for name in (source, output)
+        )
         if before != after:
             raise Refused("it changes which axes are time and batch")
         return frames.node(node, {})
@@ -169,7 +291,7 @@ class Identity(View):
     """ONNX Identity."""
 
     name = "Identity"
-    inputs = ("input",)
+    inputs: ClassVar[tuple[str, ...]] = ("input",)
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
         assert specs[0] is not None
@@ -192,8 +314,7 @@ class Dropout(Identity):
 
     def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
         if np.any(self.attribute(node, "training_mode")):
-            raise Refused("training_mode is true; supported is inference, where dropout does nothing. "
-                          "Export after model.eval()")
+            raise Refused("training_mode is true; supported is inference, where dropout does nothing. Export after model.eval()")
         if len(node.outputs) > 1 and node.outputs[1]:
             raise Refused("its mask output is used; supported is the first output alone")
 
@@ -203,7 +324,7 @@ class Reshape(View):
     """ONNX Reshape."""
 
     name = "Reshape"
-    inputs = ("data", "shape?")
+    inputs: ClassVar[tuple[str, ...]] = ("data", "shape?")
     attributes = {"shape": REQUIRED, "allowzero": 0}
     parameters = {"shape": 1}
 
@@ -349,8 +470,9 @@ class Concat(Op):
         rank = len(specs[node.outputs[0]].shape)
         axis = self.attribute(node, "axis") % rank
         for name in node.inputs:
-            yield from pass_through(node, specs, name, node.outputs[0],
-                                    {a: a for a in range(rank) if a != axis or len(node.inputs) == 1})
+            yield from pass_through(
+                node, specs, name, node.outputs[0], {a: a for a in range(rank) if a != axis or len(node.inputs) == 1}
+            )
 
     def frame(self, node: Node, frames: Frames) -> Node:
         output = node.outputs[0]
@@ -401,7 +523,7 @@ class Split(Op):
         sizes = self._sizes(node, shape[axis])
         if sum(sizes) != shape[axis] or len(sizes) != len(node.outputs):
             raise Refused(f"split={sizes} does not make {len(node.outputs)} outputs of {shape[axis]}")
-        return [Spec(specs[0].dtype, tuple(shape[:axis] + [n] + shape[axis + 1:])) for n in sizes]
+        return [Spec(specs[0].dtype, (*shape[:axis], n, *shape[axis + 1 :])) for n in sizes]
 
     def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
         rank = len(specs[node.inputs[0]].shape)
@@ -455,7 +577,7 @@ class Slice(Op):
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
             n = shape[int(axis)]
             end = None if step < 0 and int(end) < -n else int(end)
-            taken[int(axis)] = range(n)[int(start):end:int(step)]
+            taken[int(axis)] = range(n)[int(start) : end : int(step)]
         return taken
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
@@ -475,11 +597,14 @@ class Slice(Op):
             if slices[axis] == range(shape[axis] - 1, shape[axis]) and frames.role(source, axis) == "time":
                 return frames.node(over_time(node))
             if slices[axis] != range(shape[axis]):
-                raise Refused(f"it takes {_range_text(slices[axis])} of the {shape[axis]} steps of the time or batch axis "
-                              f"(supported: all of them, or the last)")
+                raise Refused(
+                    f"it takes {_range_text(slices[axis])} of the {shape[axis]} steps of the time or batch axis "
+                    f"(supported: all of them, or the last)"
+                )
         kept = [slices[a] for a in frames.kept(source)]
-        return frames.node(node, {"starts": [r.start for r in kept], "ends": [r.stop for r in kept],
-                                  "steps": [r.step for r in kept]})
+        return frames.node(
+            node, {"starts": [r.start for r in kept], "ends": [r.stop for r in kept], "steps": [r.step for r in kept]}
+        )
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         assert arrays[0] is not None
@@ -570,7 +695,7 @@ class Pad(Op):
 
 
 @kernel
-def fill_f32(y, rows, n, value):  # type: ignore[no-untyped-def]
+def fill_f32(y: Any, rows: int, n: int, value: float) -> None:
     """Every element of `rows` rows of n is `value`."""
     y = f32(y)
     for i in range(0, rows * n, lanes()):
@@ -595,12 +720,14 @@ class Expand(Op):
 
     def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
         offset = len(specs[node.outputs[0]].shape) - len(specs[node.inputs[0]].shape)
-        yield from pass_through(node, specs, node.inputs[0], node.outputs[0],
-                                {a: a + offset for a in range(len(specs[node.inputs[0]].shape))})
+        yield from pass_through(
+            node, specs, node.inputs[0], node.outputs[0], {a: a + offset for a in range(len(specs[node.inputs[0]].shape))}
+        )
 
     def frame(self, node: Node, frames: Frames) -> Node:
-        return frames.node(node, {"shape": frames.shape(node.outputs[0])},
-                           [broadcast_frame(frames, node.inputs[0], node.outputs[0])])
+        return frames.node(
+            node, {"shape": frames.shape(node.outputs[0])}, [broadcast_frame(frames, node.inputs[0], node.outputs[0])]
+        )
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         assert arrays[0] is not None

@@ -17,7 +17,7 @@ from tinyrnn.ops.elementwise import larger, smaller
 
 
 @kernel
-def last_f32(y, x, rows, n):  # type: ignore[no-untyped-def]
+def last_f32(y: Any, x: Any, rows: int, n: int) -> None:
     """y = the last of `rows` rows of x, n elements each."""
     y = f32(y)
     x = f32(x + 4 * (rows - 1) * n)
@@ -26,7 +26,7 @@ def last_f32(y, x, rows, n):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def sum_over_time(y, x, total, count, rows, n):  # type: ignore[no-untyped-def]
+def sum_over_time(y: Any, x: Any, total: Any, count: Any, rows: int, n: int) -> None:
     """total += every row of x in order, count += rows, y = total."""
     y = f32(y)
     x = f32(x)
@@ -41,7 +41,7 @@ def sum_over_time(y, x, total, count, rows, n):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def mean_over_time(y, x, total, count, rows, n):  # type: ignore[no-untyped-def]
+def mean_over_time(y: Any, x: Any, total: Any, count: Any, rows: int, n: int) -> None:
     """As `sum_over_time`, divided by count."""
     sum_over_time(y, x, total, count, rows, n)
     y = f32(y)
@@ -50,7 +50,7 @@ def mean_over_time(y, x, total, count, rows, n):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def max_over_time(y, x, total, count, rows, n):  # type: ignore[no-untyped-def]
+def max_over_time(y: Any, x: Any, total: Any, count: Any, rows: int, n: int) -> None:
     """y = total = the largest of total and every row of x."""
     y = f32(y)
     x = f32(x)
@@ -63,7 +63,7 @@ def max_over_time(y, x, total, count, rows, n):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def min_over_time(y, x, total, count, rows, n):  # type: ignore[no-untyped-def]
+def min_over_time(y: Any, x: Any, total: Any, count: Any, rows: int, n: int) -> None:
     """y = total = the smallest of total and every row of x."""
     y = f32(y)
     x = f32(x)
@@ -76,8 +76,11 @@ def min_over_time(y, x, total, count, rows, n):  # type: ignore[no-untyped-def]
 
 
 KINDS: dict[str, tuple[Callable[..., Any], float]] = {
-    "ReduceSum": (sum_over_time, 0.0), "ReduceMean": (mean_over_time, 0.0),
-    "ReduceMax": (max_over_time, -np.inf), "ReduceMin": (min_over_time, np.inf)}
+    "ReduceSum": (sum_over_time, 0.0),
+    "ReduceMean": (mean_over_time, 0.0),
+    "ReduceMax": (max_over_time, -np.inf),
+    "ReduceMin": (min_over_time, np.inf),
+}
 """the reduction over time → its kernel and the total before the first frame"""
 
 

@@ -38,7 +38,7 @@ DIRECTIONS = ("forward", "reverse", "bidirectional")
 
 
 @kernel
-def copy_f32(y, x, n):  # type: ignore[no-untyped-def]
+def copy_f32(y: Any, x: Any, n: int) -> None:
     """y = x, n float32."""
     y = f32(y)
     x = f32(x)
@@ -47,7 +47,7 @@ def copy_f32(y, x, n):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def begin_f32(y, x, n, started):  # type: ignore[no-untyped-def]
+def begin_f32(y: Any, x: Any, n: int, started: int) -> None:
     """y = x in the first call after a reset; afterwards y keeps what it holds."""
     if started == 0:
         copy_f32(y, x, n)
@@ -60,8 +60,17 @@ class Recurrent(Op):
     default_activations: ClassVar[tuple[str, ...]]
     parts: ClassVar[tuple[str, ...]] = ("h",)
     attributes: ClassVar[dict[str, Any]] = {
-        "activation_alpha": None, "activation_beta": None, "activations": None, "clip": None, "direction": "forward",
-        "hidden_size": None, "layout": 0, "W": REQUIRED, "R": REQUIRED, "B": None}
+        "activation_alpha": None,
+        "activation_beta": None,
+        "activations": None,
+        "clip": None,
+        "direction": "forward",
+        "hidden_size": None,
+        "layout": 0,
+        "W": REQUIRED,
+        "R": REQUIRED,
+        "B": None,
+    }
     parameters = {"W": 1, "R": 2, "B": 3}
     foldable = False
 
@@ -90,15 +99,24 @@ class Recurrent(Op):
                 names = node.attributes["activations"] = names[:1]  # the schema's own default has two for one direction
             unknown = [n for n in names if n.lower() not in ACTIVATIONS]
             if unknown or len(names) != count * D:
-                raise Refused(f"activations={list(names)}; supported are {count} for each of {D} directions, "
-                              f"of {', '.join(a.name for a in ACTIVATIONS.values())}")
+                raise Refused(
+                    f"activations={list(names)}; supported are {count} for each of {D} directions, "
+                    f"of {', '.join(a.name for a in ACTIVATIONS.values())}"
+                )
         G, H = self.gates, self._hidden(node)
-        shapes = {"W": (D, G * H, specs[0].sizes[-1] if specs[0] else -1), "R": (D, G * H, H), "B": (D, 2 * G * H), "P": (D, 3 * H)}
+        shapes = {
+            "W": (D, G * H, specs[0].sizes[-1] if specs[0] else -1),
+            "R": (D, G * H, H),
+            "B": (D, 2 * G * H),
+            "P": (D, 3 * H),
+        }
         for key, shape in shapes.items():
             value = node.attributes.get(key)
             if value is not None and value.shape != shape:
-                raise Refused(f"{key} has shape {list(value.shape)}; for hidden size {H}, {D} directions and this input "
-                              f"it must be {list(shape)}")
+                raise Refused(
+                    f"{key} has shape {list(value.shape)}; for hidden size {H}, {D} directions and this input "
+                    f"it must be {list(shape)}"
+                )
         if self.attribute(node, "hidden_size") not in (None, H):
             raise Refused(f"hidden_size={self.attribute(node, 'hidden_size')} but R has {H}")
 
@@ -112,8 +130,10 @@ class Recurrent(Op):
             given = specs[index] if index < len(specs) else None
             wanted = (N,) if index == 4 else (N, D, H) if time else (D, N, H)
             if given is not None and len(given.shape) == len(wanted) and given.sizes != wanted:
-                raise SizesDiffer(f"{name} is {given}; with this X it must be {list(wanted)}",
-                                  [(n, w) for n, w in zip(given.sizes, wanted, strict=True) if n != w])
+                raise SizesDiffer(
+                    f"{name} is {given}; with this X it must be {list(wanted)}",
+                    [(n, w) for n, w in zip(given.sizes, wanted, strict=True) if n != w],
+                )
             if given is not None and len(given.shape) != len(wanted):
                 raise Refused(f"{name} is {given}; with this X it must be {list(wanted)}")
         y = (N, T, D, H) if time else (T, D, N, H)
@@ -152,9 +172,15 @@ class Recurrent(Op):
         x = node.inputs[0]
         if frames.role(x, time) not in (None, "time") or frames.role(x, 2) is not None:
             raise Refused("it walks along an axis that is not time")
-        framed = frames.node(node, {**node.attributes, "rows_are_time": frames.role(x, time) == "time",
-                                    "steps": frames.specs[x].sizes[time],
-                                    "batch": 1 if frames.role(x, batch) else frames.specs[x].sizes[batch]})
+        framed = frames.node(
+            node,
+            {
+                **node.attributes,
+                "rows_are_time": frames.role(x, time) == "time",
+                "steps": frames.specs[x].sizes[time],
+                "batch": 1 if frames.role(x, batch) else frames.specs[x].sizes[batch],
+            },
+        )
         return framed
 
     def forbids_stream(self, node: Node) -> str | None:
@@ -170,7 +196,9 @@ class Recurrent(Op):
         D, count = self._directions(node), len(self.default_activations)
         names = self.attribute(node, "activations") or self.default_activations * D
         bound = bind_activations(names, self.attribute(node, "activation_alpha"), self.attribute(node, "activation_beta"))
-        return Cell(self.name, self._hidden(node), bound[direction * count:(direction + 1) * count], self.attribute(node, "clip"))
+        return Cell(
+            self.name, self._hidden(node), bound[direction * count : (direction + 1) * count], self.attribute(node, "clip")
+        )
 
     def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
         inside = 1 if node.attributes["rows_are_time"] else node.attributes["steps"]
@@ -198,14 +226,16 @@ class Recurrent(Op):
         return bool(node.attributes["rows_are_time"]) and not (initial and env.carries(initial))
 
     def _state_elements(self, node: Node) -> int:
-        return self._directions(node) * int(node.attributes["batch"]) * self._hidden(node)
+        return int(self._directions(node) * node.attributes["batch"] * self._hidden(node))
 
     def _after(self, node: Node, env: Lowering, part: str) -> Operand:
         """Where a part of the state is written."""
         if self._persists(node, env, part):
             initial = env.constants.get(self._initial(node, part))
             size = self._state_elements(node)
-            return State(f"{node.name}.{part}", np.zeros(size, np.float32) if initial is None else initial.astype(np.float32).ravel())
+            return State(
+                f"{node.name}.{part}", np.zeros(size, np.float32) if initial is None else initial.astype(np.float32).ravel()
+            )
         name = node.outputs[1 + self.parts.index(part)] if len(node.outputs) > 1 + self.parts.index(part) else ""
         return Value(name) if name else Scratch(f"{part}_after", fixed=0, per_row=self._state_elements(node), of=node.inputs[0])
 
@@ -227,7 +257,8 @@ class Recurrent(Op):
         N, D, H = attributes["batch"], self._directions(node), cell.H
         L = 0 if attributes["rows_are_time"] else attributes["steps"]
         x, y = node.inputs[0], node.outputs[0]
-        W, R, B, P = (None if node.attributes.get(k) is None else node.attributes[k][d] for k in "WRBP")
+        W, R = node.attributes["W"][d], node.attributes["R"][d]
+        B, P = (None if node.attributes.get(k) is None else node.attributes[k][d] for k in "BP")
         inputs = W.shape[1]
         inside = (L or 1) * N
         calls: list[Call] = []
@@ -239,8 +270,13 @@ class Recurrent(Op):
             width = matrix.shape[1]
             p = Scratch("p", per_row=inside * width, of=x)
             stride = inputs if inside > 1 or env.per_row(x) else 0
-            calls.append(Call(linear(env), (p, Value(x), Weight(pack(matrix, bias, env.lanes)), Rows(of=x, times=inside),
-                                            stride, inputs, width), f"the input's share of {node.op} {node.name}"))
+            calls.append(
+                Call(
+                    linear(env),
+                    (p, Value(x), Weight(pack(matrix, bias, env.lanes)), Rows(of=x, times=inside), stride, inputs, width),
+                    f"the input's share of {node.op} {node.name}",
+                )
+            )
         if layout:
             y_step, y_batch, y_direction, p_step, p_batch = (D * H, (L or 1) * D * H, H, 1, L or 1)
             state_batch, state_direction = D * H, H
@@ -252,9 +288,21 @@ class Recurrent(Op):
             y_step, p_step = frame, N
         h_before, h_frame = self._before(node, env, "h", calls)
         lens = node.inputs[4] if len(node.inputs) > 4 else ""
-        walk = Walk(N, L, y_step, y_batch, frame, p_step * width, p_batch * width, inside * width,
-                    backward=attributes.get("direction") == "reverse" or d == 1, lengths=bool(lens),
-                    before_frame=h_frame, after_frame=self._state_elements(node), state_batch=state_batch)
+        walk = Walk(
+            N,
+            L,
+            y_step,
+            y_batch,
+            frame,
+            p_step * width,
+            p_batch * width,
+            inside * width,
+            backward=attributes.get("direction") == "reverse" or d == 1,
+            lengths=bool(lens),
+            before_frame=h_frame,
+            after_frame=self._state_elements(node),
+            state_batch=state_batch,
+        )
         h_after = self._after(node, env, "h")
         c_before, c_after = h_before, h_after
         if "c" in self.parts:
@@ -267,9 +315,24 @@ class Recurrent(Op):
         def part(operand: Operand) -> Operand:
             return replace(operand, offset=d * state_direction)  # type: ignore[arg-type, type-var]
 
-        calls.append(Call(kernel_text(cell, walk, env.lanes, env.registers), (
-            where, p, state, part(h_before), part(h_after), part(c_before), part(c_after), Scratch("s", fixed=2 * H),
-            Value(lens) if lens else 0, Rows(of=x)), f"{node.op} {node.name}, H = {H}"))
+        calls.append(
+            Call(
+                kernel_text(cell, walk, env.lanes, env.registers),
+                (
+                    where,
+                    p,
+                    state,
+                    part(h_before),
+                    part(h_after),
+                    part(c_before),
+                    part(c_after),
+                    Scratch("s", fixed=2 * H),
+                    Value(lens) if lens else 0,
+                    Rows(of=x),
+                ),
+                f"{node.op} {node.name}, H = {H}",
+            )
+        )
         return calls
 
 
@@ -329,8 +392,11 @@ class LSTM(Recurrent):
     parts = ("h", "c")
 
     def cell(self, node: Node, direction: int) -> Cell:
-        return replace(super().cell(node, direction), input_forget=bool(self.attribute(node, "input_forget")),
-                       peepholes=node.attributes.get("P") is not None)
+        return replace(
+            super().cell(node, direction),
+            input_forget=bool(self.attribute(node, "input_forget")),
+            peepholes=node.attributes.get("P") is not None,
+        )
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         return _expected(recurrent_reference.lstm, self, node, arrays)

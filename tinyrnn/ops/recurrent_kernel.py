@@ -16,7 +16,6 @@ import numpy as np
 from tinyrnn.op import Array
 from tinyrnn.ops.activations import BoundActivation
 
-
 FIRST_LEVEL_CACHE = 1 << 15
 """bytes of data cache next to nearly every core"""
 
@@ -117,12 +116,12 @@ def pack_state(cell: Cell, W: Array, R: Array, B: Array | None, P: Array | None,
     both = np.concatenate([W, R], axis=1) if cell.inputs else R
     wide = np.zeros((G, panels * lanes, both.shape[1]), np.float32)
     wide[:, :H] = both.reshape(G, H, -1)
-    wide = wide.reshape(G, panels, lanes, -1)
+    cut = wide.reshape(G, panels, lanes, -1)
     parts = []
     for gates in cell.phases:
         together = panels_together(len(gates), panels, registers, 4 * cell.gates * cell.H * cell.H)
         for first in range(0, panels, together):
-            block = wide[list(gates), first:first + together]
+            block = cut[list(gates), first : first + together]
             parts.append(block.transpose(3, 1, 0, 2).ravel())
     extra = np.zeros((4, panels * lanes), np.float32)
     if cell.linear_before_reset and B is not None:
@@ -172,14 +171,20 @@ def kernel_text(cell: Cell, walk: Walk, lanes: int, registers: int) -> str:
     text(f"length = {steps}")
     if walk.lengths:
         text(f"length = min(max(np.int64(get(lens, {frame} * {walk.batch} + {item})), 0), length)")
-    text(f"h = at(ho, {_sum(frame, walk.after_frame, item, walk.state_batch)})",
-         f"before = at(hi, {_sum(frame, walk.before_frame, item, walk.state_batch)})")
+    text(
+        f"h = at(ho, {_sum(frame, walk.after_frame, item, walk.state_batch)})",
+        f"before = at(hi, {_sum(frame, walk.before_frame, item, walk.state_batch)})",
+    )
     if lstm:
-        text(f"c = at(co, {_sum(frame, walk.after_frame, item, walk.state_batch)})",
-             *_copy("c", f"at(ci, {_sum(frame, walk.c_before_frame, item, walk.state_batch)})", H))
+        text(
+            f"c = at(co, {_sum(frame, walk.after_frame, item, walk.state_batch)})",
+            *_copy("c", f"at(ci, {_sum(frame, walk.c_before_frame, item, walk.state_batch)})", H),
+        )
     end = "length - 1" if walk.backward else "0"
-    text(f"yt = at(y, {_sum(frame, walk.y_frame, item, walk.y_batch, end, walk.y_step)})",
-         f"pt = at(p, {_sum(frame, walk.p_frame, item, walk.p_batch, end, walk.p_step)})")
+    text(
+        f"yt = at(y, {_sum(frame, walk.y_frame, item, walk.y_batch, end, walk.y_step)})",
+        f"pt = at(p, {_sum(frame, walk.p_frame, item, walk.p_batch, end, walk.p_step)})",
+    )
     sign = "-" if walk.backward else ""
     text("for t in range(length):")
     text.depth += 1
@@ -192,8 +197,11 @@ def kernel_text(cell: Cell, walk: Walk, lanes: int, registers: int) -> str:
         text("if length == 0:", *(f"    {line}" for line in _zero("h", H)))
         if lstm:
             text(*(f"    {line}" for line in _zero("c", H)))
-        text(f"rest = {rest}", f"for t in range(length, {steps}):",
-             *(f"    {line}" for line in _zero(f"at(rest, t * {walk.y_step})", H)))
+        text(
+            f"rest = {rest}",
+            f"for t in range(length, {steps}):",
+            *(f"    {line}" for line in _zero(f"at(rest, t * {walk.y_step})", H)),
+        )
     return "\n".join(text.lines) + "\n"
 
 
@@ -227,20 +235,53 @@ def _step(text: _Text, cell: Cell, lanes: int, registers: int) -> None:
             text(f"for i in range(0, {whole * stride}, {stride}):")
             text.depth += 1
             text(f"j = i if t % 2 == 0 else {(whole - 1) * stride} - i")
-            _group(text, cell, gates, phase, together, lanes, f"j * {len(gates) * depth} + {base}", "j", source, extra,
-                   whole * together == panels)
+            _group(
+                text,
+                cell,
+                gates,
+                phase,
+                together,
+                lanes,
+                f"j * {len(gates) * depth} + {base}",
+                "j",
+                source,
+                extra,
+                whole * together == panels,
+            )
             text.depth -= 1
         else:
             _group(text, cell, gates, phase, together, lanes, str(base), "0", source, extra, whole * together == panels)
         left = panels - whole * together
         if left:
-            _group(text, cell, gates, phase, left, lanes, str(base + whole * group), str(whole * together * lanes),
-                   source, extra, True)
+            _group(
+                text,
+                cell,
+                gates,
+                phase,
+                left,
+                lanes,
+                str(base + whole * group),
+                str(whole * together * lanes),
+                source,
+                extra,
+                True,
+            )
         base += panels * len(gates) * lanes * depth
 
 
-def _group(text: _Text, cell: Cell, gates: Sequence[int], phase: int, count: int, lanes: int, at: str, first: str,
-           source: str, extra: int, last: bool) -> None:
+def _group(
+    text: _Text,
+    cell: Cell,
+    gates: Sequence[int],
+    phase: int,
+    count: int,
+    lanes: int,
+    at: str,
+    first: str,
+    source: str,
+    extra: int,
+    last: bool,
+) -> None:
     """The sums of `count` panels from unit `first` on, then their cells."""
     names = [(panel, gate) for panel in range(count) for gate in gates]
     padded = -(-cell.H // lanes) * lanes
@@ -286,9 +327,11 @@ def _store(pointer: str, unit: str, value: str, tail: str | int) -> str:
     return f"store_part({pointer}, {unit}, {value}, {tail})" if tail else f"store({pointer}, {unit}, {value})"
 
 
-def _cell(text: _Text, cell: Cell, phase: int, panel: int, unit: str, tail: str | int, lanes: int, extra: int,
-          first: str) -> None:
+def _cell(
+    text: _Text, cell: Cell, phase: int, panel: int, unit: str, tail: str | int, lanes: int, extra: int, first: str
+) -> None:
     """The equations of one panel, from its gate sums g{gate}{panel}."""
+
     def sum_of(gate: int) -> str:
         return f"g{gate}{panel}"
 
@@ -296,15 +339,16 @@ def _cell(text: _Text, cell: Cell, phase: int, panel: int, unit: str, tail: str 
         bound = cell.activations[which]
         if cell.clip is not None and not (cell.op == "LSTM" and which == 2):
             value = f"at_most(at_least({value}, splat({-cell.clip!r})), splat({cell.clip!r}))"
-        return bound.activation.words.format(x=value if value.isidentifier() else f"({value})",
-                                             alpha=f"splat({bound.alpha!r})", beta=f"splat({bound.beta!r})")
+        return bound.activation.words.format(
+            x=value if value.isidentifier() else f"({value})", alpha=f"splat({bound.alpha!r})", beta=f"splat({bound.beta!r})"
+        )
 
     def assign(name: str, which: int, value: str) -> None:
         text(f"{name} = {value}", f"{name} = {act(which, name)}")
 
     padded = -(-cell.H // lanes) * lanes
     if cell.op == "RNN":
-        assign("ht", 0, sum_of(0))                                       # Ht = f(Xt W + Ht-1 R + Wb + Rb)
+        assign("ht", 0, sum_of(0))  # Ht = f(Xt W + Ht-1 R + Wb + Rb)
         text(_store("yt", unit, "ht", tail))
     elif cell.op == "LSTM":
         text(f"c1 = {_load('c', unit, tail)}")
@@ -316,15 +360,14 @@ def _cell(text: _Text, cell: Cell, phase: int, panel: int, unit: str, tail: str 
         else:
             assign("ft", 0, f.format("c1"))
         assign("gt", 1, sum_of(3))
-        text("ct = fma(ft, c1, it * gt)")                                # Ct = ft (.) Ct-1 + it (.) ct
+        text("ct = fma(ft, c1, it * gt)")  # Ct = ft (.) Ct-1 + it (.) ct
         assign("ot", 0, o.format("ct"))
         assign("ht", 2, "ct")
-        text(_store("c", unit, "ct", tail), _store("yt", unit, "ot * ht", tail))   # Ht = ot (.) h(Ct)
+        text(_store("c", unit, "ct", tail), _store("yt", unit, "ot * ht", tail))  # Ht = ot (.) h(Ct)
     elif phase == 0 and not cell.linear_before_reset:
         assign("zt", 0, sum_of(0))
         assign("rt", 0, sum_of(1))
-        text(_store("s", unit, f"rt * {_load('before', unit, tail)}", tail),
-             _store("s", f"{cell.H} + {unit}", "zt", tail))
+        text(_store("s", unit, f"rt * {_load('before', unit, tail)}", tail), _store("s", f"{cell.H} + {unit}", "zt", tail))
     else:
         if cell.linear_before_reset:
             assign("zt", 0, sum_of(0))
@@ -335,4 +378,4 @@ def _cell(text: _Text, cell: Cell, phase: int, panel: int, unit: str, tail: str 
             text(f"zt = {_load('s', f'{cell.H} + {unit}', tail)}")
             assign("ht", 1, sum_of(2))
         text(f"h1 = {_load('before', unit, tail)}")
-        text(_store("yt", unit, "fma(zt, h1 - ht, ht)", tail))           # Ht = (1 - zt) (.) ht + zt (.) Ht-1
+        text(_store("yt", unit, "fma(zt, h1 - ht, ht)", tail))  # Ht = (1 - zt) (.) ht + zt (.) Ht-1

@@ -57,7 +57,11 @@ class _Matcher:
         columns = np.broadcast_to(np.arange(whole[-1]), whole)
         cut = op_of(node).reference(node, [columns])[node.outputs.index(name)]
         first = int(cut.ravel()[0])
-        return (source, first, part[-1]) if np.array_equal(cut.reshape(-1, part[-1])[0], np.arange(first, first + part[-1])) else None
+        return (
+            (source, first, part[-1])
+            if np.array_equal(cut.reshape(-1, part[-1])[0], np.arange(first, first + part[-1]))
+            else None
+        )
 
     def linear_sum(self, name: str) -> _Sum | None:
         """The value as a sum of products, where it is one."""
@@ -86,8 +90,11 @@ class _Matcher:
 
     def _product(self, value: str, weights: Array, has_bias: bool, into: _Sum) -> None:
         joined = self.of(value, "Concat")
-        if joined is not None and len(joined.inputs) == 2 and joined.attributes["axis"] % len(self.graph.specs[value].shape) == len(
-                self.graph.specs[value].shape) - 1:
+        if (
+            joined is not None
+            and len(joined.inputs) == 2
+            and joined.attributes["axis"] % len(self.graph.specs[value].shape) == len(self.graph.specs[value].shape) - 1
+        ):
             first = self.graph.specs[joined.inputs[0]].sizes[-1]
             into.products += [(joined.inputs[0], weights[:first], False), (joined.inputs[1], weights[first:], False)]
         else:
@@ -131,10 +138,12 @@ def _input_and_state(match: _Matcher, total: _Sum, H: int, cell_state: str) -> t
 
 def _gate_rows(weights: Array, firsts: list[int], H: int) -> Array:
     """[1, G·H, K] in the order of `firsts` from [K, G·H]."""
-    return np.concatenate([weights[:, first:first + H].T for first in firsts])[None]
+    return np.concatenate([weights[:, first : first + H].T for first in firsts])[None]
 
 
-def _insert(graph: Graph, at: Node, op: str, x: str, states: list[str], results: list[str], attributes: dict[str, Any], H: int) -> None:
+def _insert(
+    graph: Graph, at: Node, op: str, x: str, states: list[str], results: list[str], attributes: dict[str, Any], H: int
+) -> None:
     """Put a recurrent node, with views of [N, K] as [1, N, K] round it, in the place of the nodes that made `results`."""
     N = prod(graph.specs[states[0]].sizes[:-1])
     nodes = []
@@ -153,8 +162,11 @@ def _insert(graph: Graph, at: Node, op: str, x: str, states: list[str], results:
     for end, result in zip(ends, results, strict=True):
         view(end, result, graph.specs[result].sizes)
     place = min(graph.nodes.index(n) for n in graph.nodes if set(n.outputs) & set(results))
-    graph.nodes = [n for n in graph.nodes[:place] if not set(n.outputs) & set(results)] + nodes + [
-        n for n in graph.nodes[place:] if not set(n.outputs) & set(results)]
+    graph.nodes = (
+        [n for n in graph.nodes[:place] if not set(n.outputs) & set(results)]
+        + nodes
+        + [n for n in graph.nodes[place:] if not set(n.outputs) & set(results)]
+    )
 
 
 @rewrite
@@ -177,9 +189,17 @@ def find_lstm_cells(graph: Graph) -> None:
             continue
         (x, W), (h, R) = split
         bias = np.broadcast_to(np.asarray(total.bias, np.float32), (W.shape[1],))
-        B = np.concatenate([bias[f:f + H] for f in firsts] + [np.zeros(4 * H, np.float32)])[None]
-        _insert(graph, node, "LSTM", x, [h, before], [node.outputs[0], after],
-                {"W": _gate_rows(W, firsts, H), "R": _gate_rows(R, firsts, H), "B": B, "hidden_size": H}, H)
+        B = np.concatenate([bias[f : f + H] for f in firsts] + [np.zeros(4 * H, np.float32)])[None]
+        _insert(
+            graph,
+            node,
+            "LSTM",
+            x,
+            [h, before],
+            [node.outputs[0], after],
+            {"W": _gate_rows(W, firsts, H), "R": _gate_rows(R, firsts, H), "B": B, "hidden_size": H},
+            H,
+        )
 
 
 def _lstm_parts(match: _Matcher, name: str) -> Iterator[tuple[tuple[str, str, str, str], str, str]]:
@@ -206,7 +226,10 @@ def find_gru_cells(graph: Graph) -> None:
         if found is None:
             continue
         before, z, r, x_n, h_n = found
-        cuts = {key: match.gate(value) for key, value in (("xn", x_n), ("hn", h_n), ("z0", z[0]), ("z1", z[1]), ("r0", r[0]), ("r1", r[1]))}
+        cuts = {
+            key: match.gate(value)
+            for key, value in (("xn", x_n), ("hn", h_n), ("z0", z[0]), ("z1", z[1]), ("r0", r[0]), ("r1", r[1]))
+        }
         if any(c is None for c in cuts.values()):
             continue
         known = {key: c for key, c in cuts.items() if c is not None}
@@ -227,9 +250,23 @@ def find_gru_cells(graph: Graph) -> None:
         x_firsts = [columns["z"][0], columns["r"][0], known["xn"][1]]
         h_firsts = [columns["z"][1], columns["r"][1], known["hn"][1]]
         biases = [np.broadcast_to(np.asarray(s.bias, np.float32), (3 * H,)) for s in sums]
-        B = np.concatenate([biases[0][f:f + H] for f in x_firsts] + [biases[1][f:f + H] for f in h_firsts])[None]
-        _insert(graph, node, "GRU", x, [h], [node.outputs[0]],
-                {"W": _gate_rows(W, x_firsts, H), "R": _gate_rows(R, h_firsts, H), "B": B, "hidden_size": H, "linear_before_reset": 1}, H)
+        B = np.concatenate([biases[0][f : f + H] for f in x_firsts] + [biases[1][f : f + H] for f in h_firsts])[None]
+        _insert(
+            graph,
+            node,
+            "GRU",
+            x,
+            [h],
+            [node.outputs[0]],
+            {
+                "W": _gate_rows(W, x_firsts, H),
+                "R": _gate_rows(R, h_firsts, H),
+                "B": B,
+                "hidden_size": H,
+                "linear_before_reset": 1,
+            },
+            H,
+        )
 
 
 Pair = tuple[str, str]

@@ -319,9 +319,7 @@ def _hidden_size(R: Floats, hidden_size: int | None) -> int:
     return np.shape(R)[-1] if hidden_size is None else hidden_size
 
 
-def _weights(
-    W: Floats, R: Floats, B: Floats | None, D: int, H: int, *, gates: int
-) -> tuple[Array, Array, Array]:
+def _weights(W: Floats, R: Floats, B: Floats | None, D: int, H: int, *, gates: int) -> tuple[Array, Array, Array]:
     """W [D, gates*H, I], R [D, gates*H, H] and B [D, 2*gates*H], zeros where missing, in float64."""
     return (
         _array("W", W, (D, gates * H, np.shape(W)[-1])),

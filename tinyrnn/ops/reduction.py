@@ -14,6 +14,7 @@ import numpy as np
 
 from tinyrnn.ir import Node, Spec
 from tinyrnn.lanes import (
+    Vec,
     at,
     f32,
     fma,
@@ -37,7 +38,7 @@ WIDTH = 16
 
 
 @kernel
-def tree_sum(s):  # type: ignore[no-untyped-def]
+def tree_sum(s: Any) -> None:
     """Add the 16 partial sums at s into its first element."""
     half = 8
     while half > 0:
@@ -47,7 +48,7 @@ def tree_sum(s):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def sum_f32(x, n, s):  # type: ignore[no-untyped-def]
+def sum_f32(x: Any, n: int, s: Any) -> Vec:
     """The sum of n elements, left in every lane; s is scratch of 16."""
     for b in range(0, 16, lanes()):
         total = splat(0.0)
@@ -59,7 +60,7 @@ def sum_f32(x, n, s):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def square_sum_f32(x, n, mean, s):  # type: ignore[no-untyped-def]
+def square_sum_f32(x: Any, n: int, mean: Vec, s: Any) -> Vec:
     """The sum of (x - mean)² over n elements, left in every lane; s is scratch of 16."""
     for b in range(0, 16, lanes()):
         total = splat(0.0)
@@ -73,7 +74,7 @@ def square_sum_f32(x, n, mean, s):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def max_f32(x, n):  # type: ignore[no-untyped-def]
+def max_f32(x: Any, n: int) -> Vec:
     """The largest of n elements, in every lane; NaN where one is NaN."""
     best = splat(get(x, 0))
     for i in range(1, n):
@@ -82,7 +83,7 @@ def max_f32(x, n):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def softmax_f32(y, x, rows, n, s):  # type: ignore[no-untyped-def]
+def softmax_f32(y: Any, x: Any, rows: int, n: int, s: Any) -> None:
     """Over each row of n: exp(x - max) / sum of exp(x - max)."""
     y = f32(y)
     x = f32(x)
@@ -99,7 +100,7 @@ def softmax_f32(y, x, rows, n, s):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def log_softmax_f32(y, x, rows, n, s):  # type: ignore[no-untyped-def]
+def log_softmax_f32(y: Any, x: Any, rows: int, n: int, s: Any) -> None:
     """Over each row of n: (x - max) - log(sum of exp(x - max))."""
     y = f32(y)
     x = f32(x)
@@ -116,7 +117,7 @@ def log_softmax_f32(y, x, rows, n, s):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def layer_norm_f32(y, x, scale, bias, rows, n, epsilon, s):  # type: ignore[no-untyped-def]
+def layer_norm_f32(y: Any, x: Any, scale: Any, bias: Any, rows: int, n: int, epsilon: float, s: Any) -> None:
     """Over each row of n: (x - mean) / sqrt(variance + epsilon) * scale + bias."""
     y = f32(y)
     x = f32(x)
@@ -205,25 +206,44 @@ class Reduce(Op):
             joined = two.format(a="t", b="v")
             if n % WIDTH:
                 joined = f"pick(t, {joined}, {n} - i, s)"
-            lines += ["        for b in range(0, 16, lanes()):", f"            t = {one.format(v=start) if not neutral else start}",
-                      f"            for i in range(b, {n}, 16):", f"                v = {value}", f"                t = {joined}",
-                      "            store(s, b, t)", "        half = 8", "        while half > 0:",
-                      "            for i in range(half):",
-                      f"                a, b = splat(get(s, i)), splat(get(s, i + half))",
-                      f"                store_part(s, i, {two.format(a='a', b='b')}, 1)", "            half //= 2",
-                      "        t = splat(get(s, 0))", f"        store_part(y, r, {total}, 1)"]
+            lines += [
+                "        for b in range(0, 16, lanes()):",
+                f"            t = {one.format(v=start) if not neutral else start}",
+                f"            for i in range(b, {n}, 16):",
+                f"                v = {value}",
+                f"                t = {joined}",
+                "            store(s, b, t)",
+                "        half = 8",
+                "        while half > 0:",
+                "            for i in range(half):",
+                "                a, b = splat(get(s, i)), splat(get(s, i + half))",
+                f"                store_part(s, i, {two.format(a='a', b='b')}, 1)",
+                "            half //= 2",
+                "        t = splat(get(s, 0))",
+                f"        store_part(y, r, {total}, 1)",
+            ]
         else:
             value = one.format(v=f"load_part(x, (r * {n} + k) * {inner} + i, {inner} - i)")
-            lines += [f"        for i in range(0, {inner}, lanes()):", "            k = 0", f"            t = {value}",
-                      f"            for k in range(1, {n}):", f"                v = {value}",
-                      f"                t = {two.format(a='t', b='v')}",
-                      f"            store_part(y, r * {inner} + i, {total}, {inner} - i)"]
-        return [Call("\n".join(lines) + "\n", (Value(output), Value(source), Scratch("s", fixed=2 * WIDTH), Rows()),
-                     f"{output} = {self.name} over {n}")]
+            lines += [
+                f"        for i in range(0, {inner}, lanes()):",
+                "            k = 0",
+                f"            t = {value}",
+                f"            for k in range(1, {n}):",
+                f"                v = {value}",
+                f"                t = {two.format(a='t', b='v')}",
+                f"            store_part(y, r * {inner} + i, {total}, {inner} - i)",
+            ]
+        return [
+            Call(
+                "\n".join(lines) + "\n",
+                (Value(output), Value(source), Scratch("s", fixed=2 * WIDTH), Rows()),
+                f"{output} = {self.name} over {n}",
+            )
+        ]
 
 
 @kernel
-def pick(before, after, n, s):  # type: ignore[no-untyped-def]
+def pick(before: Vec, after: Vec, n: int, s: Any) -> Vec:
     """after in the first n lanes, before in the others; s has room for 32."""
     store(s, 16, before)
     store_part(s, 16, after, n)
@@ -231,8 +251,13 @@ def pick(before, after, n, s):  # type: ignore[no-untyped-def]
 
 
 def _define(name: str, function: Callable[..., Any], one: str, two: str, finish: str) -> None:
-    register(type(name, (Reduce,), {"name": name, "function": staticmethod(function), "words": (one, two, finish),
-                                    "__doc__": f"ONNX {name}."}))
+    register(
+        type(
+            name,
+            (Reduce,),
+            {"name": name, "function": staticmethod(function), "words": (one, two, finish), "__doc__": f"ONNX {name}."},
+        )
+    )
 
 
 _define("ReduceSum", np.sum, "{v}", "({a} + {b})", "{t}")
@@ -310,7 +335,12 @@ class Softmax(OverLast):
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         n, times = self._check(node, env)
-        return [Call(type(self).kernel, (Value(node.outputs[0]), Value(node.inputs[0]), Rows(times=times), n, Scratch("s", fixed=WIDTH)))]
+        return [
+            Call(
+                type(self).kernel,
+                (Value(node.outputs[0]), Value(node.inputs[0]), Rows(times=times), n, Scratch("s", fixed=WIDTH)),
+            )
+        ]
 
 
 @register
@@ -354,7 +384,24 @@ class LayerNormalization(OverLast):
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         n, times = self._check(node, env)
         trailing = env.specs[node.inputs[0]].sizes[-1:]
-        scale, bias = (np.zeros(n, np.float32) if v is None else np.broadcast_to(v, v.shape if v.size == n else trailing).astype(np.float32).ravel()
-                       for v in (self.attribute(node, "Scale"), self.attribute(node, "B")))
-        return [Call(layer_norm_f32, (Value(node.outputs[0]), Value(node.inputs[0]), Weight(scale), Weight(bias), Rows(times=times), n,
-                                      float(self.attribute(node, "epsilon")), Scratch("s", fixed=2 * WIDTH)))]
+        scale, bias = (
+            np.zeros(n, np.float32)
+            if v is None
+            else np.broadcast_to(v, v.shape if v.size == n else trailing).astype(np.float32).ravel()
+            for v in (self.attribute(node, "Scale"), self.attribute(node, "B"))
+        )
+        return [
+            Call(
+                layer_norm_f32,
+                (
+                    Value(node.outputs[0]),
+                    Value(node.inputs[0]),
+                    Weight(scale),
+                    Weight(bias),
+                    Rows(times=times),
+                    n,
+                    float(self.attribute(node, "epsilon")),
+                    Scratch("s", fixed=2 * WIDTH),
+                ),
+            )
+        ]

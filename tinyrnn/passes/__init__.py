@@ -53,8 +53,10 @@ def prepare(graph: Graph, states: Mapping[str, str] | None = None) -> Program:
         difference = _difference(program, _frames(graph, states, seed=1))
         if difference:
             sizes = sorted({s for name in graph.inputs for s in graph.specs[name].shape if isinstance(s, str)})
-            raise UnsupportedError(f"{graph.name}: {difference} depends on a size that the file leaves open "
-                                   f"({', '.join(map(repr, sizes))}) other than as time or batch. Fix the size: bind={{{sizes[-1]!r}: 16}}")
+            raise UnsupportedError(
+                f"{graph.name}: {difference} depends on a size that the file leaves open "
+                f"({', '.join(map(repr, sizes))}) other than as time or batch. Fix the size: bind={{{sizes[-1]!r}: 16}}"
+            )
     fuse(program)
     return program
 
@@ -78,7 +80,10 @@ def _frames(graph: Graph, states: Mapping[str, str] | None, seed: int) -> Progra
 def _simplified(graph: Graph, seed: int) -> tuple[Graph, dict[str, tuple[Size, ...]]]:
     shapes = {name: graph.specs[name].shape for name in graph.inputs}
     folded, probes = fold(graph, choose_probes(graph, seed))
-    joined = {name: tuple(n if isinstance(s, str) and (n := probes[s]) and n == 1 else s for s in shape) for name, shape in shapes.items()}
+    joined = {
+        name: tuple(n if isinstance(s, str) and (n := probes[s]) and n == 1 else s for s in shape)
+        for name, shape in shapes.items()
+    }
     remove_dead(folded)
     for rewriting in REWRITES:
         rewriting(folded)
@@ -94,7 +99,12 @@ def _with_one_batch(graph: Graph, seed: int) -> Graph:
         roles = assign_roles(folded, axes, seeds(folded, shapes))
     except Refused:
         roles = {}
-    sizes = {s: 1 for name, shape in shapes.items() for a, s in enumerate(shape) if isinstance(s, str) and roles.get((name, a)) == "batch"}
+    sizes = {
+        s: 1
+        for name, shape in shapes.items()
+        for a, s in enumerate(shape)
+        if isinstance(s, str) and roles.get((name, a)) == "batch"
+    }
     fixed = graph.copy()
     bind(fixed, sizes, None)
     return fixed
@@ -111,8 +121,10 @@ def _try(graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], se
     for name, shape in shapes.items():
         for axis, size in enumerate(shape):
             if isinstance(size, str) and (name, axis) not in roles:
-                raise UnsupportedError(f"{graph.name}: size {size!r} (axis {axis} of {name!r}) is open and neither time nor batch; "
-                                       f"fix it: bind={{{size!r}: 16}}")
+                raise UnsupportedError(
+                    f"{graph.name}: size {size!r} (axis {axis} of {name!r}) is open and neither time nor batch; "
+                    f"fix it: bind={{{size!r}: 16}}"
+                )
     stepwise = not any("time" in role for role in roles.values())
     return to_frames(folded, shapes, find_states(folded, states, stepwise), roles)
 
@@ -131,4 +143,5 @@ def _difference(a: Program, b: Program) -> str:
 
 def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a.keys() == b.keys() and all(
-        np.array_equal(v, b[k]) if isinstance(v, np.ndarray) else v == b[k] for k, v in a.items() if k != "steps")
+        np.array_equal(v, b[k]) if isinstance(v, np.ndarray) else v == b[k] for k, v in a.items() if k != "steps"
+    )

@@ -42,8 +42,10 @@ def bind(graph: Graph, values: Mapping[str, Any], outputs: Sequence[str] | None)
 
 def _unknown(graph: Graph, what: str, name: str, known: Sequence[str], kind: str) -> str:
     close = get_close_matches(name, known, 1)
-    return (f"{graph.name}: {what} names {name!r}, which is not there. Its {kind} are {', '.join(map(repr, known)) or 'none'}"
-            f"{f'; did you mean {close[0]!r}?' if close else ''}")
+    return (
+        f"{graph.name}: {what} names {name!r}, which is not there. Its {kind} are {', '.join(map(repr, known)) or 'none'}"
+        f"{f'; did you mean {close[0]!r}?' if close else ''}"
+    )
 
 
 def _fit(graph: Graph, name: str, value: Any, fixed: dict[str, int]) -> np.ndarray[Any, Any]:
@@ -62,7 +64,8 @@ def _fit(graph: Graph, name: str, value: Any, fixed: dict[str, int]) -> np.ndarr
     if array.ndim != len(spec.shape) and array.size == 1:
         array = array.reshape([1] * len(spec.shape))
     fits = array.ndim == len(spec.shape) and all(
-        isinstance(size, str) or size == n for size, n in zip(spec.shape, array.shape, strict=True))
+        isinstance(size, str) or size == n for size, n in zip(spec.shape, array.shape, strict=True)
+    )
     if not fits:
         raise LoadError(f"{graph.name}: bind gives {name!r} shape {list(array.shape)}; the file says {spec}")
     for size, n in zip(spec.shape, array.shape, strict=True):
@@ -78,7 +81,9 @@ def _fix_size(graph: Graph, size: str, value: Any, fixed: dict[str, int]) -> Non
     except (TypeError, ValueError, OverflowError):
         good = False
     if not good:
-        raise LoadError(f"{graph.name}: bind gives size {size!r} the value {value!r:.80}; a size is a whole number from 1 to {LARGEST_VALUE:,}")
+        raise LoadError(
+            f"{graph.name}: bind gives size {size!r} the value {value!r:.80}; a size is a whole number from 1 to {LARGEST_VALUE:,}"
+        )
     if fixed.setdefault(size, int(value)) != int(value):
         raise LoadError(f"{graph.name}: bind gives size {size!r} two values, {fixed[size]} and {int(value)}")
     for name, spec in graph.specs.items():

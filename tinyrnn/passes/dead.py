@@ -30,12 +30,17 @@ def refuse_unsupported(graph: Graph) -> None:
             problems.setdefault(text, []).append(node.name)
     if not problems:
         return
-    lines = [f"  {text}: node {', '.join(map(repr, names[:3]))}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-             for text, names in problems.items()]
+    lines = [
+        f"  {text}: node {', '.join(map(repr, names[:3]))}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        for text, names in problems.items()
+    ]
     bad = {name for names in problems.values() for name in names}
     rest = [name for name in graph.outputs if not _needs(graph, name, bad)]
-    hint = (f"\nThe outputs {', '.join(map(repr, rest))} do not need them: outputs={rest!r}" if rest and len(rest) < len(graph.outputs)
-            else "")
+    hint = (
+        f"\nThe outputs {', '.join(map(repr, rest))} do not need them: outputs={rest!r}"
+        if rest and len(rest) < len(graph.outputs)
+        else ""
+    )
     raise UnsupportedError(f"{graph.name}: not supported:\n" + "\n".join(lines) + hint)
 
 

@@ -107,7 +107,8 @@ def absorb_parameters(op: Op, node: Node, constants: Mapping[str, np.ndarray[Any
                 raise UnsupportedError(
                     f"node {node.name!r} ({node.op}): its input {attribute} ({inputs[index]!r}) depends on the model's input; "
                     f"supported is a value known at load. If {inputs[index]!r} is an input of the model, fix it: "
-                    f"bind={{{inputs[index]!r}: array}}")
+                    f"bind={{{inputs[index]!r}: array}}"
+                )
             node.attributes[attribute] = constants[inputs[index]]
             inputs[index] = ""
     while inputs and not inputs[-1]:
@@ -140,8 +141,10 @@ def _join(op: Op, node: Node, graph: Graph, probes: Mapping[str, int], error: Ex
     trials += [(name, n) for name in names for n in seen if n not in probes.values()]
     for name, size in trials:
         old = probes[name]
-        specs = [Spec(s.dtype, tuple(size if n == old else n for n in s.sizes)) if s else None
-                 for s in (graph.specs[i] if i else None for i in node.inputs)]
+        specs = [
+            Spec(s.dtype, tuple(size if n == old else n for n in s.sizes)) if s else None
+            for s in (graph.specs[i] if i else None for i in node.inputs)
+        ]
         try:
             op.infer(node, specs)
         except (Refused, ValueError, IndexError):

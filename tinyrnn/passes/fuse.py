@@ -28,8 +28,11 @@ def fuse(program: Program) -> None:
             head = heads.pop() if len(heads) == 1 else None
         if head is not None:
             last = chains[head][-1]
-            fits = (graph.specs[last.outputs[0]] == graph.specs[output] and len(chains[head]) < LONGEST
-                    and (output in program.per_row) == (last.outputs[0] in program.per_row))
+            fits = (
+                graph.specs[last.outputs[0]] == graph.specs[output]
+                and len(chains[head]) < LONGEST
+                and (output in program.per_row) == (last.outputs[0] in program.per_row)
+            )
             head = head if fits else None
         if head is None:
             head = output
@@ -47,6 +50,9 @@ def fuse(program: Program) -> None:
             inner = {n.outputs[0] for n in chain}
             names = tuple(dict.fromkeys(i for n in chain for i in n.inputs if i and i not in inner))
             seen = {i: s for n in chain for i, s in zip(n.inputs, n.shapes, strict=True)}
-            fused.append(node if len(chain) == 1 else
-                         Node("Fused", node.name, names, (head,), {"chain": chain}, domain=OURS, shapes=tuple(seen[i] for i in names)))
+            fused.append(
+                node
+                if len(chain) == 1
+                else Node("Fused", node.name, names, (head,), {"chain": chain}, domain=OURS, shapes=tuple(seen[i] for i in names))
+            )
     graph.nodes = fused

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.errors import UnsupportedError
-from tinyrnn.ir import Graph, Node, Size, Spec
+from tinyrnn.ir import Graph, Size, Spec
 from tinyrnn.op import Axis, Frames, Refused, op_of
 
 TIME_NAME = re.compile(r"^(t|time|seq\w*|\w*frames?|\w*steps?|\w*len(gth)?)$", re.IGNORECASE)
@@ -119,7 +119,9 @@ def seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]]) -> list[tuple[
     for name in graph.inputs:
         opened = [(axis, size) for axis, size in enumerate(file_shapes[name]) if isinstance(size, str)]
         for place, (axis, size) in enumerate(opened[:2]):
-            found.append(((name, axis), "time" if place == 1 or (len(opened) == 1 and TIME_NAME.match(size) and axis > 0) else "batch"))
+            found.append(
+                ((name, axis), "time" if place == 1 or (len(opened) == 1 and TIME_NAME.match(size) and axis > 0) else "batch")
+            )
     return found
 
 
@@ -136,10 +138,10 @@ def assign_roles(graph: Graph, axes: Axes, wanted: list[tuple[Axis, str]]) -> di
             of_class[axes.find(root)] = "+".join(role for role in roles if role)
     result = {}
     for name, spec in graph.specs.items():
-        for axis in range(len(spec.shape)):
-            role = of_class.get(axes.find((name, axis)))
-            if role is not None:
-                result[name, axis] = role
+        for place in range(len(spec.shape)):
+            found = of_class.get(axes.find((name, place)))
+            if found is not None:
+                result[name, place] = found
     return result
 
 
@@ -153,8 +155,15 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
         except Refused as error:
             raise UnsupportedError(f"node {node.name!r} ({node.op}): {error}") from None
     alive = {*graph.inputs, *graph.outputs, *graph.constants, *(name for n in nodes for name in (*n.inputs, *n.outputs) if name)}
-    framed = Graph(graph.name, list(graph.inputs), list(graph.outputs),
-                   {name: Spec(graph.specs[name].dtype, frames.shape(name)) for name in alive}, {}, nodes, graph.metadata)
+    framed = Graph(
+        graph.name,
+        list(graph.inputs),
+        list(graph.outputs),
+        {name: Spec(graph.specs[name].dtype, frames.shape(name)) for name in alive},
+        {},
+        nodes,
+        graph.metadata,
+    )
     batches = {}
     read = {name for node in nodes for name in node.inputs} | set(graph.outputs)
     for name, array in graph.constants.items():
@@ -168,8 +177,9 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
             framed.constants[name] = value
     timed = any("time" in role for role in roles.values())
     made = {name for node in nodes for name in node.outputs if name} | set(framed.inputs)
-    per_row = {name for name in made if not timed
-               or any("time" in roles.get((name, a), "") for a in range(len(graph.specs[name].shape)))}
+    per_row = {
+        name for name in made if not timed or any("time" in roles.get((name, a), "") for a in range(len(graph.specs[name].shape)))
+    }
     kind = "sequence" if timed else "step" if states else "static"
 
     def port(name: str) -> Port:
@@ -184,7 +194,9 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
     refusal = next((f"node {n.name!r} ({n.op}): {reason}" for n in nodes if (reason := op_of(n).forbids_stream(n))), "")
     if batches:
         refusal = refusal or f"constant {next(iter(batches))!r} differs from one batch entry to the next"
-    return Program(framed, [port(n) for n in graph.inputs], [port(n) for n in graph.outputs], states, kind, per_row, refusal, batches)
+    return Program(
+        framed, [port(n) for n in graph.inputs], [port(n) for n in graph.outputs], states, kind, per_row, refusal, batches
+    )
 
 
 def _constant_frame(name: str, array: np.ndarray[Any, Any], frames: Frames) -> tuple[np.ndarray[Any, Any], bool]:
@@ -192,7 +204,9 @@ def _constant_frame(name: str, array: np.ndarray[Any, Any], frames: Frames) -> t
     varies = None
     for axis in frames.rows(name):
         first = np.take(array, [0], axis=axis)
-        if array.shape[axis] != 1 and not np.array_equal(array, np.broadcast_to(first, array.shape), equal_nan=array.dtype.kind == "f"):
+        if array.shape[axis] != 1 and not np.array_equal(
+            array, np.broadcast_to(first, array.shape), equal_nan=array.dtype.kind == "f"
+        ):
             if frames.role(name, axis) != "batch":
                 raise UnsupportedError(f"constant {name!r} differs from one time step to the next")
             varies = axis

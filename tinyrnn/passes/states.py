@@ -10,8 +10,29 @@ from tinyrnn.errors import LoadError
 from tinyrnn.ir import Graph
 from tinyrnn.op import op_of
 
-SIDES = {"in", "out", "input", "output", "prev", "previous", "new", "next", "n", "t", "old", "init", "initial", "final",
-         "last", "cur", "current", "updated", "update", "begin", "end"}
+SIDES = {
+    "in",
+    "out",
+    "input",
+    "output",
+    "prev",
+    "previous",
+    "new",
+    "next",
+    "n",
+    "t",
+    "old",
+    "init",
+    "initial",
+    "final",
+    "last",
+    "cur",
+    "current",
+    "updated",
+    "update",
+    "begin",
+    "end",
+}
 """words of a name that say which side of the step a state is on"""
 
 
@@ -40,11 +61,15 @@ def _given(graph: Graph, states: Mapping[str, str]) -> dict[str, str]:
         for name, known, side in ((start, graph.inputs, "input"), (end, graph.outputs, "output")):
             if name not in known:
                 close = get_close_matches(name, known, 1)
-                raise LoadError(f"{graph.name}: states names the {side} {name!r}, which is not there. Its {side}s are "
-                                f"{', '.join(map(repr, known)) or 'none'}{f'; did you mean {close[0]!r}?' if close else ''}")
+                raise LoadError(
+                    f"{graph.name}: states names the {side} {name!r}, which is not there. Its {side}s are "
+                    f"{', '.join(map(repr, known)) or 'none'}{f'; did you mean {close[0]!r}?' if close else ''}"
+                )
         if not _alike(graph, start, end):
-            raise LoadError(f"{graph.name}: states pairs {start!r} {graph.specs[start]} with {end!r} {graph.specs[end]}; "
-                            f"a state keeps its dtype and shape")
+            raise LoadError(
+                f"{graph.name}: states pairs {start!r} {graph.specs[start]} with {end!r} {graph.specs[end]}; "
+                f"a state keeps its dtype and shape"
+            )
     if len(set(states.values())) != len(states):
         raise LoadError(f"{graph.name}: states gives one output to two inputs: {dict(states)}")
     return dict(states)
@@ -76,8 +101,7 @@ def _by_structure(graph: Graph) -> dict[str, str]:
             sources = _moved_from(graph, start)
             for name in graph.inputs:
                 if name in sources:
-                    votes.setdefault(name, set()).update(
-                        o for o in graph.outputs if end in made_of[o] and _alike(graph, name, o))
+                    votes.setdefault(name, set()).update(o for o in graph.outputs if end in made_of[o] and _alike(graph, name, o))
     return {name: next(iter(outputs)) for name, outputs in votes.items() if len(outputs) == 1}
 
 
@@ -111,6 +135,10 @@ def _by_shape(graph: Graph) -> dict[str, str]:
     example = dict(zip(fits, dict.fromkeys(taken), strict=False))
     if len(example) == len(graph.inputs):
         example.pop(next(iter(example)))
-    candidates = "; ".join(f"{start!r} {graph.specs[start]} could continue as {' or '.join(map(repr, ends))}" for start, ends in fits.items())
-    raise LoadError(f"{graph.name}: which outputs are the next value of which inputs is ambiguous: {candidates}. "
-                    f"Write which, for example states={example!r}, or states={{}} if there is none")
+    candidates = "; ".join(
+        f"{start!r} {graph.specs[start]} could continue as {' or '.join(map(repr, ends))}" for start, ends in fits.items()
+    )
+    raise LoadError(
+        f"{graph.name}: which outputs are the next value of which inputs is ambiguous: {candidates}. "
+        f"Write which, for example states={example!r}, or states={{}} if there is none"
+    )

@@ -40,7 +40,9 @@ def _kernel_sources() -> bytes:
     """A hash of every file that can change what a page compiles to."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted([*package.glob("lanes*.py"), *package.glob("ops/*.py"), *package.glob("targets/*.py"), package / "codegen.py"]):
+    for path in sorted(
+        [*package.glob("lanes*.py"), *package.glob("ops/*.py"), *package.glob("targets/*.py"), package / "codegen.py"]
+    ):
         digest.update(path.read_bytes())
     return digest.digest()
 

@@ -47,7 +47,8 @@ class _Codegen(AOTCPUCodegen):
         machine = self._machine
         self._tm_features = machine.features
         self._tm = llvm.Target.from_triple(machine.triple).create_target_machine(
-            cpu=machine.cpu, features=machine.features, opt=3, reloc="pic", codemodel="jitdefault", jit=True)
+            cpu=machine.cpu, features=machine.features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
+        )
         self._target_data = self._tm.target_data
         self._data_layout = str(self._target_data)
         self._engine = None
@@ -113,14 +114,15 @@ class Compiler:
         self._optimise(module)
         externals = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
         if externals - ALLOWED_EXTERNALS:
-            raise TargetError(f"the compiled step would call {', '.join(sorted(externals - ALLOWED_EXTERNALS))}: "
-                              f"a kernel uses something that is not in the kernel language")
+            raise TargetError(
+                f"the compiled step would call {', '.join(sorted(externals - ALLOWED_EXTERNALS))}: "
+                f"a kernel uses something that is not in the kernel language"
+            )
         return bytes(self._codegen._tm.emit_object(module))
 
     def _parse(self, text: str) -> Any:
         machine = self._codegen._machine
-        return llvm.parse_assembly(f'target triple="{machine.triple}"\n'
-                                   f'target datalayout="{self._codegen._data_layout}"\n{text}')
+        return llvm.parse_assembly(f'target triple="{machine.triple}"\ntarget datalayout="{self._codegen._data_layout}"\n{text}')
 
     def _lower(self, function: Callable[..., Any], arity: int) -> Any:
         flags = compiler.Flags()
@@ -134,8 +136,7 @@ class Compiler:
         typing.refresh()
         self._context.refresh()
         with _toplevel(self._context):
-            compiled = compiler.compile_extra(
-                typing, self._context, function, (types.int64,) * arity, types.int64, flags, {})
+            compiled = compiler.compile_extra(typing, self._context, function, (types.int64,) * arity, types.int64, flags, {})
             compiled.library.finalize()
         return compiled
 
@@ -166,6 +167,8 @@ def _c_function(name: str, inner: str, arity: int) -> str:
     """LLVM text of a C function around one in Numba's calling convention (status, result pointer, arguments)."""
     kinds = ", ".join(["i64"] * arity)
     named = ", ".join(f"i64 %a{i}" for i in range(arity))
-    return (f'declare i32 @"{inner}"(ptr, ptr, {kinds})\n'
-            f"define i64 @{name}({named}) nounwind {{\n %r = alloca i64\n %e = alloca ptr\n"
-            f' %s = call i32 @"{inner}"(ptr %r, ptr %e, {named})\n %v = load i64, ptr %r\n ret i64 %v\n}}\n')
+    return (
+        f'declare i32 @"{inner}"(ptr, ptr, {kinds})\n'
+        f"define i64 @{name}({named}) nounwind {{\n %r = alloca i64\n %e = alloca ptr\n"
+        f' %s = call i32 @"{inner}"(ptr %r, ptr %e, {named})\n %v = load i64, ptr %r\n ret i64 %v\n}}\n'
+    )

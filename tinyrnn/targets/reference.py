@@ -48,7 +48,9 @@ class Reference:
             self._evaluate(node, values, parts)
         return {name: values[name] for name in self.graph.outputs}, parts
 
-    def steps(self, inputs: Mapping[str, Any], initial: Mapping[str, Any] | None = None) -> tuple[dict[str, Array], dict[str, Array]]:
+    def steps(
+        self, inputs: Mapping[str, Any], initial: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
         """A step model over T frames, its states fed back.
 
         inputs:  every input that is no state, [T, *file shape]
@@ -72,12 +74,16 @@ class Reference:
     def _inputs(self, given: Mapping[str, Any]) -> dict[str, Array]:
         graph, sizes = self.graph, dict[str, int]()
         if set(given) != set(graph.inputs):
-            raise ShapeError(f"{graph.name}: the inputs are {', '.join(graph.inputs) or 'none'}, not {', '.join(given) or 'none'}")
+            raise ShapeError(
+                f"{graph.name}: the inputs are {', '.join(graph.inputs) or 'none'}, not {', '.join(given) or 'none'}"
+            )
         found = {}
         for name in graph.inputs:
             spec, array = graph.specs[name], np.asarray(given[name])
             fits = array.ndim == len(spec.shape) and all(
-                (sizes.setdefault(size, n) if isinstance(size, str) else size) == n for size, n in zip(spec.shape, array.shape, strict=True))
+                (sizes.setdefault(size, n) if isinstance(size, str) else size) == n
+                for size, n in zip(spec.shape, array.shape, strict=True)
+            )
             if not fits:
                 known = f" with {', '.join(f'{k} = {n}' for k, n in sizes.items())}" if sizes else ""
                 raise ShapeError(f"{graph.name}: input {name!r} has shape {list(array.shape)}; the file says {spec}{known}")
@@ -90,8 +96,9 @@ class Reference:
         try:
             results = self._results(op, node, values)
         except (Refused, ValueError, IndexError) as error:
-            raise UnsupportedError(f"{self.graph.name}: node {node.name!r} ({node.op}): the float64 reference cannot compute it: "
-                                   f"{error}") from error
+            raise UnsupportedError(
+                f"{self.graph.name}: node {node.name!r} ({node.op}): the float64 reference cannot compute it: {error}"
+            ) from error
         values.update((name, array) for name, array in zip(node.outputs, results, strict=False) if name)
         parts.update((f"{node.name}.{part}", array) for part, array in zip(getattr(op, "parts", ()), results[1:], strict=False))
 
@@ -104,7 +111,13 @@ class Reference:
         op.normalize(node, [None if array is None else spec_of(array) for array in arrays])
         results = tuple(np.asarray(array) for array in op.reference(node, arrays))
         source = arrays[0] if arrays else None
-        if op.moves and source is not None and source.dtype == np.float64 and results[0].dtype.kind == "f" and results[0].dtype != np.float64:
+        if (
+            op.moves
+            and source is not None
+            and source.dtype == np.float64
+            and results[0].dtype.kind == "f"
+            and results[0].dtype != np.float64
+        ):
             return (source,)  # a Cast between floating types rounds, and nothing is rounded here
         return tuple(_wide(array) for array in results)
 
