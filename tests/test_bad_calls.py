@@ -75,8 +75,8 @@ def test_one_size_cannot_have_two_values(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- outputs and states
 
 def test_outputs() -> None:
-    text = raises(LoadError, tinyrnn.load, STEP, outputs=["hm"])
-    assert "outputs names 'hm'" in text and "did you mean 'hn'?" in text
+    text = raises(LoadError, tinyrnn.load, STEP, outputs=["hnn"])
+    assert "outputs names 'hnn'" in text and "did you mean 'hn'?" in text
     assert "'y', 'hn', 'cn'" in raises(LoadError, tinyrnn.load, STEP, outputs=["quite different"])
     assert "outputs= is empty" in raises(LoadError, tinyrnn.load, STEP, outputs=[])
     assert [p.name for p in tinyrnn.load(STEP, outputs="y", states={}).outputs] == ["y"]
@@ -126,9 +126,10 @@ def unchanged(stream: tinyrnn.Stream, call: Callable[..., Any], *arguments: Any,
 def test_frames_of_the_wrong_shape(path: Path) -> None:
     stream, (x,) = started(path)
     size = len(x)
-    for wrong in (x[:-1], np.concatenate([x, x]), x[0], np.zeros(0, np.float32), np.stack([x, x]), x.reshape(-1, 1)):
+    for wrong in (x[:-1], np.concatenate([x, x]), x[:1], np.zeros(0, np.float32), np.stack([x, x]), x.reshape(-1, 1)):
         text = unchanged(stream, stream.step, wrong)
         assert f"shape {list(np.shape(wrong))}; one frame is [{size}]" in text
+    unchanged(stream, stream.step, x[0])
     assert "run takes many frames" in unchanged(stream, stream.step, np.stack([x, x]))
     for wrong in (x, x[0], np.zeros((3, size + 1), np.float32), np.zeros((2, 3, size), np.float32)):
         assert f"run takes [T, {size}]" in unchanged(stream, stream.run, wrong)

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.runtime import Array, Model, Port, _file_shape
+from tinyrnn.arrays import Array, Port, full_shape
+from tinyrnn.runtime import Model
 
 POOL = 32
 """different frames that steps walk through, again and again: one pass"""
@@ -42,7 +43,7 @@ class Data:
         self.pool: list[Frame] = [tuple(a[t] if p.per_frame and p.shape else (a[t:t + 1].reshape(()) if p.per_frame else a)
                                         for p, a in zip(layout.inputs, self.arrays, strict=True)) for t in range(POOL)]
         self.whole = tuple(a[:self.frames] if p.per_frame else a for p, a in zip(layout.inputs, self.arrays, strict=True))
-        self.states = {p.name: np.resize(_initial(model, p.name), _file_shape(p, self.batch, 1)) for p in layout.state_inputs}
+        self.states = {p.name: np.resize(_initial(model, p.name), full_shape(p, self.batch, 1)) for p in layout.state_inputs}
 
     def _draw(self, port: Port, shape: tuple[int, ...], bounds: tuple[int, int] | None, random: np.random.Generator) -> Array:
         """Indices within their bounds; other integers of a call are lengths, others 1; floats are normal."""
@@ -61,7 +62,7 @@ class Data:
         at = next((i for i, r in enumerate(port.roles) if r and "time" in r), None)
         if at is not None and port.per_frame:
             array = np.moveaxis(array, 0, at - sum(r == "batch" for r in port.roles[:at]))
-        return np.resize(array, _file_shape(port, self.batch, frames))
+        return np.resize(array, full_shape(port, self.batch, frames))
 
 def _initial(model: Model, name: str) -> Array:
     layout = model._layout

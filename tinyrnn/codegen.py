@@ -60,13 +60,6 @@ class Source:
     """registered kernels that it calls, "module:name" """
 
 
-def visible_ports(plan: Plan) -> tuple[list[Port], list[Port]]:
-    """Inputs and outputs that are not states, in the order of the arguments x0…, y0…."""
-    program = plan.program
-    inputs = [p for p in program.inputs if p.name not in program.states]
-    return inputs, [p for p in program.outputs if p.name not in program.states.values()]
-
-
 def generate(plan: Plan) -> Source:
     """The source of a plan's entries."""
     kernels: dict[str, str] = {}
@@ -86,7 +79,7 @@ def generate(plan: Plan) -> Source:
         lines.append(f"    put(f32(s), {offset}, 1.0)")
 
     graph = plan.program.graph
-    inputs, outputs = visible_ports(plan)
+    inputs, outputs = plan.program.visible_inputs, plan.program.visible_outputs
     hidden = [n for n in graph.inputs if n in plan.program.batches]
     xs = [f"x{i}" for i in range(len(inputs) + len(hidden))]
     ys = [f"y{i}" for i in range(len(outputs))]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyrnn import ops
-from tinyrnn.codegen import PORTS, Source, generate, visible_ports
+from tinyrnn.codegen import PORTS, Source, generate
 from tinyrnn.errors import LoadError
 from tinyrnn.ir import Graph
 from tinyrnn.passes import Port, Program, bound, prepare
@@ -104,20 +104,15 @@ def compile_graph(graph: Graph, states: Mapping[str, str] | None = None) -> Mode
 
 def _layout(plan: Plan) -> Layout:
     program = plan.program
-    inputs, outputs = visible_ports(plan)
     every = {p.name: p for p in (*program.inputs, *program.outputs)}
     state_outputs = tuple(_user(every[n]) for n in program.states.values())
-    if not outputs:  # a model of which every output is a state shows the states
-        outputs_shown: tuple[UserPort, ...] = ()
-    else:
-        outputs_shown = tuple(_user(p) for p in outputs)
     weights = aligned(len(plan.weights))
     weights[:] = plan.weights
     return Layout(
         name=program.graph.name,
         kind=program.kind,
-        inputs=tuple(_user(p) for p in inputs),
-        outputs=outputs_shown,
+        inputs=tuple(_user(p) for p in program.visible_inputs),
+        outputs=tuple(_user(p) for p in program.visible_outputs),
         state_inputs=tuple(_user(every[n]) for n in program.states),
         state_outputs=state_outputs,
         file_inputs=tuple(p.name for p in program.inputs),

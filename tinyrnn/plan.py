@@ -140,11 +140,10 @@ class _Planner:
         plan, program = self.result, self.program
         for node, call in calls:
             plan.steps.append(Step(call.kernel, [self._operand(o, node) for o in call.operands], call.note, node.name))
-        for end_of, end in program.states.items():
-            size = self.graph.specs[end].elements
-            plan.steps.append(
-                Step(copy_f32, [self.places[end_of], self.places[self._root(end)], size], f"state {end_of} = {end}", end)
-            )
+        for start, end in program.states.items():
+            if self._root(end) != start:
+                copied: list[Place | int | float | str] = [self.places[start], self._place(self._root(end)), self.graph.specs[end].elements]
+                plan.steps.append(Step(copy_f32, copied, f"state {start} = {end}", end))
         plan.weights = np.concatenate(self.weights) if self.weights else np.zeros(0, np.uint8)
         plan.multiply_adds = sum(op_of(n).multiply_adds(n, self.graph.specs) for n in self.graph.nodes)
         self._choose_chunk()
@@ -170,7 +169,7 @@ class _Planner:
             offset += spec.elements
         inputs = [name for name in self.graph.inputs if name not in self.program.states]
         self.places |= {name: Place(f"x{i}") for i, name in enumerate(inputs)}
-        outputs = [name for name in self.graph.outputs if name not in self.program.states.values()]
+        outputs = [p.name for p in self.program.visible_outputs]
         made = {name for node in self.graph.nodes for name in node.outputs}
         self.places |= {name: Place(f"y{i}") for i, name in enumerate(outputs) if name in made}
         self.copied = [(i, name) for i, name in enumerate(outputs) if name not in made]
@@ -210,6 +209,14 @@ class _Planner:
             if name in self.program.per_row:
                 self.program.per_row.add(f"output:{index}")
             calls += [(node, call) for call in op_of(node).lower(node, self.env)]
+        for start, end in self.program.states.items():
+            root = self._root(end)
+            if root in self.program.states and root != start:  # the old value of another state: it is set aside first
+                aside = self.graph.fresh(f"{end}.aside")
+                self.graph.specs[aside] = self.graph.specs[root]
+                node = Node("Identity", aside, (root,), (aside,), shapes=(self.graph.specs[root].sizes,))
+                calls += [(node, call) for call in op_of(node).lower(node, self.env)]
+                self.base[end] = aside
         if problems:
             raise UnsupportedError(f"{self.graph.name}: not supported:\n" + "\n".join(problems))
         return calls
@@ -275,9 +282,7 @@ class _Planner:
     def _operand(self, operand: Operand, node: Node) -> Place | int | float | str:
         if isinstance(operand, Value):
             root = self._root(operand.name)
-            if root not in self.places:
-                self.places[root] = self._weight(self.graph.constants[root])
-            return _shift(self.places[root], operand.offset * self.graph.specs[root].dtype.itemsize)
+            return _shift(self._place(root), operand.offset * self.graph.specs[root].dtype.itemsize)
         if isinstance(operand, Weight):
             return _shift(self._weight(operand.array), 4 * operand.offset)
         if isinstance(operand, Scratch):
@@ -290,6 +295,11 @@ class _Planner:
         if isinstance(operand, Started):
             return f"started@{4 * self._part('started', np.zeros(1, np.float32))}"
         return operand
+
+    def _place(self, root: str) -> Place:
+        if root not in self.places:
+            self.places[root] = self._weight(self.graph.constants[root])
+        return self.places[root]
 
     def _weight(self, array: np.ndarray[Any, Any]) -> Place:
         data = np.ascontiguousarray(array).view(np.uint8).reshape(-1) if array.ndim else np.frombuffer(array.tobytes(), np.uint8)

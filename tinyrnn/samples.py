@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.arrays import Port, as_dtype, frame_input, shape_text
 from tinyrnn.errors import ShapeError
 from tinyrnn.ir import Graph
 from tinyrnn.op import op_of
 from tinyrnn.passes.fold import choose_probes, fold
-from tinyrnn.runtime import Model, Port, _as_dtype, _frame_input, _shape_text
+from tinyrnn.runtime import Model
 
 Array = np.ndarray[Any, Any]
 
@@ -82,7 +83,7 @@ def from_file(port: Port, array: Array, batch: int, frames: int) -> Array:
     wanted = [prod(known[part] for part in role.split("+")) if role else int(size)
               for role, size in zip(port.roles, port.file_shape, strict=True)]
     if list(array.shape) != wanted:
-        raise ShapeError(f"{port.name!r} has shape {list(array.shape)}; the file's {_shape_text(port)} with {batch} sequences of "
+        raise ShapeError(f"{port.name!r} has shape {list(array.shape)}; the file's {shape_text(port)} with {batch} sequences of "
                          f"{frames} frames is {wanted}")
     lead = [name for name in ("batch", "time") if name in axes]
     moved = array.reshape(split).transpose([axes.index(name) for name in lead] + [a for a, role in enumerate(axes) if role is None])
@@ -192,14 +193,14 @@ def given_sample(model: Model, data: Mapping[str, Any]) -> Sample:
 
 def _given(model: Model, port: Port, value: Any, sizes: dict[str, int]) -> Array:
     """[batch, T, *frame] or [batch, *frame]; what it tells of batch and time goes to `sizes`."""
-    array, roles = _as_dtype(model.name, port, value), _roles(port)
+    array, roles = as_dtype(model.name, port, value), _roles(port)
     in_file = array.ndim == len(roles) and all(role or size == n for role, size, n in zip(roles, port.file_shape, array.shape, strict=True))
     as_frames = port.per_frame and array.shape[1:] == port.shape
     if in_file and not as_frames and (model.kind == "sequence" or not port.per_frame):
         mine = {role: n for role, n in zip(roles, array.shape, strict=True) if role}
         result = from_file(replace(port, roles=tuple(roles)), array, mine.get("batch", 1), mine.get("time", 1))
     else:
-        frames, count = _frame_input(model.name, port, array, port.per_frame)
+        frames, count = frame_input(model.name, port, array, port.per_frame)
         mine = {} if count is None else {"time": count}
         result = frames[None]
     for role, n in mine.items():

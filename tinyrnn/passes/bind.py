@@ -41,7 +41,8 @@ def bind(graph: Graph, values: Mapping[str, Any], outputs: Sequence[str] | None)
 
 
 def _unknown(graph: Graph, what: str, name: str, known: Sequence[str], kind: str) -> str:
-    close = get_close_matches(name, known, 1)
+    lower = {str(k).lower(): k for k in reversed(known)}
+    close = [lower[k] for k in get_close_matches(str(name).lower(), lower, 1)]
     return (
         f"{graph.name}: {what} names {name!r}, which is not there. Its {kind} are {', '.join(map(repr, known)) or 'none'}"
         f"{f'; did you mean {close[0]!r}?' if close else ''}"

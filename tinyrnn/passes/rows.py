@@ -49,6 +49,16 @@ class Program:
     batches: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     """constants that differ along the batch axis, batch first"""
 
+    @property
+    def visible_inputs(self) -> list[Port]:
+        """The inputs that a stream takes: all that are not states."""
+        return [p for p in self.inputs if p.name not in self.states]
+
+    @property
+    def visible_outputs(self) -> list[Port]:
+        """The outputs that a stream gives: all that are not states, or the states where there is nothing else."""
+        return [p for p in self.outputs if p.name not in self.states.values()] or self.outputs
+
 
 class Axes:
     """Which axes of which values are the same axis (union-find)."""
