@@ -29,8 +29,12 @@ def raises(kind: type[Exception], call: Callable[..., Any], *arguments: Any, **n
 def step_model(path: Path, inputs: dict[str, list[Any]], outputs: dict[str, tuple[str, str]]) -> Path:
     """A file in which each output is the sum of two inputs."""
     nodes = [helper.make_node("Add", list(pair), [name], f"make {name}") for name, pair in outputs.items()]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
-                              [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path.write_bytes(model.SerializeToString())
     return path
@@ -38,24 +42,37 @@ def step_model(path: Path, inputs: dict[str, list[Any]], outputs: dict[str, tupl
 
 # ---------------------------------------------------------------- bind
 
-@pytest.mark.parametrize(("bind", "parts"), [
-    ({"z": 1}, ["bind names 'z'", "inputs and open sizes are 'x', 'h', 'c', 'B'"]),
-    ({"X": 1}, ["'X'", "did you mean 'x'?"]),
-    ({"h": np.zeros((1, 7), np.float32)}, ["'h'", "[1, 7]", "float32[B, 6]"]),
-    ({"h": np.zeros(6, np.float32)}, ["'h'", "[6]"]),
-    ({"h": "text"}, ["'h'", "which is no float32"]),
-    ({"h": None}, ["'h'", "which is no float32"]),
-    ({"h": [[1], [2, 3]]}, ["'h'", "which is no float32"]),
-    ({"h": np.ones((1, 6), np.complex64)}, ["'h'", "which is no float32"]),
-    ({"h": np.full((1, 6), 1e300)}, ["'h'", "float32 cannot hold"]),
-    ({"h": np.zeros((0, 6), np.float32)}, ["'B'", "whole number from 1"]),
-    ({"h": np.zeros((1, 6)), "c": np.zeros((2, 6))}, ["'c'", "[2, 6]", "[1, 6]"]),
-    ({"B": 0}, ["'B'", "whole number from 1"]), ({"B": -3}, ["'B'"]), ({"B": 1.5}, ["'B'"]), ({"B": "two"}, ["'B'"]), ({"B": None}, ["'B'"]),
-    ({"B": float("nan")}, ["'B'"]), ({"B": float("inf")}, ["'B'"]), ({"B": True}, ["'B'"]), ({"B": 1 << 40}, ["'B'"]), ({"B": [1, 2]}, ["'B'"]),
-    ({"B": 2, "h": np.zeros((3, 6))}, ["'h'", "[3, 6]", "[2, 6]"]),
-    ({"h": np.zeros((3, 6)), "B": 2}, ["'B'", "two values, 3 and 2"]),
-    ([("h", 1)], ["bind must be a dict"]),
-], ids=lambda value: "")
+
+@pytest.mark.parametrize(
+    ("bind", "parts"),
+    [
+        ({"z": 1}, ["bind names 'z'", "inputs and open sizes are 'x', 'h', 'c', 'B'"]),
+        ({"X": 1}, ["'X'", "did you mean 'x'?"]),
+        ({"h": np.zeros((1, 7), np.float32)}, ["'h'", "[1, 7]", "float32[B, 6]"]),
+        ({"h": np.zeros(6, np.float32)}, ["'h'", "[6]"]),
+        ({"h": "text"}, ["'h'", "which is no float32"]),
+        ({"h": None}, ["'h'", "which is no float32"]),
+        ({"h": [[1], [2, 3]]}, ["'h'", "which is no float32"]),
+        ({"h": np.ones((1, 6), np.complex64)}, ["'h'", "which is no float32"]),
+        ({"h": np.full((1, 6), 1e300)}, ["'h'", "float32 cannot hold"]),
+        ({"h": np.zeros((0, 6), np.float32)}, ["'B'", "whole number from 1"]),
+        ({"h": np.zeros((1, 6)), "c": np.zeros((2, 6))}, ["'c'", "[2, 6]", "[1, 6]"]),
+        ({"B": 0}, ["'B'", "whole number from 1"]),
+        ({"B": -3}, ["'B'"]),
+        ({"B": 1.5}, ["'B'"]),
+        ({"B": "two"}, ["'B'"]),
+        ({"B": None}, ["'B'"]),
+        ({"B": float("nan")}, ["'B'"]),
+        ({"B": float("inf")}, ["'B'"]),
+        ({"B": True}, ["'B'"]),
+        ({"B": 1 << 40}, ["'B'"]),
+        ({"B": [1, 2]}, ["'B'"]),
+        ({"B": 2, "h": np.zeros((3, 6))}, ["'h'", "[3, 6]", "[2, 6]"]),
+        ({"h": np.zeros((3, 6)), "B": 2}, ["'B'", "two values, 3 and 2"]),
+        ([("h", 1)], ["bind must be a dict"]),
+    ],
+    ids=lambda value: "",
+)
 def test_bind(bind: Any, parts: list[str]) -> None:
     text = raises(LoadError, tinyrnn.load, STEP, bind=bind)
     for part in [STEP.stem, *parts]:
@@ -73,6 +90,7 @@ def test_one_size_cannot_have_two_values(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- outputs and states
+
 
 def test_outputs() -> None:
     text = raises(LoadError, tinyrnn.load, STEP, outputs=["hnn"])
@@ -92,7 +110,9 @@ def test_states() -> None:
 
 
 def test_an_ambiguous_pairing_lists_the_candidates(tmp_path: Path) -> None:
-    path = step_model(tmp_path / "m.onnx", {"x": [1, 3], "p": [1, 2], "q": [1, 2]}, {"y": ("x", "x"), "u": ("p", "q"), "v": ("q", "q")})
+    path = step_model(
+        tmp_path / "m.onnx", {"x": [1, 3], "p": [1, 2], "q": [1, 2]}, {"y": ("x", "x"), "u": ("p", "q"), "v": ("q", "q")}
+    )
     text = raises(LoadError, tinyrnn.load, path)
     assert "'p' float32[1, 2] could continue as 'u' or 'v'" in text and "'q' float32[1, 2] could continue as 'u' or 'v'" in text
     assert "states={'p': 'u', 'q': 'v'}" in text
@@ -103,11 +123,14 @@ def test_an_ambiguous_pairing_lists_the_candidates(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- steps and runs
 
+
 def started(path: Path) -> tuple[tinyrnn.Stream, list[Any]]:
     """A stream with a state other than the initial one, and a good frame for each input."""
     stream = tinyrnn.load(path).stream()
-    frames = [np.linspace(-1, 1, max(p.size, 1)).reshape(p.shape).astype(p.dtype) if p.dtype.kind == "f" else np.ones(p.shape, p.dtype)
-              for p in stream.model.inputs]
+    frames = [
+        np.linspace(-1, 1, max(p.size, 1)).reshape(p.shape).astype(p.dtype) if p.dtype.kind == "f" else np.ones(p.shape, p.dtype)
+        for p in stream.model.inputs
+    ]
     stream.step(*frames)
     assert np.any(stream.state)
     return stream, frames
@@ -207,9 +230,13 @@ def test_models_that_cannot_stream_say_why() -> None:
 
 
 def test_numbers_of_a_file_survive_a_failed_load(tmp_path: Path) -> None:
-    graph = helper.make_graph([helper.make_node("Add", ["x", "k"], ["y"])], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-                              [numpy_helper.from_array(np.ones(2, np.float32), "k")])
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "k"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.ones(2, np.float32), "k")],
+    )
     path = tmp_path / "m.onnx"
     path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
     raises(LoadError, tinyrnn.load, path, bind={"k": 2})

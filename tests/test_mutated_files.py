@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from test_bad_files import MODELS, SMALL, container, no_compiler, npy, survives, write_zip
+from hostile import MODELS, SMALL, container, no_compiler, npy, survives, write_zip
 
 import tinyrnn
 
@@ -20,14 +20,72 @@ __all__ = ["no_compiler"]
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 COUNT = 600
-INTEGERS = [0, 1, -1, 2, 3, 7, 13, 2**31 - 1, 2**31, 2**40, -2**63, 2**63 - 1]
+INTEGERS = [0, 1, -1, 2, 3, 7, 13, 2**31 - 1, 2**31, 2**40, -(2**63), 2**63 - 1]
 FLOATS = [0.0, 1.0, -1.0, float("nan"), float("inf"), 1e30]
-TEXTS = ["", "x", "Concat", "LSTM", "GRU", "Slice", "Transpose", "Add", "Split", "Pad", "Range", "ConstantOfShape", "Expand", "Reshape",
-         "\n", "é"]
-JSON = [0, 1, -1, 3, 2**31, 2**62, 1.5, "", "x", "Concat", "LSTM", "GRU", "Relu", [], {}, None, True, [1, 2], [1.5], ["a"],
-        {"float": "nan"}, {"array": "zz"}, "reverse", 1e30]
-KEYS = ["axis", "perm", "clip", "direction", "activations", "activation_alpha", "to", "hidden_size", "layout", "epsilon", "axes", "shape",
-        "value", "input_forget", "W", "R", "B", "steps"]
+TEXTS = [
+    "",
+    "x",
+    "Concat",
+    "LSTM",
+    "GRU",
+    "Slice",
+    "Transpose",
+    "Add",
+    "Split",
+    "Pad",
+    "Range",
+    "ConstantOfShape",
+    "Expand",
+    "Reshape",
+    "\n",
+    "é",
+]
+JSON = [
+    0,
+    1,
+    -1,
+    3,
+    2**31,
+    2**62,
+    1.5,
+    "",
+    "x",
+    "Concat",
+    "LSTM",
+    "GRU",
+    "Relu",
+    [],
+    {},
+    None,
+    True,
+    [1, 2],
+    [1.5],
+    ["a"],
+    {"float": "nan"},
+    {"array": "zz"},
+    "reverse",
+    1e30,
+]
+KEYS = [
+    "axis",
+    "perm",
+    "clip",
+    "direction",
+    "activations",
+    "activation_alpha",
+    "to",
+    "hidden_size",
+    "layout",
+    "epsilon",
+    "axes",
+    "shape",
+    "value",
+    "input_forget",
+    "W",
+    "R",
+    "B",
+    "steps",
+]
 
 
 def original(suffix: str, name: str, folder: Path) -> bytes:
@@ -40,15 +98,15 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     for _ in range(rng.choice([1, 1, 2, 4, 16])):
         place, kind = rng.randrange(max(len(changed), 1)), rng.random()
         if kind < 0.5:
-            changed[place:place + 1] = bytes([rng.randrange(256)])
+            changed[place : place + 1] = bytes([rng.randrange(256)])
         elif kind < 0.7 and changed:
             changed[place] ^= 1 << rng.randrange(8)
         elif kind < 0.8:
-            del changed[place:place + rng.randrange(1, 20)]
+            del changed[place : place + rng.randrange(1, 20)]
         elif kind < 0.9:
             changed[place:place] = rng.randbytes(rng.randrange(1, 9))
         else:
-            del changed[max(place, 1):]
+            del changed[max(place, 1) :]
     return bytes(changed)
 
 
@@ -67,7 +125,7 @@ def other_value(field: Any, names: list[str], rng: random.Random) -> Any:
     if field.type == field.TYPE_INT64:
         return rng.choice(INTEGERS)
     if field.type == field.TYPE_INT32:
-        return rng.choice([n for n in INTEGERS if -2**31 <= n < 2**31])
+        return rng.choice([n for n in INTEGERS if -(2**31) <= n < 2**31])
     if field.type in (field.TYPE_FLOAT, field.TYPE_DOUBLE):
         return rng.choice(FLOATS)
     if field.type == field.TYPE_STRING:

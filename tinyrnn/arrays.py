@@ -55,7 +55,7 @@ def describe(value: Any) -> str:
 def match_inputs(model: str, names: Sequence[str], inputs: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
     """Inputs in order, from positional and keyword arguments, or one dict."""
     if len(inputs) == 1 and isinstance(inputs[0], Mapping) and not named:
-        inputs, named = (), inputs[0]
+        named, inputs = inputs[0], ()
     if len(inputs) > len(names):
         raise ShapeError(f"{model}: {len(inputs)} inputs given; it takes {len(names)}: {', '.join(names)}")
     values = dict(zip(names, inputs, strict=False))

@@ -47,7 +47,8 @@ from tinyrnn.bench_report import (
 )
 from tinyrnn.compiler import load
 from tinyrnn.errors import TinyRNNError
-from tinyrnn.runtime import Array, Context, Model, Progress
+from tinyrnn.arrays import Array
+from tinyrnn.runtime import Context, Model, Progress
 
 __all__ = ["Allocations", "Deadline", "Latency", "Loading", "Memory", "Peer", "Result", "Row", "Setting", "Table",
            "allocations", "bench", "cell_model", "count_allocations", "plot", "table"]

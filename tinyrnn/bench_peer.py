@@ -12,7 +12,8 @@ import numpy as np
 
 from tinyrnn.bench_data import POOL, Data
 from tinyrnn.errors import TinyRNNError, UnsupportedError
-from tinyrnn.runtime import Array, Model
+from tinyrnn.arrays import Array
+from tinyrnn.runtime import Model
 
 
 class Session:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.errors import StreamError, TinyRNNError
-from tinyrnn.runtime import Array
+from tinyrnn.arrays import Array
 
 
 @dataclass(frozen=True)

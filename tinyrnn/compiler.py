@@ -15,7 +15,7 @@ from tinyrnn.ir import Graph
 from tinyrnn.passes import Port, Program, bound, prepare
 from tinyrnn.plan import Plan, make_plan
 from tinyrnn.runtime import Layout, Model, aligned
-from tinyrnn.runtime import Port as UserPort
+from tinyrnn.arrays import Port as UserPort
 from tinyrnn.targets.cpu import compile_source
 from tinyrnn.targets.machine import host
 

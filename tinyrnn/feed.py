@@ -12,7 +12,8 @@ import numpy as np
 
 from tinyrnn.errors import LoadError, ShapeError
 from tinyrnn.files import kind_of, read_arrays, read_wav
-from tinyrnn.runtime import Model, Port, Progress
+from tinyrnn.arrays import Port
+from tinyrnn.runtime import Model, Progress
 from tinyrnn.samples import from_file, given_sample
 
 Array = np.ndarray[Any, Any]

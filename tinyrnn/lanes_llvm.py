@@ -116,7 +116,8 @@ def _define(
             return result if isinstance(result, types.Type) else result(*args)
 
         names = ", ".join(f"a{i}" for i in range(arity))
-        return eval(f"lambda {names}: of({names})", {"of": of})  # type_callable reads the arity off the signature
+        typer: Callable[..., types.Type | None] = eval(f"lambda {names}: of({names})", {"of": of})
+        return typer  # written out, as type_callable reads the arity off the signature
 
     type_callable(word)(typer_of)
     lower_builtin(word, *arguments)(lower)
@@ -222,12 +223,12 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
     ):
         _define(word, vec, [VecType] * arity, call(name))
 
-    for word, relation in ((words.less, "<"), (words.less_equal, "<="), (words.equal, "==")):
+    for comparison, relation in ((words.less, "<"), (words.less_equal, "<="), (words.equal, "==")):
 
         def compare(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value], relation: str = relation) -> ir.Value:
             return b.fcmp_ordered(relation, *args)
 
-        _define(word, mask, [VecType, VecType], compare)
+        _define(comparison, mask, [VecType, VecType], compare)
 
     def splat(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         return _splat(b, cx.cast(b, args[0], sig.args[0], types.float32), n)

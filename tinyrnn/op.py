@@ -136,6 +136,8 @@ class Op:
     """only moves elements"""
     elementwise: ClassVar[bool] = False
     """computes every element on its own, so that a chain of such can run as one loop"""
+    known_only: ClassVar[bool] = False
+    """runs only where its inputs are known at load"""
     of_shape: ClassVar[bool] = False
     """needs the shape of its input, not the data: always known"""
 

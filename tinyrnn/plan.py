@@ -261,13 +261,13 @@ class _Planner:
                 for other, at, n in placed
                 if sizes[other][1] == per_row and lives[other][0] <= lives[name][1] and lives[name][0] <= lives[other][1]
             )
-            at = 0
-            for start, end in busy:
-                if at + size <= start:
+            free = 0
+            for taken, until in busy:
+                if free + size <= taken:
                     break
-                at = max(at, end)
-            placed.append((name, at, size))
-            tops[per_row] = max(tops[per_row], at + size)
+                free = max(free, until)
+            placed.append((name, free, size))
+            tops[per_row] = max(tops[per_row], free + size)
         self.result.arena_fixed, self.result.arena_per_row = tops[False], tops[True]
         for name, at, _ in placed:
             self.places[name] = Place("arena", tops[False], at) if sizes[name][1] else Place("arena", at)

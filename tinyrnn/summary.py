@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.ir import Graph
-from tinyrnn.runtime import Model, Port
+from tinyrnn.arrays import Port
+from tinyrnn.runtime import Model
 
 LONGEST_TEXT = 60
 

@@ -79,11 +79,15 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         if member.flag_bits & 1:
             raise LoadError(f"{path}: {name!r} is encrypted")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise LoadError(f"{path}: {name!r} is compressed by method {member.compress_type}; supported are none and deflate, "
-                            f"as np.savez and np.savez_compressed write")
+            raise LoadError(
+                f"{path}: {name!r} is compressed by method {member.compress_type}; supported are none and deflate, "
+                f"as np.savez and np.savez_compressed write"
+            )
         if member.file_size > RATIO_FROM and member.file_size > LARGEST_RATIO * member.compress_size:
-            raise LoadError(f"{path}: {name!r} would grow from {member.compress_size:,} to {member.file_size:,} bytes, more than "
-                            f"{LARGEST_RATIO} times: a zip bomb, or weights that are all alike; store it with np.savez")
+            raise LoadError(
+                f"{path}: {name!r} would grow from {member.compress_size:,} to {member.file_size:,} bytes, more than "
+                f"{LARGEST_RATIO} times: a zip bomb, or weights that are all alike; store it with np.savez"
+            )
     total = sum(member.file_size for member in members)
     if total > LARGEST_TOTAL:
         raise LoadError(f"{path}: {total:,} bytes when unpacked; the most that is read is {LARGEST_TOTAL:,}")
@@ -96,8 +100,10 @@ def _read(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, text: s
         dtype, fortran, shape = _parse(path, name, header, name == text)
         there = member.file_size - length
         if any(n > LARGEST_VALUE for n in shape) or len(shape) > LARGEST_RANK or prod(shape) * dtype.itemsize != there:
-            raise LoadError(f"{path}: array {name!r} of shape {list(shape)} and {dtype} needs {prod(shape) * dtype.itemsize:,} bytes, "
-                            f"but {there:,} are there")
+            raise LoadError(
+                f"{path}: array {name!r} of shape {list(shape)} and {dtype} needs {prod(shape) * dtype.itemsize:,} bytes, "
+                f"but {there:,} are there"
+            )
         data = np.empty(there, np.uint8)
         for place in _pieces(there):
             block = file.read(place.stop - place.start)
@@ -139,8 +145,10 @@ def _parse(path: Path, name: str, header: str, is_text: bool) -> tuple[np.dtype[
     if descr[3]:
         raise LoadError(f"{path}: array {name!r} has named fields; only arrays of numbers are read")
     if descr[2].lstrip("<>|=").startswith("O"):
-        raise LoadError(f"{path}: array {name!r} holds pickled Python objects, which could run code and are never read; "
-                        f"save plain arrays of numbers")
+        raise LoadError(
+            f"{path}: array {name!r} holds pickled Python objects, which could run code and are never read; "
+            f"save plain arrays of numbers"
+        )
     try:
         dtype = np.dtype(descr[2])
     except (TypeError, ValueError):

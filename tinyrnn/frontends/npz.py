@@ -95,8 +95,10 @@ def read_npz(path: Path, layers: Sequence[Any] | None = None) -> tuple[Graph, di
 
 def _parse(path: Path, array: Array) -> dict[str, Any]:
     if array.dtype.kind != "U" or array.size * array.dtype.itemsize > 4 * LARGEST_JSON:
-        raise LoadError(f"{path}: the array {DESCRIPTION!r} is {array.dtype}{list(array.shape)}; it must be one string of JSON "
-                        f"of at most {LARGEST_JSON:,} characters")
+        raise LoadError(
+            f"{path}: the array {DESCRIPTION!r} is {array.dtype}{list(array.shape)}; it must be one string of JSON "
+            f"of at most {LARGEST_JSON:,} characters"
+        )
     try:
         document = json.loads(str(array[()]), parse_int=_integer, parse_float=_real, parse_constant=_real)
     except (ValueError, RecursionError) as error:
@@ -144,8 +146,10 @@ class _Container:
     def __init__(self, path: Path, document: dict[str, Any], arrays: dict[str, Array]) -> None:
         self.path, self.document, self.arrays = path, document, arrays
         self.used: set[str] = set()
-        self.dtypes = {k: self.foreign(self.typed(v, str, f"dtypes of {k!r}")) for k, v in
-                       self.typed(document.get("dtypes", {}), dict, "'dtypes'").items()}
+        self.dtypes = {
+            k: self.foreign(self.typed(v, str, f"dtypes of {k!r}"))
+            for k, v in self.typed(document.get("dtypes", {}), dict, "'dtypes'").items()
+        }
 
     def typed(self, value: Any, kind: type[T], what: str) -> T:
         if type(value) is not kind:
@@ -160,12 +164,22 @@ class _Container:
     def graph(self) -> tuple[Graph, dict[str, str]]:
         get = self.document
         specs = {name: self.spec(entry, name) for name, entry in self.typed(get["values"], dict, "'values'").items()}
-        constants = {name: self.array(key, f"constant {name!r}")
-                     for name, key in self.typed(get["constants"], dict, "'constants'").items()}
+        constants = {
+            name: self.array(key, f"constant {name!r}") for name, key in self.typed(get["constants"], dict, "'constants'").items()
+        }
         nodes = [self.node(entry, index) for index, entry in enumerate(self.typed(get["nodes"], list, "'nodes'"))]
-        metadata = {k: self.typed(v, str, f"metadata {k!r}") for k, v in self.typed(get.get("metadata", {}), dict, "'metadata'").items()}
-        graph = Graph(model_name(self.typed(get["name"], str, "'name'")), self.texts(get["inputs"], "'inputs'"),
-                      self.texts(get["outputs"], "'outputs'"), specs, constants, nodes, metadata)
+        metadata = {
+            k: self.typed(v, str, f"metadata {k!r}") for k, v in self.typed(get.get("metadata", {}), dict, "'metadata'").items()
+        }
+        graph = Graph(
+            model_name(self.typed(get["name"], str, "'name'")),
+            self.texts(get["inputs"], "'inputs'"),
+            self.texts(get["outputs"], "'outputs'"),
+            specs,
+            constants,
+            nodes,
+            metadata,
+        )
         for name in graph.inputs:
             if name not in specs:
                 raise LoadError(f"{self.path}: input {name!r} has no entry in 'values'")
@@ -193,7 +207,9 @@ class _Container:
             raise LoadError(f"{self.path}: {what} has the unknown dtype {dtype!r}")
         sizes: list[Size] = []
         for size in shape:
-            good = type(size) is int and 0 <= size <= LARGEST_VALUE if type(size) is not str else bool(self.typed(size, str, what))
+            good = (
+                type(size) is int and 0 <= size <= LARGEST_VALUE if type(size) is not str else bool(self.typed(size, str, what))
+            )
             if not good or len(shape) > 32:
                 raise LoadError(f"{self.path}: {what} has the absurd shape {shape!r:.80}")
             sizes.append(size)
@@ -229,13 +245,22 @@ class _Container:
         get = self.typed(entry, dict, what)
         wanted = {"op", "name", "domain", "version", "inputs", "outputs", "attributes"}
         if set(get) != wanted:
-            raise LoadError(f"{self.path}: {what} must have the entries {', '.join(sorted(wanted))}, not {', '.join(sorted(get))[:200]}")
-        attributes = {key: self.attribute(value, f"attribute {key!r} of {what}")
-                      for key, value in self.typed(get["attributes"], dict, f"the attributes of {what}").items()}
-        return Node(self.typed(get["op"], str, f"the op of {what}"), self.typed(get["name"], str, f"the name of {what}"),
-                    tuple(self.texts(get["inputs"], f"the inputs of {what}")), tuple(self.texts(get["outputs"], f"the outputs of {what}")),
-                    attributes, self.typed(get["version"], int, f"the version of {what}"),
-                    self.typed(get["domain"], str, f"the domain of {what}"))
+            raise LoadError(
+                f"{self.path}: {what} must have the entries {', '.join(sorted(wanted))}, not {', '.join(sorted(get))[:200]}"
+            )
+        attributes = {
+            key: self.attribute(value, f"attribute {key!r} of {what}")
+            for key, value in self.typed(get["attributes"], dict, f"the attributes of {what}").items()
+        }
+        return Node(
+            self.typed(get["op"], str, f"the op of {what}"),
+            self.typed(get["name"], str, f"the name of {what}"),
+            tuple(self.texts(get["inputs"], f"the inputs of {what}")),
+            tuple(self.texts(get["outputs"], f"the outputs of {what}")),
+            attributes,
+            self.typed(get["version"], int, f"the version of {what}"),
+            self.typed(get["domain"], str, f"the domain of {what}"),
+        )
 
     def attribute(self, value: Any, what: str) -> Any:
         if type(value) is list:
@@ -296,12 +321,29 @@ def write_npz(path: Path, graph: Graph, states: Mapping[str, str]) -> None:
         if spec.dtype.name not in DTYPES:
             raise UnsupportedError(f"{graph.name}: {name!r} is {spec}; an .npz container holds numbers only")
     document = {
-        "format": "graph", "version": VERSION, "name": model_name(graph.name), "inputs": graph.inputs, "outputs": graph.outputs,
+        "format": "graph",
+        "version": VERSION,
+        "name": model_name(graph.name),
+        "inputs": graph.inputs,
+        "outputs": graph.outputs,
         "values": {name: [spec.dtype.name, list(spec.shape)] for name, spec in graph.specs.items()},
         "constants": {name: member(name, array) for name, array in graph.constants.items()},
-        "nodes": [{"op": n.op, "name": n.name, "domain": n.domain, "version": n.version, "inputs": n.inputs, "outputs": n.outputs,
-                   "attributes": {k: value(f"{n.name}.{k}", v) for k, v in n.attributes.items()}} for n in graph.nodes],
-        "states": dict(states), "metadata": graph.metadata, "dtypes": foreign}
+        "nodes": [
+            {
+                "op": n.op,
+                "name": n.name,
+                "domain": n.domain,
+                "version": n.version,
+                "inputs": n.inputs,
+                "outputs": n.outputs,
+                "attributes": {k: value(f"{n.name}.{k}", v) for k, v in n.attributes.items()},
+            }
+            for n in graph.nodes
+        ],
+        "states": dict(states),
+        "metadata": graph.metadata,
+        "dtypes": foreign,
+    }
     if not foreign:
         del document["dtypes"]
     total = sum(array.nbytes for array in members.values())

@@ -31,8 +31,10 @@ def read_onnx(path: Path) -> Graph:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:
-        raise LoadError(f"{path}: not an ONNX file, or damaged ({_first_line(error)}). "
-                        f"Export or download it again; `onnx.checker.check_model` may say more") from None
+        raise LoadError(
+            f"{path}: not an ONNX file, or damaged ({_first_line(error)}). "
+            f"Export or download it again; `onnx.checker.check_model` may say more"
+        ) from None
     if not model.graph.node and not model.graph.output:
         raise LoadError(f"{path}: empty, or not an ONNX file: it has no nodes and no outputs")
     if model.functions:
@@ -66,8 +68,13 @@ def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 _Function = tuple[str, str, str]
 
 
-def _inlined_size(path: Path, nodes: Iterable[onnx.NodeProto], bodies: Mapping[_Function, Sequence[onnx.NodeProto]],
-                  known: dict[_Function, int], calls: tuple[_Function, ...]) -> int:
+def _inlined_size(
+    path: Path,
+    nodes: Iterable[onnx.NodeProto],
+    bodies: Mapping[_Function, Sequence[onnx.NodeProto]],
+    known: dict[_Function, int],
+    calls: tuple[_Function, ...],
+) -> int:
     """Nodes after inlining, counted without doing it: functions that call each other twice and twice grow without bound."""
     total = 0
     for node in nodes:
@@ -86,16 +93,35 @@ def _inlined_size(path: Path, nodes: Iterable[onnx.NodeProto], bodies: Mapping[_
 def _check_opset(path: Path, version: int) -> None:
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= version <= newest:
-        raise UnsupportedError(f"{path}: opset {version}; supported are {OLDEST_OPSET} to {newest}. "
-                               f"Convert it: onnx.version_converter.convert_version(model, {min(newest, 17)})")
+        raise UnsupportedError(
+            f"{path}: opset {version}; supported are {OLDEST_OPSET} to {newest}. "
+            f"Convert it: onnx.version_converter.convert_version(model, {min(newest, 17)})"
+        )
 
 
-PLAIN_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.BOOL,
-               TensorProto.INT8, TensorProto.INT16, TensorProto.INT32, TensorProto.INT64,
-               TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64)
+PLAIN_TYPES = (
+    TensorProto.FLOAT,
+    TensorProto.DOUBLE,
+    TensorProto.FLOAT16,
+    TensorProto.BFLOAT16,
+    TensorProto.BOOL,
+    TensorProto.INT8,
+    TensorProto.INT16,
+    TensorProto.INT32,
+    TensorProto.INT64,
+    TensorProto.UINT8,
+    TensorProto.UINT16,
+    TensorProto.UINT32,
+    TensorProto.UINT64,
+)
 """element types that fill whole bytes"""
-NO_VALUES = (onnx.AttributeProto.TENSORS, onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS,
-             onnx.AttributeProto.TYPE_PROTO, onnx.AttributeProto.TYPE_PROTOS)
+NO_VALUES = (
+    onnx.AttributeProto.TENSORS,
+    onnx.AttributeProto.SPARSE_TENSOR,
+    onnx.AttributeProto.SPARSE_TENSORS,
+    onnx.AttributeProto.TYPE_PROTO,
+    onnx.AttributeProto.TYPE_PROTOS,
+)
 
 
 class _Reader:
@@ -123,7 +149,9 @@ class _Reader:
         self.lift_constants(nodes, constants)
         metadata = {str(entry.key): str(entry.value) for entry in model.metadata_props}
         metadata.setdefault("producer", f"{model.producer_name} {model.producer_version}".strip())
-        graph = Graph(model_name(self.path.stem), inputs, [value.name for value in proto.output], specs, constants, nodes, metadata)
+        graph = Graph(
+            model_name(self.path.stem), inputs, [value.name for value in proto.output], specs, constants, nodes, metadata
+        )
         graph.nodes = ordered(self.path, graph)
         return graph
 
@@ -132,7 +160,9 @@ class _Reader:
         for node in [n for n in nodes if n.op == "Constant" and not n.domain]:
             if "value" in node.attributes and len(node.outputs) == 1:
                 if node.outputs[0] in constants:
-                    raise LoadError(f"{self.path}: value {node.outputs[0]!r} is made twice, the second time by node {node.name!r}")
+                    raise LoadError(
+                        f"{self.path}: value {node.outputs[0]!r} is made twice, the second time by node {node.name!r}"
+                    )
                 constants[node.outputs[0]] = node.attributes["value"]
                 lifted.add(id(node))
         nodes[:] = [node for node in nodes if id(node) not in lifted]
@@ -143,8 +173,9 @@ class _Reader:
             raise UnsupportedError(f"{self.path}: input {value.name!r} is a {kind}; supported are tensors")
         tensor = value.type.tensor_type
         if not tensor.HasField("shape"):
-            raise UnsupportedError(f"{self.path}: input {value.name!r} has no shape, not even its rank. "
-                                   f"Export with the shape of the inputs known")
+            raise UnsupportedError(
+                f"{self.path}: input {value.name!r} has no shape, not even its rank. Export with the shape of the inputs known"
+            )
         if len(tensor.shape.dim) > LARGEST_RANK:
             raise LoadError(f"{self.path}: input {value.name!r} has {len(tensor.shape.dim)} axes")
         shape: list[Size] = []
@@ -160,26 +191,35 @@ class _Reader:
             raise LoadError(f"{self.path}: input {value.name!r} of shape {shape} is absurdly large")
         dtype = self.dtype(tensor.elem_type, f"input {value.name!r}")
         if dtype.kind not in "biuf":
-            raise UnsupportedError(f"{self.path}: input {value.name!r} is of the type "
-                                   f"{TensorProto.DataType.Name(tensor.elem_type)}; supported are real numbers and bool")
+            raise UnsupportedError(
+                f"{self.path}: input {value.name!r} is of the type "
+                f"{TensorProto.DataType.Name(tensor.elem_type)}; supported are real numbers and bool"
+            )
         return Spec(dtype, tuple(shape))
 
     def dtype(self, code: int, what: str) -> np.dtype[Any]:
         try:
-            return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
+            found: np.dtype[Any] = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code))
+            return found
         except (KeyError, TypeError):
             raise LoadError(f"{self.path}: {what} has the unknown element type {code}") from None
 
     def array(self, tensor: TensorProto, what: str) -> np.ndarray[Any, Any]:
-        if any(not 0 <= n <= LARGEST_VALUE for n in tensor.dims) or prod(tensor.dims) > LARGEST_VALUE or len(tensor.dims) > LARGEST_RANK:
+        if (
+            any(not 0 <= n <= LARGEST_VALUE for n in tensor.dims)
+            or prod(tensor.dims) > LARGEST_VALUE
+            or len(tensor.dims) > LARGEST_RANK
+        ):
             raise LoadError(f"{self.path}: {what} has the absurd shape {list(tensor.dims)}")
         if tensor.data_location == TensorProto.EXTERNAL:
             return self.external(tensor, what)
         try:
             return np.ascontiguousarray(numpy_helper.to_array(tensor)).reshape(tuple(tensor.dims))
         except Exception as error:
-            raise LoadError(f"{self.path}: {what} of shape {list(tensor.dims)} does not hold its data "
-                            f"({_first_line(error)}); the file is damaged") from None
+            raise LoadError(
+                f"{self.path}: {what} of shape {list(tensor.dims)} does not hold its data "
+                f"({_first_line(error)}); the file is damaged"
+            ) from None
 
     def external(self, tensor: TensorProto, what: str) -> np.ndarray[Any, Any]:
         check_names(self.path, [text for entry in tensor.external_data for text in (entry.key, entry.value)])
@@ -192,8 +232,10 @@ class _Reader:
         except (OSError, ValueError):
             raise LoadError(f"{self.path}: {what} points to {location[:80]!r}, which is no file name") from None
         if not inside:
-            raise LoadError(f"{self.path}: {what} points to {location!r}, outside the model's folder; "
-                            f"external data is read from beside the model only")
+            raise LoadError(
+                f"{self.path}: {what} points to {location!r}, outside the model's folder; "
+                f"external data is read from beside the model only"
+            )
         if not there:
             raise LoadError(f"{self.path}: {what} is in {location!r}, which is not there; put the file beside the model")
         dtype = self.dtype(tensor.data_type, what)
@@ -205,10 +247,16 @@ class _Reader:
         except ValueError:
             raise LoadError(f"{self.path}: {what} has external offsets that are no numbers") from None
         if offset < 0 or length != count * dtype.itemsize or offset + length > target.stat().st_size:
-            raise LoadError(f"{self.path}: {what} needs bytes {offset} to {offset + length} of {location!r}, "
-                            f"which has {target.stat().st_size} for shape {list(tensor.dims)}")
+            raise LoadError(
+                f"{self.path}: {what} needs bytes {offset} to {offset + length} of {location!r}, "
+                f"which has {target.stat().st_size} for shape {list(tensor.dims)}"
+            )
         try:
-            return np.fromfile(target, dtype.newbyteorder("<"), count, offset=offset).astype(dtype, copy=False).reshape(tuple(tensor.dims))
+            return (
+                np.fromfile(target, dtype.newbyteorder("<"), count, offset=offset)
+                .astype(dtype, copy=False)
+                .reshape(tuple(tensor.dims))
+            )
         except (OSError, ValueError) as error:
             raise LoadError(f"{self.path}: {what} cannot be read from {location!r} ({_first_line(error)})") from None
 
@@ -220,7 +268,9 @@ class _Reader:
         attributes = {a.name: self.attribute(a, name) for a in proto.attribute}
         if proto.op_type == "Constant" and not domain:
             attributes = self.constant(attributes)
-        return Node(proto.op_type, name, tuple(proto.input), tuple(proto.output), attributes, self.versions.get(domain, 0), domain)
+        return Node(
+            proto.op_type, name, tuple(proto.input), tuple(proto.output), attributes, self.versions.get(domain, 0), domain
+        )
 
     def check_attributes(self, proto: onnx.NodeProto, name: str, domain: str) -> None:
         """The kinds of the attributes are those of the specification, and what it requires is there."""
@@ -234,15 +284,21 @@ class _Reader:
         for attribute in proto.attribute:
             known = schema.attributes.get(attribute.name)
             if known is not None and _kind(attribute.type) != known.type.name:
-                raise LoadError(f"{self.path}: node {name!r} ({proto.op_type}) has attribute {attribute.name} of the kind "
-                                f"{_kind(attribute.type)}; the specification says {known.type.name}")
+                raise LoadError(
+                    f"{self.path}: node {name!r} ({proto.op_type}) has attribute {attribute.name} of the kind "
+                    f"{_kind(attribute.type)}; the specification says {known.type.name}"
+                )
         missing = [key for key, entry in schema.attributes.items() if entry.required and key not in given]
         if missing:
             raise LoadError(f"{self.path}: node {name!r} ({proto.op_type}) lacks attribute {', '.join(missing)}")
 
     def constant(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        for key, dtype in (("value_float", np.float32), ("value_floats", np.float32),
-                           ("value_int", np.int64), ("value_ints", np.int64)):
+        for key, dtype in (
+            ("value_float", np.float32),
+            ("value_floats", np.float32),
+            ("value_int", np.int64),
+            ("value_ints", np.int64),
+        ):
             if key in attributes:
                 return {"value": np.asarray(attributes[key], dtype)}
         return attributes

@@ -13,7 +13,7 @@ from tinyrnn.ir import Graph, Node
 
 def model_name(stem: str) -> str:
     """A model's name as text that may stand in generated source."""
-    return "".join(c if c.isprintable() and c not in "\"\\" else "_" for c in stem) or "model"
+    return "".join(c if c.isprintable() and c not in '"\\' else "_" for c in stem) or "model"
 
 
 def check_names(path: Path, names: Iterable[Any]) -> None:
@@ -28,9 +28,17 @@ def ordered(path: Path, graph: Graph) -> list[Node]:
 
     Raises `LoadError` for a value that is made twice, never, or from itself.
     """
-    check_names(path, [*graph.inputs, *graph.outputs, *graph.constants, *(n.name for n in graph.nodes),
-                       *(v for n in graph.nodes for v in (*n.inputs, *n.outputs)),
-                       *(s for spec in graph.specs.values() for s in spec.shape if isinstance(s, str))])
+    check_names(
+        path,
+        [
+            *graph.inputs,
+            *graph.outputs,
+            *graph.constants,
+            *(n.name for n in graph.nodes),
+            *(v for n in graph.nodes for v in (*n.inputs, *n.outputs)),
+            *(s for spec in graph.specs.values() for s in spec.shape if isinstance(s, str)),
+        ],
+    )
     for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
         twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
         if twice is not None:

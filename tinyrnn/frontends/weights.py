@@ -24,10 +24,22 @@ ORDER = {"RNN": (0,), "GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2)}
 """ONNX's gates among PyTorch's: GRU r, z, n → z, r, h; LSTM i, f, g, o → i, o, f, c"""
 PLAIN = {"ReLU": "Relu", "Tanh": "Tanh", "Sigmoid": "Sigmoid", "Softmax": "Softmax", "LogSoftmax": "LogSoftmax"}
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "Embedding": (), "Linear": (), "LayerNorm": ("eps", "elementwise_affine"), "ReLU": (), "Tanh": (), "Sigmoid": (),
-    "Softmax": ("dim",), "LogSoftmax": ("dim",), "Dropout": ("p",),
-    "RNN": ("nonlinearity", "select"), "LSTM": ("select",), "GRU": ("select",),
-    "RNNCell": ("nonlinearity", "select"), "LSTMCell": ("select",), "GRUCell": ("select",)}
+    "Embedding": (),
+    "Linear": (),
+    "LayerNorm": ("eps", "elementwise_affine"),
+    "ReLU": (),
+    "Tanh": (),
+    "Sigmoid": (),
+    "Softmax": ("dim",),
+    "LogSoftmax": ("dim",),
+    "Dropout": ("p",),
+    "RNN": ("nonlinearity", "select"),
+    "LSTM": ("select",),
+    "GRU": ("select",),
+    "RNNCell": ("nonlinearity", "select"),
+    "LSTMCell": ("select",),
+    "GRUCell": ("select",),
+}
 RECURRENT_KEY = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(_l(0|[1-9]\d{0,3})(_reverse)?)?")
 
 
@@ -65,20 +77,27 @@ def _layers(path: Path, given: Any) -> list[Layer]:
     found = []
     for index, entry in enumerate(given):
         parts = [entry] if isinstance(entry, str) else list(entry) if isinstance(entry, (list, tuple)) else []
-        if not 1 <= len(parts) <= 3 or not all(isinstance(p, str) for p in parts[:2]) or not all(isinstance(p, Mapping) for p in parts[2:]):
-            raise LoadError(f'{path}: layer {index} must be (type, prefix) or (type, prefix, options), not {entry!r:.80}')
+        if (
+            not 1 <= len(parts) <= 3
+            or not all(isinstance(p, str) for p in parts[:2])
+            or not all(isinstance(p, Mapping) for p in parts[2:])
+        ):
+            raise LoadError(f"{path}: layer {index} must be (type, prefix) or (type, prefix, options), not {entry!r:.80}")
         check_names(path, [p for p in parts[:2]])
         options: Any = parts[2] if len(parts) > 2 else {}
         layer = Layer(parts[0], parts[1] if len(parts) > 1 else "", dict(options))
         if layer.type not in OPTIONS:
             lower = {kind.lower(): kind for kind in OPTIONS}
             close = [lower[kind] for kind in get_close_matches(layer.type.lower(), lower, 1)]
-            raise LoadError(f"{path}: layer {index} is of the unknown type {layer.type!r}{_meant(close)}. "
-                            f"Supported are {', '.join(OPTIONS)}")
+            raise LoadError(
+                f"{path}: layer {index} is of the unknown type {layer.type!r}{_meant(close)}. Supported are {', '.join(OPTIONS)}"
+            )
         for name in layer.options:
             if name not in OPTIONS[layer.type]:
-                raise LoadError(f"{path}: layer {layer} has the unknown option {name!r}={layer.options[name]!r:.80}; supported are "
-                                f"{', '.join(OPTIONS[layer.type]) or 'none'}")
+                raise LoadError(
+                    f"{path}: layer {layer} has the unknown option {name!r}={layer.options[name]!r:.80}; supported are "
+                    f"{', '.join(OPTIONS[layer.type]) or 'none'}"
+                )
         found.append(layer)
     return found
 
@@ -110,11 +129,16 @@ class _Builder:
             if not needed:
                 return None
             close = get_close_matches(key, [k for k in self.arrays if k not in self.used], 1)
-            raise self.fail(layer, f"its array {key!r} is missing{_meant(close)}. "
-                                   f"The file has {_listed(self.arrays)}")
-        if array.ndim != len(shape) or any(w not in (None, n) for w, n in zip(shape, array.shape, strict=True)) or 0 in array.shape:
-            raise self.fail(layer, f"{key!r} has shape {list(array.shape)}; it must be "
-                                   f"[{', '.join('any' if n is None else str(n) for n in shape)}]")
+            raise self.fail(layer, f"its array {key!r} is missing{_meant(close)}. The file has {_listed(self.arrays)}")
+        if (
+            array.ndim != len(shape)
+            or any(w not in (None, n) for w, n in zip(shape, array.shape, strict=True))
+            or 0 in array.shape
+        ):
+            raise self.fail(
+                layer,
+                f"{key!r} has shape {list(array.shape)}; it must be [{', '.join('any' if n is None else str(n) for n in shape)}]",
+            )
         if array.dtype.kind != "f":
             raise self.fail(layer, f"{key!r} is {array.dtype}; weights are float32")
         self.used.add(key)
@@ -216,7 +240,7 @@ class _Builder:
         suffixes = [("", False)] if cell else self.suffixes(layer)
         stem = layer.prefix or layer.type
         for index, (suffix, both) in enumerate(suffixes):
-            directions = [self.direction(layer, kind, suffix + end) for end in ("", "_reverse")[:1 + both]]
+            directions = [self.direction(layer, kind, suffix + end) for end in ("", "_reverse")[: 1 + both]]
             if len({(r.shape, b is None) for _, r, b in directions}) > 1:
                 raise self.fail(layer, "its two directions differ in size, or only one has a bias")
             W, R = np.stack([w for w, _, _ in directions]), np.stack([r for _, r, _ in directions])
@@ -264,8 +288,11 @@ class _Builder:
         H = R.shape[1]
         if len(R) != G * H:
             others = [k for k, g in GATES.items() if len(R) == g * H]
-            raise self.fail(layer, f"{layer.key(f'weight_hh{suffix}')!r} has shape {list(R.shape)}; for {kind} it must be "
-                                   f"[{G} H, H]{f'; these look like the weights of {others[0]}' if others else ''}")
+            raise self.fail(
+                layer,
+                f"{layer.key(f'weight_hh{suffix}')!r} has shape {list(R.shape)}; for {kind} it must be "
+                f"[{G} H, H]{f'; these look like the weights of {others[0]}' if others else ''}",
+            )
         W = self.take(layer, f"weight_ih{suffix}", (G * H, None))
         assert W is not None
         self.expect(layer, W.shape[1])
@@ -319,7 +346,7 @@ def guess_layers(arrays: Mapping[str, Array]) -> str:
     text = f"Its arrays are {_listed(arrays)}. "
     if entries:
         described = "[" + ", ".join(f"({json.dumps(kind)}, {json.dumps(prefix)})" for kind, prefix in entries) + "]"
-        text += f"Judging by their names, write load(path, layers={described}), with activations such as \"ReLU\" in their places"
+        text += f'Judging by their names, write load(path, layers={described}), with activations such as "ReLU" in their places'
         if any(kind.startswith("RNN") for kind, _ in entries):
             text += ' and {"nonlinearity": "relu"} as a third part of an RNN that has it'
     if unknown:

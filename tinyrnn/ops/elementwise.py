@@ -236,6 +236,7 @@ def _define(
             return words.format(*operands, **values)
 
     Defined.name = name
+    Defined.known_only = words is None
     Defined.inputs = inputs
     Defined.attributes = attributes or {}
     Defined.result = None if result is None else np.dtype(result)
@@ -327,6 +328,7 @@ class Where(Elementwise):
     """ONNX Where: X where the condition holds, else Y."""
 
     name = "Where"
+    known_only = True
     inputs = ("condition", "X", "Y")
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:

@@ -42,6 +42,7 @@ class Shape(Op):
     outputs = ("shape",)
     attributes = {"start": 0, "end": None}
     of_shape = True
+    known_only = True
 
     def from_spec(self, node: Node, spec: Spec) -> Array:
         return np.array(spec.sizes[self.attribute(node, "start") : self.attribute(node, "end")], np.int64)
@@ -68,6 +69,7 @@ class Constant(Op):
     """ONNX Constant; the frontend has turned its value into the attribute `value`."""
 
     name = "Constant"
+    known_only = True
     inputs = ()
     outputs = ("output",)
     attributes = {"value": REQUIRED}
@@ -81,6 +83,7 @@ class ConstantOfShape(Op):
     """ONNX ConstantOfShape."""
 
     name = "ConstantOfShape"
+    known_only = True
     inputs = ("input",)
     outputs = ("output",)
     attributes = {"value": None}
@@ -100,6 +103,7 @@ class Range(Op):
     """ONNX Range."""
 
     name = "Range"
+    known_only = True
     inputs = ("start", "limit", "delta")
     outputs = ("output",)
 
@@ -191,7 +195,7 @@ def gather_rows_i32(y: Any, table: Any, indices: Any, rows: int, row_stride: int
     indices = i32(indices)
     for r in range(rows):
         for i in range(count):
-            at = np.int64(get(indices, r * row_stride + i))
+            at = get(indices, r * row_stride + i)
             at = min(max(at + entries if at < 0 else at, 0), entries - 1)
             for k in range(size):
                 put(y, (r * count + i) * size + k, get(table, at * size + k))

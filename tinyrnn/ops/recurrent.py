@@ -202,7 +202,7 @@ class Recurrent(Op):
 
     def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
         inside = 1 if node.attributes["rows_are_time"] else node.attributes["steps"]
-        return inside * node.attributes["batch"] * int(self.attribute(node, "W").size + self.attribute(node, "R").size)
+        return int(inside * node.attributes["batch"]) * int(self.attribute(node, "W").size + self.attribute(node, "R").size)
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         for name in filter(None, (node.inputs[0], *node.outputs, *self.starts_from(node))):

@@ -249,7 +249,7 @@ def find_gru_cells(graph: Graph) -> None:
             continue
         x_firsts = [columns["z"][0], columns["r"][0], known["xn"][1]]
         h_firsts = [columns["z"][1], columns["r"][1], known["hn"][1]]
-        biases = [np.broadcast_to(np.asarray(s.bias, np.float32), (3 * H,)) for s in sums]
+        biases = [np.broadcast_to(np.asarray(bias, np.float32), (3 * H,)) for bias in (sums[0].bias, sums[1].bias)]
         B = np.concatenate([biases[0][f : f + H] for f in x_firsts] + [biases[1][f : f + H] for f in h_firsts])[None]
         _insert(
             graph,

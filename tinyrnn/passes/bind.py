@@ -83,7 +83,8 @@ def _fix_size(graph: Graph, size: str, value: Any, fixed: dict[str, int]) -> Non
         good = False
     if not good:
         raise LoadError(
-            f"{graph.name}: bind gives size {size!r} the value {value!r:.80}; a size is a whole number from 1 to {LARGEST_VALUE:,}"
+            f"{graph.name}: bind gives size {size!r} the value {value!r:.80}; a size is a whole number "
+            f"from 1 to {LARGEST_VALUE:,}"
         )
     if fixed.setdefault(size, int(value)) != int(value):
         raise LoadError(f"{graph.name}: bind gives size {size!r} two values, {fixed[size]} and {int(value)}")
