@@ -78,7 +78,7 @@ def as_dtype(model: str, port: Port, value: Any) -> Array:
     except (ValueError, TypeError) as error:
         raise ShapeError(f"{model}: input {port.name!r} is no array ({error})") from None
     if array.dtype == port.dtype:
-        return np.ascontiguousarray(array)
+        return np.asarray(array, order="C")
     floating = port.dtype.kind == "f" and array.dtype.kind in "fiub"
     whole = port.dtype.kind in "iu" and array.dtype.kind in "iub"
     if not floating and not whole and array.size:
@@ -86,7 +86,7 @@ def as_dtype(model: str, port: Port, value: Any) -> Array:
     converted = array.astype(port.dtype)
     if whole and not np.array_equal(converted, array):
         raise ShapeError(f"{model}: input {port.name!r} has values that {port.dtype} cannot hold")
-    return np.ascontiguousarray(converted)
+    return np.asarray(converted, order="C")
 
 
 def frame_input(model: str, port: Port, value: Any, timed: bool) -> tuple[Array, int | None]:

@@ -60,6 +60,11 @@ class Source:
     """registered kernels that it calls, "module:name" """
 
 
+def one_line(text: str) -> str:
+    """Text that is safe in a comment of the page, whatever names a file has."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def generate(plan: Plan) -> Source:
     """The source of a plan's entries."""
     kernels: dict[str, str] = {}
@@ -72,7 +77,7 @@ def generate(plan: Plan) -> Source:
             name = step.kernel.__name__
             imported[name] = step.kernel.__module__
         if step.note:
-            lines.append(f"    # {step.note}")
+            lines.append(f"    # {one_line(step.note)}")
         lines.append(f"    {name}({', '.join(_operand(o) for o in step.operands)})")
     if any("started@" in str(o) for step in plan.steps for o in step.operands):
         offset = next(p.offset for p in plan.parts if p.name == "started")
@@ -84,7 +89,7 @@ def generate(plan: Plan) -> Source:
     xs = [f"x{i}" for i in range(len(inputs) + len(hidden))]
     ys = [f"y{i}" for i in range(len(outputs))]
     memory = ["w", "s", "a", "cap"]
-    page = [f'"""The step of {graph.name}."""', ""]
+    page = [f"# The step of {one_line(graph.name)}.", ""]
     page += [f"from {module} import {name}" for name, module in sorted(imported.items())]
     page += [
         "from tinyrnn.lanes import *",

@@ -10,7 +10,7 @@ from typing import Any
 
 from tinyrnn import ops
 from tinyrnn.codegen import PORTS, Source, generate
-from tinyrnn.errors import LoadError
+from tinyrnn.errors import LoadError, TinyRNNError
 from tinyrnn.ir import Graph
 from tinyrnn.passes import Port, Program, bound, prepare
 from tinyrnn.plan import Plan, make_plan
@@ -22,6 +22,7 @@ from tinyrnn.targets.machine import host
 __all__ = ["Stages", "compile_graph", "load", "ops", "read", "save"]
 
 LARGEST_FILE = 1 << 31
+UNSOUND = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,14 @@ def save(model: Model, path: str | PathLike[str]) -> None:
 def compile_graph(graph: Graph, states: Mapping[str, str] | None = None) -> Model:
     """The model of a bound graph, for this machine."""
     machine = host()
-    program = prepare(graph, states)
-    plan = make_plan(program, machine.lanes, machine.registers)
-    source = generate(plan)
+    try:
+        program = prepare(graph, states)
+        plan = make_plan(program, machine.lanes, machine.registers)
+        source = generate(plan)
+    except TinyRNNError:
+        raise
+    except UNSOUND as error:
+        raise LoadError(f"{graph.name}: the graph is not sound ({type(error).__name__}: {error})") from error
     return Model(_layout(plan), compile_source(source), Stages(graph, program, plan, source))
 
 

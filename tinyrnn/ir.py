@@ -19,6 +19,10 @@ LARGEST_VALUE = 1 << 31
 """Elements that one value may have; more is taken for a corrupt file."""
 
 
+LARGEST_CONSTANT = 1 << 26
+"""elements that one computed constant may have (256 MB of float32)"""
+
+
 @dataclass(frozen=True)
 class Spec:
     """What is known of a value before it exists."""

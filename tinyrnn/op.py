@@ -106,6 +106,14 @@ class Lowering:
         return self.specs[name].elements if self.per_row(name) else 0
 
 
+def literal(value: float) -> str:
+    """A float32 in words of the kernel language, infinities included."""
+    number = float(value)
+    if number != number:
+        raise Refused("one of its numbers is NaN")
+    return f"splat({number!r})" if abs(number) < np.inf else f"splat({'-' if number < 0 else ''}1e999)"
+
+
 class Refused(Exception):
     """An operator cannot do what a node asks; the text goes to the list of unsupported parts."""
 

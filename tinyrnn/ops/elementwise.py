@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyrnn.ir import Node, Spec
 from tinyrnn.lanes import Vec, equal, kernel, less, select
-from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, op_of, register
+from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, literal, op_of, register
 
 FLOAT = np.dtype(np.float32)
 
@@ -130,7 +130,7 @@ def lower_chain(nodes: Sequence[Node], env: Lowering) -> list[Call]:
                 f"(other types only where they are known at load)"
             )
     literals = {
-        n: f"splat({float(env.constants[n].ravel()[0])!r})"
+        n: literal(env.constants[n].ravel()[0])
         for n in names
         if n in env.constants and env.constants[n].size == 1 and np.isfinite(env.constants[n]).all()
     }
@@ -225,7 +225,7 @@ def _define(
         def expression(self, node: Node, operands: Sequence[str]) -> str:
             if words is None:
                 return super().expression(node, operands)
-            values = {key: f"splat({float(self.attribute(node, key))!r})" for key in self.attributes}
+            values = {key: literal(self.attribute(node, key)) for key in self.attributes}
             if len(operands) > 2 and inputs[0].endswith("*"):
                 text = operands[0]
                 for operand in operands[1:]:
@@ -387,5 +387,5 @@ class Clip(Elementwise):
         text = operands[0]
         for bound, word in zip(bounds, ("at_least", "at_most"), strict=True):
             if bound is not None:
-                text = f"{word}({text}, splat({float(np.asarray(bound).reshape(()))!r}))"
+                text = f"{word}({text}, {literal(float(np.asarray(bound).reshape(())))})"
         return text

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.ir import LARGEST_VALUE, Node, Spec
+from tinyrnn.ir import LARGEST_CONSTANT, Node, Spec
 from tinyrnn.lanes import f32, get, i32, i64, kernel, put
 from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, register
 from tinyrnn.ops.movement import WALKS, pass_through, walk
@@ -93,7 +93,7 @@ class ConstantOfShape(Op):
         value = self.attribute(node, "value")
         fill = np.zeros(1, np.float32) if value is None else np.asarray(value)
         shape = tuple(int(n) for n in np.ravel(arrays[0]))
-        if any(n < 0 for n in shape) or prod(shape) > LARGEST_VALUE:
+        if any(n < 0 for n in shape) or prod(shape) > LARGEST_CONSTANT:
             raise Refused(f"shape {list(shape)} is absurd")
         return (np.full(shape, fill.ravel()[0], fill.dtype),)
 
@@ -109,7 +109,7 @@ class Range(Op):
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         start, limit, delta = (np.asarray(a).ravel()[0] for a in arrays)
-        if abs((limit - start) / delta) > LARGEST_VALUE:
+        if abs((limit - start) / delta) > LARGEST_CONSTANT:
             raise Refused(f"from {start} to {limit} in steps of {delta} is absurd")
         return (np.arange(start, limit, delta, dtype=np.asarray(arrays[0]).dtype),)
 
@@ -260,6 +260,8 @@ class Gather(Op):
                 "it looks up run-time indices in run-time data; supported are a constant float32 table "
                 "with axis=0, or constant indices"
             )
+        if env.specs[indices].dtype not in (INT64, np.dtype(np.int32)):
+            raise Refused(f"its indices are {env.specs[indices].dtype}; supported are int64 and int32")
         kernels = {INT64: gather_rows, np.dtype(np.int32): gather_rows_i32}
         dtype = env.specs[indices].dtype
         return [

@@ -527,7 +527,7 @@ class Split(Op):
 
     def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
         rank = len(specs[node.inputs[0]].shape)
-        for name in node.outputs:
+        for name in filter(None, node.outputs):
             yield from pass_through(node, specs, node.inputs[0], name, {a: a for a in range(rank)})
 
     def frame(self, node: Node, frames: Frames) -> Node:

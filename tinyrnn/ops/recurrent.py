@@ -90,7 +90,7 @@ class Recurrent(Op):
             raise Refused(f"direction={direction!r}; supported are {', '.join(DIRECTIONS)}")
         if layout not in (0, 1):
             raise Refused(f"layout={layout}; supported are 0 and 1")
-        if self.attribute(node, "clip") is not None and self.attribute(node, "clip") < 0:
+        if self.attribute(node, "clip") is not None and not self.attribute(node, "clip") >= 0:
             raise Refused(f"clip={self.attribute(node, 'clip')}; supported is a bound of 0 or more, or none")
         names = self.attribute(node, "activations")
         count, D = len(self.default_activations), self._directions(node)

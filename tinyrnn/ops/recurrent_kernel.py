@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyrnn.op import Array
+from tinyrnn.op import Array, literal
 from tinyrnn.ops.activations import BoundActivation
 
 FIRST_LEVEL_CACHE = 1 << 15
@@ -170,7 +170,7 @@ def kernel_text(cell: Cell, walk: Walk, lanes: int, registers: int) -> str:
     steps = str(walk.length) if walk.length else "rows"
     text(f"length = {steps}")
     if walk.lengths:
-        text(f"length = min(max(np.int64(get(lens, {frame} * {walk.batch} + {item})), 0), length)")
+        text(f"length = min(max(get(lens, {frame} * {walk.batch} + {item}), 0), length)")
     text(
         f"h = at(ho, {_sum(frame, walk.after_frame, item, walk.state_batch)})",
         f"before = at(hi, {_sum(frame, walk.before_frame, item, walk.state_batch)})",
@@ -338,9 +338,9 @@ def _cell(
     def act(which: int, value: str) -> str:
         bound = cell.activations[which]
         if cell.clip is not None and not (cell.op == "LSTM" and which == 2):
-            value = f"at_most(at_least({value}, splat({-cell.clip!r})), splat({cell.clip!r}))"
+            value = f"at_most(at_least({value}, {literal(-cell.clip)}), {literal(cell.clip)})"
         return bound.activation.words.format(
-            x=value if value.isidentifier() else f"({value})", alpha=f"splat({bound.alpha!r})", beta=f"splat({bound.beta!r})"
+            x=value if value.isidentifier() else f"({value})", alpha=literal(bound.alpha), beta=literal(bound.beta)
         )
 
     def assign(name: str, which: int, value: str) -> None:

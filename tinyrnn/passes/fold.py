@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.errors import UnsupportedError
-from tinyrnn.ir import LARGEST_VALUE, Graph, Node, Spec, spec_of
+from tinyrnn.ir import LARGEST_CONSTANT, LARGEST_VALUE, Graph, Node, Spec, spec_of
 from tinyrnn.op import Op, Refused, SizesDiffer, op_of
 
 Probes = dict[str, int]
+
+
+UNSOUND = (Refused, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, StopIteration, TypeError, ValueError)
+"""what an operator may raise over inputs and attributes that do not fit it"""
 
 
 def choose_probes(graph: Graph, seed: int) -> Probes:
@@ -36,17 +40,21 @@ def _primes(taken: set[int]) -> Iterator[int]:
     candidate = 11
     while True:
         candidate += 2
-        if all(candidate % d for d in range(3, int(candidate**0.5) + 1, 2)) and not any(n % candidate == 0 for n in taken):
+        if all(candidate % d for d in range(3, int(candidate**0.5) + 1, 2)) and not any(n and n % candidate == 0 for n in taken):
             yield candidate
 
 
 def fold(graph: Graph, probes: Probes) -> tuple[Graph, Probes]:
     """A graph with all shapes known and all constants computed, and the probes after open sizes were joined."""
-    while True:
+    tried: list[Probes] = []
+    while probes not in tried:
+        tried.append(probes)
         try:
             return _fold_once(graph.copy(), probes), probes
         except _Conflict as conflict:
             probes = conflict.joined
+    raise UnsupportedError(f"{graph.name}: the open sizes {', '.join(map(repr, probes))} would have to be {list(probes.values())} "
+                           f"and {list(tried[-1].values())} at once")
 
 
 class _Conflict(Exception):
@@ -84,11 +92,11 @@ def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int]) -> bool:
             _compute(graph, op, node)
             return True
         found = op.infer(node, specs)
-    except (Refused, ValueError, IndexError) as error:
+    except UNSOUND as error:
         joined = _join(op, node, graph, probes, error)
         if joined is not None:
             raise _Conflict(joined) from None
-        text = str(error) if isinstance(error, Refused) else f"its inputs {_shapes(graph, node)} do not fit"
+        text = str(error) if isinstance(error, Refused) else f"its inputs {_shapes(graph, node)} or attributes do not fit"
         raise UnsupportedError(f"{graph.name}: node {node.name!r} ({node.op}): {text}") from None
     for name, spec in zip(node.outputs, found, strict=False):
         if name:
@@ -121,6 +129,9 @@ def _shapes(graph: Graph, node: Node) -> str:
 
 
 def _compute(graph: Graph, op: Op, node: Node) -> None:
+    for spec in [] if op.of_shape or op.known_only else op.infer(node, [graph.specs[name] if name else None for name in node.inputs]):
+        if spec.elements > LARGEST_CONSTANT:
+            raise Refused(f"the constant that it makes, {spec}, is absurdly large")
     arrays = [graph.constants[name] if name else None for name in node.inputs]
     for name, result in zip(node.outputs, op.reference(node, arrays), strict=False):
         if name:
@@ -147,7 +158,7 @@ def _join(op: Op, node: Node, graph: Graph, probes: Mapping[str, int], error: Ex
         ]
         try:
             op.infer(node, specs)
-        except (Refused, ValueError, IndexError):
+        except UNSOUND:
             continue
         return {k: size if v == old else v for k, v in probes.items()}
     return None

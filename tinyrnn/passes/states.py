@@ -126,11 +126,11 @@ def _by_name(graph: Graph, inputs: list[str], outputs: list[str]) -> dict[str, s
 def _by_shape(graph: Graph) -> dict[str, str]:
     fits = {start: [end for end in graph.outputs if _alike(graph, start, end)] for start in graph.inputs}
     fits = {start: ends for start, ends in fits.items() if ends}
-    if len(graph.inputs) < 2 or not fits:
+    if len(graph.inputs) < 2 or len(graph.outputs) < 2 or not fits:
         return {}
     taken = [end for ends in fits.values() for end in ends]
     unique = all(len(ends) == 1 for ends in fits.values()) and len(set(taken)) == len(taken)
-    if unique and len(fits) < len(graph.inputs):
+    if unique and len(fits) < len(graph.inputs) and len(fits) < len(graph.outputs):
         return {start: ends[0] for start, ends in fits.items()}
     example = dict(zip(fits, dict.fromkeys(taken), strict=False))
     if len(example) == len(graph.inputs):
