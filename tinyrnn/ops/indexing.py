@@ -11,8 +11,8 @@ import numpy as np
 from tinyrnn.ir import LARGEST_CONSTANT, Node, Spec
 from tinyrnn.lanes import f32, get, i32, i64, kernel, put
 from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, register
-from tinyrnn.ops.movement import WALKS, pass_through, walk
 from tinyrnn.ops.over_time import over_time
+from tinyrnn.ops.walk import WALKS, pass_through, walk
 
 INT64 = np.dtype(np.int64)
 

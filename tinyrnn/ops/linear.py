@@ -81,12 +81,9 @@ def _blocks(heights: Sequence[int], group: int, stride: str) -> list[str]:
         for row in range(height):
             body.append(f"to = at(y, (r + {row}) * M + j * L)")
             for panel in range(group):
+                offset, value = f"{panel} * L", names[row][panel]
                 last = panel == group - 1
-                body.append(
-                    f"store_part(to, {f'{panel} * L' if panel else 0}, {names[row][panel]}, left{f' - {panel} * L' if panel else ''})"
-                    if last
-                    else f"store(to, {f'{panel} * L' if panel else 0}, {names[row][panel]})"
-                )
+                body.append(f"store_part(to, {offset}, {value}, left - {offset})" if last else f"store(to, {offset}, {value})")
         lines += ["    " + line for line in [*body, f"r += {height}"]]
     return ["        " + line for line in lines]
 
