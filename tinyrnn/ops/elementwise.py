@@ -296,6 +296,10 @@ _define(
     attributes={"alpha": 0.01},
 )
 _define("Elu", ("X",), lambda x, alpha: np.where(x < 0, alpha * np.expm1(x), x), "elu({0}, {alpha})", attributes={"alpha": 1.0})
+_define("HardSwish", ("X",), lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+        f"({{0}} * at_most(at_least(fma({{0}}, {literal(1 / 6)}, splat(0.5)), splat(0.0)), splat(1.0)))")
+_define("Selu", ("X",), lambda x, alpha, gamma: gamma * np.where(x < 0, alpha * np.expm1(x), x), "({gamma} * elu({0}, {alpha}))",
+        attributes={"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875})
 _define(
     "HardSigmoid",
     ("X",),
@@ -389,3 +393,28 @@ class Clip(Elementwise):
             if bound is not None:
                 text = f"{word}({text}, {literal(float(np.asarray(bound).reshape(())))})"
         return text
+
+
+@register
+class Gelu(Elementwise):
+    """ONNX Gelu, exact or with approximate="tanh"."""
+
+    name = "Gelu"
+    attributes = {"approximate": "none"}
+
+    def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
+        if self.attribute(node, "approximate") not in ("none", "tanh"):
+            raise Refused(f"approximate={self.attribute(node, 'approximate')!r}; supported are 'none' and 'tanh'")
+
+    def evaluate(self, node: Node, arrays: Sequence[Array]) -> Array:
+        x = arrays[0]
+        if self.attribute(node, "approximate") == "tanh":
+            return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+        return np.asarray(0.5 * x * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2))))
+
+    def expression(self, node: Node, operands: Sequence[str]) -> str:
+        x = operands[0]
+        if self.attribute(node, "approximate") == "tanh":
+            inside = f"{literal(math.sqrt(2 / math.pi))} * fma({literal(0.044715)} * {x}, {x} * {x}, {x})"
+            return f"(splat(0.5) * {x} * (splat(1.0) + tanh({inside})))"
+        return f"(splat(0.5) * {x} * (splat(1.0) + erf({x} * {literal(math.sqrt(0.5))})))"
