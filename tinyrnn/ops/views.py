@@ -171,7 +171,15 @@ class Squeeze(Reshape):
         for axis in gone:
             if shape[axis] != 1:
                 raise Refused(f"axes={axes} names axis {axis} of length {shape[axis]}; only axes of length 1 can go")
+        node.attributes["axes"] = gone
         node.attributes["shape"] = [n for a, n in enumerate(shape) if a not in gone]
+
+    def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
+        kept = [a for a in range(len(specs[node.inputs[0]].shape)) if a not in node.attributes["axes"]]
+        yield from (((node.inputs[0], start), (node.outputs[0], to)) for to, start in enumerate(kept))
+
+    def merges(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[list[Axis], list[Axis]]]:
+        yield from ()
 
 
 @register
@@ -188,4 +196,12 @@ class Unsqueeze(Reshape):
         axes = [int(a) for a in np.ravel(self.attribute(node, "axes"))]
         rank = len(specs[0].shape) + len(axes)
         put_in, rest = {a % rank for a in axes}, iter(specs[0].sizes)
+        node.attributes["axes"] = sorted(put_in)
         node.attributes["shape"] = [1 if a in put_in else next(rest) for a in range(rank)]
+
+    def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
+        kept = [a for a in range(len(specs[node.outputs[0]].shape)) if a not in node.attributes["axes"]]
+        yield from (((node.inputs[0], start), (node.outputs[0], to)) for start, to in enumerate(kept))
+
+    def merges(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[list[Axis], list[Axis]]]:
+        yield from ()

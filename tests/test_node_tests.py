@@ -1,0 +1,152 @@
+"""ONNX's own node tests, of every operator that tinyrnn claims.
+
+They have no initializers: what an operator needs to know at load is given through `bind`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from warnings import catch_warnings, simplefilter
+
+import numpy as np
+import onnx
+import pytest
+from driving import agree, loaded, whole
+from grouping import in_groups, joined
+from onnx.backend.test.loader import load_model_tests
+
+import tinyrnn.ops  # noqa: F401  (registers them)
+from tinyrnn import TinyRNNError
+from tinyrnn.check import within
+from tinyrnn.compiler import read
+from tinyrnn.ir import Graph
+from tinyrnn.op import REGISTRY
+from tinyrnn.passes import bound, prepare
+from tinyrnn.passes.fold import fold
+from tinyrnn.plan import make_plan
+
+RECURRENT = re.compile(r"test_(simple_)?(rnn|gru|lstm)_")
+GROUP = 12
+LANES, REGISTERS = 16, 32
+"""of a plan that is only made to see whether there is one"""
+
+Array = np.ndarray[Any, Any]
+
+
+class Case:
+    """A node test: its model, and one set of inputs and outputs by name."""
+
+    def __init__(self, test: Any) -> None:
+        self.name: str = test.name.removeprefix("test_")
+        self.proto: onnx.ModelProto = test.model
+        given, wanted = test.data_sets[0]
+        self.inputs = dict(zip([v.name for v in self.proto.graph.input], given, strict=True))
+        self.outputs = dict(zip([v.name for v in self.proto.graph.output], wanted, strict=True))
+
+    @property
+    def parameters(self) -> list[str]:
+        """The inputs that the operator takes only as constants."""
+        if len(self.proto.graph.node) > 1:
+            return []
+        node = self.proto.graph.node[0]
+        wanted = {node.input[i] for i in REGISTRY["", node.op_type].parameters.values() if i < len(node.input)}
+        return [name for name in self.inputs if name in wanted]
+
+    def read(self) -> Graph:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(self.proto.SerializeToString())
+            return read(path)[0]
+
+
+@cache
+def cases() -> dict[str, Case]:
+    """The node tests of operators that are claimed, on arrays."""
+    claimed = {name for domain, name in REGISTRY if not domain}
+    with catch_warnings():
+        simplefilter("ignore", RuntimeWarning)
+        tests = load_model_tests(kind="node")
+    chosen = [t for t in tests if t.model is not None and {n.op_type for n in t.model.graph.node} <= claimed]
+    return {c.name: c for c in map(Case, (t for t in chosen if all(isinstance(a, np.ndarray) for d in t.data_sets[0] for a in d)))}
+
+
+def names_of(pattern: re.Pattern[str]) -> list[str]:
+    return [name for name in cases() if pattern.match(f"test_{name}")]
+
+
+def way(case: Case) -> tuple[list[str] | None, str]:
+    """Inputs to bind so that the case runs on what is left, as few as may be; None and the reason where there are none."""
+    try:
+        graph = case.read()
+    except TinyRNNError as error:
+        return None, str(error)
+    reason = "every input is a parameter"
+    for names in (case.parameters, list(case.inputs)[1:]):
+        if len(names) < len(case.inputs):
+            try:
+                make_plan(prepare(bound(graph, {n: case.inputs[n] for n in names}, None), {}), LANES, REGISTERS)
+                return names, ""
+            except TinyRNNError as error:
+                reason = str(error)
+    return None, reason
+
+
+@cache
+def ways() -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The inputs to bind of every case that runs on data, and the reasons of those that do not."""
+    found = {name: way(case) for name, case in cases().items() if not RECURRENT.match(f"test_{name}")}
+    return {n: b for n, (b, _) in found.items() if b is not None}, {n: r for n, (b, r) in found.items() if b is None}
+
+
+@pytest.mark.parametrize("name", names_of(RECURRENT))
+def test_recurrent(name: str, tmp_path: Path) -> None:
+    case = cases()[name]
+    model = loaded(case.proto, tmp_path, bind={n: a for n, a in case.inputs.items() if n != "X"})
+    agree("close", whole(model, {"X": case.inputs["X"]}), {n: a for n, a in case.outputs.items() if n})
+
+
+def test_all_recurrent_ones_are_there() -> None:
+    assert len(names_of(RECURRENT)) == 18 and sum("batchwise" in n for n in names_of(RECURRENT)) == 3
+
+
+@pytest.mark.parametrize("group", in_groups({n: cases()[n].proto for n in ways()[0]}, GROUP), ids=lambda g: f"{g[0]}-and-{len(g) - 1}")
+def test_on_data(group: tuple[str, ...], tmp_path: Path) -> None:
+    bind = {f"{key}/{n}": cases()[key].inputs[n] for key in group for n in ways()[0][key]}
+    given = {f"{key}/{n}": a for key in group for n, a in cases()[key].inputs.items()}
+    wanted = {f"{key}/{n}": a for key in group for n, a in cases()[key].outputs.items()}
+    model = loaded(joined({key: cases()[key].proto for key in group}), tmp_path, bind=bind, states={})
+    agree("close", whole(model, {n: a for n, a in given.items() if n not in bind}), wanted)
+
+
+def test_folded() -> None:
+    """With every input known at load, the outputs are constants."""
+    done, refused = 0, Counter[str]()
+    for name, case in cases().items():
+        if RECURRENT.match(f"test_{name}"):
+            continue
+        try:
+            graph, _ = fold(bound(case.read(), case.inputs, None), {})
+        except TinyRNNError as error:
+            refused[type(error).__name__ + re.sub(r"'[^']*'|/\S+|\d+", "…", str(error))[:100]] += 1
+            continue
+        done += 1
+        for output, wanted in case.outputs.items():
+            assert output in graph.constants, (name, output)
+            found = graph.constants[output]
+            assert found.dtype == wanted.dtype and within("close", found, wanted), (name, found, wanted)
+    print(f"{done} node tests folded; refused:", *[f"\n  {count:3d}  {reason}" for reason, count in refused.most_common()])
+    assert done >= 500
+
+
+def test_refusals_are_known(record_property: Any) -> None:
+    """Nearly all that cannot run on data is of a type that streams do not have, or needs constants."""
+    on_data, refused = ways()
+    reasons = Counter(re.sub(r"'[^']*'|/\S+", "…", reason.splitlines()[-1])[:110] for reason in refused.values())
+    print(f"{len(on_data)} node tests run on data; refused:", *[f"\n  {count:3d}  {r}" for r, count in reasons.most_common()])
+    record_property("refused", dict(reasons))
+    assert len(on_data) >= 330
