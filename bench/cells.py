@@ -30,8 +30,13 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="without onnxruntime")
     parser.add_argument("--json", action="store_true", help="everything measured, as JSON")
     given = parser.parse_args()
-    result = table(given.cells.split(","), [int(n) for n in given.sizes.split(",")],
-                   versus=None if given.alone else "onnxruntime", frames=given.frames, progress=show)
+    result = table(
+        given.cells.split(","),
+        [int(n) for n in given.sizes.split(",")],
+        versus=None if given.alone else "onnxruntime",
+        frames=given.frames,
+        progress=show,
+    )
     if given.json:
         print(json.dumps(result.as_dict(), indent=2))
         return

@@ -30,8 +30,9 @@ LANES = 16
 # Fitting
 
 
-def remez(f: Callable[[Any], Any], tolerance: Callable[[Any], Any], interval: tuple[Any, Any],
-          terms: int) -> tuple[list[float], float]:
+def remez(
+    f: Callable[[Any], Any], tolerance: Callable[[Any], Any], interval: tuple[Any, Any], terms: int
+) -> tuple[list[float], float]:
     """The polynomial P that minimises the largest |P(x) - f(x)| / tolerance(x), and that largest value.
 
     The exchange: solve for the P whose error takes the same size with alternating signs on terms + 1 places,
@@ -46,11 +47,12 @@ def remez(f: Callable[[Any], Any], tolerance: Callable[[Any], Any], interval: tu
     fs, tolerances = [f(x) for x in xs], [tolerance(x) for x in xs]
     places = [round(grid * i / terms) for i in range(terms + 1)]
     for _ in range(50):
-        rows = [[*(xs[i] ** k for k in range(terms)), sign * tolerances[i]]
-                for sign, i in zip(itertools.cycle((1, -1)), places, strict=False)]
+        rows = [
+            [*(xs[i] ** k for k in range(terms)), sign * tolerances[i]]
+            for sign, i in zip(itertools.cycle((1, -1)), places, strict=False)
+        ]
         c = list(lu_solve(matrix(rows), matrix([fs[i] for i in places])))[:terms]
-        errors = [(sum(v * x**k for k, v in enumerate(c)) - y) / w
-                  for x, y, w in zip(xs, fs, tolerances, strict=True)]
+        errors = [(sum(v * x**k for k, v in enumerate(c)) - y) / w for x, y, w in zip(xs, fs, tolerances, strict=True)]
         extrema = _alternating(errors, terms + 1)
         if extrema == places:
             return [float(v) for v in c], float(max(abs(e) for e in errors))
@@ -84,10 +86,19 @@ def _reduction() -> Constants:
     ln2 = log(2)
     upper = float(round(ln2 * 2**16)) / 2**16
     nearest = float(np.float32(float(ln2)))
-    exact = {"LOG2_E": 1 / ln2, "TWO_LOG2_E": 2 / ln2, "LN2_UPPER": upper, "LN2_LOWER": ln2 - upper,
-             "LN2": ln2, "HALF_LN2": ln2 / 2, "LN2_ERROR": ln2 - nearest, "SQRT_2": sqrt(2),
-             "SIGMOID_LEAST": -126 * ln2, "TANH_BOUND": 13 * ln2,
-             "ERF_BOUND": findroot(lambda x: erfc(x) - mpf(2) ** -25, 3.9)}
+    exact = {
+        "LOG2_E": 1 / ln2,
+        "TWO_LOG2_E": 2 / ln2,
+        "LN2_UPPER": upper,
+        "LN2_LOWER": ln2 - upper,
+        "LN2": ln2,
+        "HALF_LN2": ln2 / 2,
+        "LN2_ERROR": ln2 - nearest,
+        "SQRT_2": sqrt(2),
+        "SIGMOID_LEAST": -126 * ln2,
+        "TANH_BOUND": 13 * ln2,
+        "ERF_BOUND": findroot(lambda x: erfc(x) - mpf(2) ** -25, 3.9),
+    }
     return {name: float(np.float32(float(value))) for name, value in exact.items()}
 
 
@@ -213,9 +224,15 @@ def _elu_reference(x: float) -> float:
 
 
 REFERENCES: dict[str, Reference] = {
-    "exp": _exp_reference, "log": _log_reference, "tanh": _tanh_reference, "sigmoid": _sigmoid_reference,
-    "softplus": _softplus_reference, "softsign": _softsign_reference, "erf": _erf_reference,
-    "elu": _elu_reference}
+    "exp": _exp_reference,
+    "log": _log_reference,
+    "tanh": _tanh_reference,
+    "sigmoid": _sigmoid_reference,
+    "softplus": _softplus_reference,
+    "softsign": _softsign_reference,
+    "erf": _erf_reference,
+    "elu": _elu_reference,
+}
 BOUNDED = {"tanh", "sigmoid", "softsign", "erf"}
 ODD = {"tanh", "softsign", "erf"}
 FLUSHED = {"sigmoid": 2.0**-126}
@@ -289,8 +306,7 @@ def measure(name: str, step: int, progress: Callable[[float], None]) -> np.ndarr
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to fit or measure (default: all)")
     parser.add_argument("--exhaustive", action="store_true", help="measure instead of fitting")
     parser.add_argument("--step", type=int, default=1, help="measure every STEP-th bit pattern")
@@ -315,8 +331,10 @@ def _print_error(name: str, step: int) -> None:
     began = time.perf_counter()
     wrong, largest, where, flushed = measure(name, step, progress)
     less = f", flushed results within {flushed:.2e}" if name in FLUSHED else ""
-    print(f"{name:9s} {largest:.3f} ULP at {float(where)!r}, {wrong:.0f} wrong{less}"
-          f" ({time.perf_counter() - began:.0f} s)", flush=True)
+    print(
+        f"{name:9s} {largest:.3f} ULP at {float(where)!r}, {wrong:.0f} wrong{less} ({time.perf_counter() - began:.0f} s)",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

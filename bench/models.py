@@ -45,13 +45,34 @@ def row(name: str, result: Result) -> list[str]:
     """One line of the table; bench() was asked for the peer and for loading, so both are there."""
     peer, latency, loading = result.versus, result.latency, result.loading
     assert peer and latency and loading and result.step and peer.step
-    return [name, f"{result.step:.1f}", f"{latency.p99:.1f}", f"{peer.step:.1f}", f"{peer.step_ratio:.1f}",
-            f"{result.run:.2f}", f"{peer.run:.2f}", f"{peer.run_ratio:.1f}",
-            f"{loading.cold_s:.1f}", f"{loading.cached_s:.2f}", f"{peer.difference:.0e}"]
+    return [
+        name,
+        f"{result.step:.1f}",
+        f"{latency.p99:.1f}",
+        f"{peer.step:.1f}",
+        f"{peer.step_ratio:.1f}",
+        f"{result.run:.2f}",
+        f"{peer.run:.2f}",
+        f"{peer.run_ratio:.1f}",
+        f"{loading.cold_s:.1f}",
+        f"{loading.cached_s:.2f}",
+        f"{peer.difference:.0e}",
+    ]
 
 
-HEAD = ["model", "step µs", "p99 µs", "onnxruntime step µs", "times faster", "run µs/frame", "onnxruntime run µs/frame",
-        "times faster", "first load s", "cached load s", "largest difference"]
+HEAD = [
+    "model",
+    "step µs",
+    "p99 µs",
+    "onnxruntime step µs",
+    "times faster",
+    "run µs/frame",
+    "onnxruntime run µs/frame",
+    "times faster",
+    "first load s",
+    "cached load s",
+    "largest difference",
+]
 
 
 def main() -> None:

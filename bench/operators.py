@@ -22,7 +22,9 @@ def table() -> str:
     plain = ", ".join(op.name for op in ops if not op.known_only and not note(op))
     known = ", ".join(op.name for op in ops if op.known_only)
     head = ["| operator | attributes (defaults) | |", "|---|---|---|"]
-    return "\n".join([*head, *map(row, noted), "", f"As specified: {plain}.", "", f"Where their inputs are known at load: {known}."])
+    return "\n".join(
+        [*head, *map(row, noted), "", f"As specified: {plain}.", "", f"Where their inputs are known at load: {known}."]
+    )
 
 
 if __name__ == "__main__":

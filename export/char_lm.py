@@ -158,9 +158,7 @@ def learning_rate(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
 
 
-def train(
-    model: CharLM, text: Text, rate: float, epochs: int, seconds: float | None
-) -> tuple[float, float, float]:
+def train(model: CharLM, text: Text, rate: float, epochs: int, seconds: float | None) -> tuple[float, float, float]:
     """Train in place; returns the last epoch's training loss, the held-out loss, and the seconds taken.
 
     The learning rate follows the share of `epochs` done, or of `seconds` where that is given; only the first
@@ -191,9 +189,7 @@ def train(
         spent += time.perf_counter() - began
         train_loss = sum(losses) / max(1, len(losses))
         held = heldout_loss(model, text.heldout)
-        click.echo(
-            f"  epoch {epoch:3d}   train {train_loss:.3f}   held out {held:.3f} nats/char   {spent:5.0f} s"
-        )
+        click.echo(f"  epoch {epoch:3d}   train {train_loss:.3f}   held out {held:.3f} nats/char   {spent:5.0f} s")
     return train_loss, held, spent
 
 
@@ -263,9 +259,7 @@ def verify(model: CharLM, codes: torch.Tensor, folder: Path, name: str) -> None:
             raise click.ClickException(f"{name}, {way}: onnxruntime and PyTorch differ by up to {worst:.1e}")
 
 
-def build(
-    cell: str, text: Text, folder: Path, hidden: int, epochs: int, seconds: float | None, seed: int
-) -> Result:
+def build(cell: str, text: Text, folder: Path, hidden: int, epochs: int, seconds: float | None, seed: int) -> Result:
     """Train one model from `seed`, write its files into `folder` and verify them."""
     torch.manual_seed(seed)
     model = CharLM(cell, len(text.vocabulary), EMBEDDING, hidden, DROPOUT[cell])
@@ -303,9 +297,7 @@ def table(results: list[Result]) -> str:
     help="Train each model for this time instead; the weights then depend on the machine's speed.",
 )
 @click.option("--seed", type=int, default=1, show_default=True)
-def main(
-    data: Path, output: Path, cell: str, hidden: int, epochs: int | None, seconds: float | None, seed: int
-) -> None:
+def main(data: Path, output: Path, cell: str, hidden: int, epochs: int | None, seconds: float | None, seed: int) -> None:
     """Train a character language model on the tinyshakespeare text and export it to .onnx and .npz."""
     if epochs and seconds:
         raise click.UsageError("give --epochs or --seconds, not both")

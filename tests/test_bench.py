@@ -17,9 +17,9 @@ import pytest
 
 import tinyrnn
 from tinyrnn import bench as benchmark
-from tinyrnn.bench_counts import HARMLESS, resident_growth, undefined_symbols
-from tinyrnn.bench_data import POOL, Data
-from tinyrnn.bench_report import Allocated
+from tinyrnn.bench.counts import HARMLESS, resident_growth, undefined_symbols
+from tinyrnn.bench.data import POOL, Data
+from tinyrnn.bench.report import Allocated
 from tinyrnn.errors import StreamError, TinyRNNError, UnsupportedError
 
 PROJECT = Path(__file__).parents[1]
@@ -227,13 +227,17 @@ def _object(triple: str) -> bytes:
     llvm = pytest.importorskip("llvmlite.binding")
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    module = llvm.parse_assembly(f'target triple="{triple}"\ndeclare ptr @malloc(i32)\ndeclare ptr @hidden(i32)\n'
-                                 "define ptr @run(i32 %n) {\n %p = call ptr @malloc(i32 %n)\n ret ptr %p\n}\n")
+    module = llvm.parse_assembly(
+        f'target triple="{triple}"\ndeclare ptr @malloc(i32)\ndeclare ptr @hidden(i32)\n'
+        "define ptr @run(i32 %n) {\n %p = call ptr @malloc(i32 %n)\n ret ptr %p\n}\n"
+    )
     return bytes(llvm.Target.from_triple(triple).create_target_machine().emit_object(module))
 
 
-@pytest.mark.parametrize("triple", ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "armv7-unknown-linux-gnueabihf",
-                                    "powerpc64-unknown-linux-gnu"])
+@pytest.mark.parametrize(
+    "triple",
+    ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "armv7-unknown-linux-gnueabihf", "powerpc64-unknown-linux-gnu"],
+)
 def test_undefined_symbols(triple: str) -> None:
     data = _object(triple)
     symbols = undefined_symbols(data)

@@ -22,11 +22,25 @@ from tinyrnn.runtime import Model, Stream
 MODELS = Path(__file__).parent / "models"
 SHARED = Path(__file__).parents[2] / "shared" / "models"
 
-OURS = ["cell_lstm_dynB_legacy", "cell_gru_stack2_linear_dynamo", "packed_state_lstm_step_legacy", "lm_lstm_l2_states_step_legacy",
-        "lstm_l2_uni_sf_states_dynT_dynB_legacy", "gru_l3_uni_sf_zero_dynT_b1_legacy", "classify_lstm_last_fixT_legacy",
-        "lm_gru_states_softmax_dynT_legacy", "gru_l2_bi_sf_zero_dynT_b2_legacy", "lm_lstm_l2_states_dynT_dynamo"]
-REAL: dict[str, dict[str, Any]] = {"dtln_model_1": {}, "dtln_model_2": {}, "g2p_id_encoder": {}, "g2p_id_decoder": {},
-                                   "mlagents_hallway": {"outputs": ["recurrent_out"]}}
+OURS = [
+    "cell_lstm_dynB_legacy",
+    "cell_gru_stack2_linear_dynamo",
+    "packed_state_lstm_step_legacy",
+    "lm_lstm_l2_states_step_legacy",
+    "lstm_l2_uni_sf_states_dynT_dynB_legacy",
+    "gru_l3_uni_sf_zero_dynT_b1_legacy",
+    "classify_lstm_last_fixT_legacy",
+    "lm_gru_states_softmax_dynT_legacy",
+    "gru_l2_bi_sf_zero_dynT_b2_legacy",
+    "lm_lstm_l2_states_dynT_dynamo",
+]
+REAL: dict[str, dict[str, Any]] = {
+    "dtln_model_1": {},
+    "dtln_model_2": {},
+    "g2p_id_encoder": {},
+    "g2p_id_decoder": {},
+    "mlagents_hallway": {"outputs": ["recurrent_out"]},
+}
 
 Tamper = Callable[[Model], Model]
 
@@ -184,10 +198,16 @@ def test_data_of_several_sequences_and_states() -> None:
     assert "Model.run, 3 sequences, random states" in {row.way for row in report.rows}
 
 
-@pytest.mark.parametrize(("data", "says"), [
-    ({}, "lacks 'x'.*takes x: float32"), ({"x": np.zeros((3, 5), np.float32), "z": np.zeros(1)}, "has 'z'.*takes x"),
-    ({"x": np.zeros((3, 4), np.float32)}, "shape"), ({"x": np.zeros((0, 5), np.float32)}, "no frames"),
-    ({"x": np.array([["a"] * 5])}, "float32")])
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({}, "lacks 'x'.*takes x: float32"),
+        ({"x": np.zeros((3, 5), np.float32), "z": np.zeros(1)}, "has 'z'.*takes x"),
+        ({"x": np.zeros((3, 4), np.float32)}, "shape"),
+        ({"x": np.zeros((0, 5), np.float32)}, "no frames"),
+        ({"x": np.array([["a"] * 5])}, "float32"),
+    ],
+)
 def test_data_that_does_not_fit(data: dict[str, Any], says: str) -> None:
     with pytest.raises(ShapeError, match=f"(?s)cell_lstm_legacy.*{says}"):
         check(ours("cell_lstm_legacy"), data=data)
@@ -207,11 +227,18 @@ def test_arguments_that_do_not_fit() -> None:
 
 def lstm_file(path: Path, **attributes: Any) -> Path:
     rng = np.random.default_rng(3)
-    weights = [numpy_helper.from_array((rng.standard_normal(shape) * 0.5).astype(np.float32), name)
-               for name, shape in (("W", (1, 16, 3)), ("R", (1, 16, 4)), ("B", (1, 32)))]
+    weights = [
+        numpy_helper.from_array((rng.standard_normal(shape) * 0.5).astype(np.float32), name)
+        for name, shape in (("W", (1, 16, 3)), ("R", (1, 16, 4)), ("B", (1, 32)))
+    ]
     node = helper.make_node("LSTM", ["x", "W", "R", "B"], ["y", "hn"], hidden_size=4, **attributes)
-    graph = helper.make_graph([node], "lstm", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "T", 3])],
-                              [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("y", "hn")], weights)
+    graph = helper.make_graph(
+        [node],
+        "lstm",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "T", 3])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("y", "hn")],
+        weights,
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
 
@@ -261,7 +288,7 @@ def one_weight(model: Model) -> Model:
     weights = tinyrnn.runtime.aligned(len(model._layout.weights))
     weights[:] = model._layout.weights
     values = weights.view(np.float32)
-    values[int(np.abs(values[:values.size // 2]).argmax())] += np.float32(0.05)
+    values[int(np.abs(values[: values.size // 2]).argmax())] += np.float32(0.05)
     return Model(replace(model._layout, weights=weights), model._code, model._source)
 
 
@@ -299,11 +326,19 @@ def disturbed(way: str, by: float) -> Tamper:
         other = Disturbed(model._layout, model._code, model._source)
         other.way, other.by = way, by
         return other
+
     return tamper
 
 
-TAMPERED = {"one weight": one_weight, "states swapped": states_swapped, "one step": disturbed("step", 1e-3), "one run": disturbed("run", 1e-3),
-            "a step of nan": disturbed("step", float("nan")), "one bit of a step": disturbed("step", 0.0), "one bit of a run": disturbed("run", 0.0)}
+TAMPERED = {
+    "one weight": one_weight,
+    "states swapped": states_swapped,
+    "one step": disturbed("step", 1e-3),
+    "one run": disturbed("run", 1e-3),
+    "a step of nan": disturbed("step", float("nan")),
+    "one bit of a step": disturbed("step", 0.0),
+    "one bit of a run": disturbed("run", 0.0),
+}
 
 
 @pytest.mark.parametrize("what", TAMPERED)

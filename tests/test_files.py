@@ -37,8 +37,12 @@ def test_npy_round_trip(tmp_path, name):
 
 def test_npz_round_trip_keeps_every_name(tmp_path):
     path = tmp_path / "a.npz"
-    arrays = {"file": np.ones(2), "lstm_4/Identity:0": np.arange(3),
-              "allow_pickle": np.zeros((2, 2), np.float32), "x": np.float32(1)}
+    arrays = {
+        "file": np.ones(2),
+        "lstm_4/Identity:0": np.arange(3),
+        "allow_pickle": np.zeros((2, 2), np.float32),
+        "x": np.float32(1),
+    }
     files.write_arrays(path, arrays)
     found = files.read_arrays(path)
     assert list(found) == list(arrays)
@@ -57,9 +61,17 @@ def test_one_array_of_an_npz(tmp_path):
         files.read_array(path)
 
 
-@pytest.mark.parametrize("array", [
-    ARRAYS["float32"], ARRAYS["float64"], np.arange(6).reshape(3, 2), np.arange(4.0), ARRAYS["bool"],
-], ids=["float32", "float64", "int", "one axis", "bool"])
+@pytest.mark.parametrize(
+    "array",
+    [
+        ARRAYS["float32"],
+        ARRAYS["float64"],
+        np.arange(6).reshape(3, 2),
+        np.arange(4.0),
+        ARRAYS["bool"],
+    ],
+    ids=["float32", "float64", "int", "one axis", "bool"],
+)
 def test_csv_round_trip_is_exact(tmp_path, array):
     path = tmp_path / "a.csv"
     files.write_array(path, array)
@@ -68,20 +80,36 @@ def test_csv_round_trip_is_exact(tmp_path, array):
     np.testing.assert_array_equal(found.astype(array.dtype).reshape(array.shape), array)
 
 
-@pytest.mark.parametrize("text", [
-    "1,2\n3,4\n", "a,b\n1,2\n3,4", "\n\n1;2\n\n3;4\n", "x\ty\n1\t2\n3\t4\n", "1 2\n 3   4\n", "\ufeff1,2\r\n3,4\r\n",
-                                  '"left","right"\n1.0, 2e0\n3,4\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1,2\n3,4\n",
+        "a,b\n1,2\n3,4",
+        "\n\n1;2\n\n3;4\n",
+        "x\ty\n1\t2\n3\t4\n",
+        "1 2\n 3   4\n",
+        "\ufeff1,2\r\n3,4\r\n",
+        '"left","right"\n1.0, 2e0\n3,4\n',
+    ],
+)
 def test_csv_forms(tmp_path, text):
     path = tmp_path / "a.csv"
     path.write_text(text, encoding="utf-8", newline="")
     np.testing.assert_array_equal(files.read_array(path), [[1, 2], [3, 4]])
 
 
-@pytest.mark.parametrize(("data", "says"), [
-    (b"1,2\n3\n", "not a table of numbers"), (b"1,2\n3,x\n", "not a table of numbers"), (b"a,b\n", "no line of numbers"),
-    (b"\n\n", "no line of numbers"), (b"\xff\xfe\x00\x01", "not a text file"), (b"", "empty"),
-    (b"1,b\n2,3\n", "not a table of numbers"),
-])
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"1,2\n3\n", "not a table of numbers"),
+        (b"1,2\n3,x\n", "not a table of numbers"),
+        (b"a,b\n", "no line of numbers"),
+        (b"\n\n", "no line of numbers"),
+        (b"\xff\xfe\x00\x01", "not a text file"),
+        (b"", "empty"),
+        (b"1,b\n2,3\n", "not a table of numbers"),
+    ],
+)
 def test_csv_refused(tmp_path, data, says):
     path = tmp_path / "a.csv"
     path.write_bytes(data)
@@ -117,22 +145,32 @@ def test_wav_float_extensible_and_other_chunks(tmp_path):
     path, wanted = tmp_path / "a.wav", np.array([0.1, -0.2, 0.3], np.float32)
     guid = struct.pack("<HHIH", 22, 32, 4, 3) + bytes.fromhex("000000001000800000aa00389b71")
     odd = b"LIST" + struct.pack("<I", 3) + b"abc\0"
-    for data in (wav(3, 1, 8000, 32, wanted.tobytes()), wav(3, 1, 8000, 64, wanted.astype(np.float64).tobytes()),
-                 wav(0xFFFE, 1, 8000, 32, wanted.tobytes(), extra=guid), wav(3, 1, 8000, 32, wanted.tobytes(), before=odd),
-                 wav(3, 1, 8000, 32, wanted.tobytes(), size=0xFFFFFFFF)):
+    for data in (
+        wav(3, 1, 8000, 32, wanted.tobytes()),
+        wav(3, 1, 8000, 64, wanted.astype(np.float64).tobytes()),
+        wav(0xFFFE, 1, 8000, 32, wanted.tobytes(), extra=guid),
+        wav(3, 1, 8000, 32, wanted.tobytes(), before=odd),
+        wav(3, 1, 8000, 32, wanted.tobytes(), size=0xFFFFFFFF),
+    ):
         path.write_bytes(data)
         samples, rate = files.read_wav(path)
         assert rate == 8000
         np.testing.assert_array_equal(samples, wanted)
 
 
-@pytest.mark.parametrize(("data", "says"), [
-    (wav(1, 1, 8000, 16, bytes(100))[:-20], "truncated"), (b"OggS" + bytes(50), "not a .wav file"),
-    (wav(7, 1, 8000, 8, bytes(8)), "format 0x0007"),
-    (wav(1, 1, 8000, 12, bytes(8)), "with 12 bits"), (wav(1, 0, 8000, 16, bytes(8)), "damaged"),
-    (wav(1, 2, 8000, 16, bytes(6)), "damaged"),
-    (b"RIFF\4\0\0\0WAVE", "without samples"), (b"RIFF\4\0\0\0WAVEdata\2\0\0\0ab", "does not say its format"),
-])
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (wav(1, 1, 8000, 16, bytes(100))[:-20], "truncated"),
+        (b"OggS" + bytes(50), "not a .wav file"),
+        (wav(7, 1, 8000, 8, bytes(8)), "format 0x0007"),
+        (wav(1, 1, 8000, 12, bytes(8)), "with 12 bits"),
+        (wav(1, 0, 8000, 16, bytes(8)), "damaged"),
+        (wav(1, 2, 8000, 16, bytes(6)), "damaged"),
+        (b"RIFF\4\0\0\0WAVE", "without samples"),
+        (b"RIFF\4\0\0\0WAVEdata\2\0\0\0ab", "does not say its format"),
+    ],
+)
 def test_wav_refused(tmp_path, data, says):
     path = tmp_path / "a.wav"
     path.write_bytes(data)
@@ -192,16 +230,22 @@ def npy(array):
     return file.getvalue()
 
 
-@pytest.mark.parametrize(("data", "says"), [
-    (npy(np.ones(100))[:-8], "truncated"), (npy(np.ones(3)) + b"more", "truncated or damaged"),
-    (npy(np.array(["a"])), "holds <U1"),
-    (npy(np.ones(3, np.complex64)), "holds complex64"), (b"\x93NUMPY\x09\x00" + bytes(50), "version 9.0"),
-    (b"garbage", "not a .npy array"),
-    (npy(np.ones(3)).replace(b"(3,)", b"(3**9,)"), "not a .npy array|truncated"),
-    (npy(np.zeros(1)).replace(b"(1,)", b"(-1,)"), "damaged"),
-    (npy(np.zeros((1, 1))).replace(b"(1, 1)", b"(1<<40,)")[:200], "damaged"), (b"", "empty"),
-    (npy(np.zeros(1, [("a", "<f4")])), r"holds \[\('a', '<f4'\)\]"),
-])
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (npy(np.ones(100))[:-8], "truncated"),
+        (npy(np.ones(3)) + b"more", "truncated or damaged"),
+        (npy(np.array(["a"])), "holds <U1"),
+        (npy(np.ones(3, np.complex64)), "holds complex64"),
+        (b"\x93NUMPY\x09\x00" + bytes(50), "version 9.0"),
+        (b"garbage", "not a .npy array"),
+        (npy(np.ones(3)).replace(b"(3,)", b"(3**9,)"), "not a .npy array|truncated"),
+        (npy(np.zeros(1)).replace(b"(1,)", b"(-1,)"), "damaged"),
+        (npy(np.zeros((1, 1))).replace(b"(1, 1)", b"(1<<40,)")[:200], "damaged"),
+        (b"", "empty"),
+        (npy(np.zeros(1, [("a", "<f4")])), r"holds \[\('a', '<f4'\)\]"),
+    ],
+)
 def test_npy_refused(tmp_path, data, says):
     path = tmp_path / "a.npy"
     path.write_bytes(data)
@@ -237,7 +281,7 @@ def test_damaged_files_are_load_errors(tmp_path, kind, data):
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content[:data.draw(st.integers(1, len(content)))])
+    path.write_bytes(content[: data.draw(st.integers(1, len(content)))])
     try:
         found = files.read_arrays(path)
     except LoadError as error:
@@ -257,10 +301,15 @@ def test_missing_folder_and_unknown_kind(tmp_path):
             files.read_arrays(path)
 
 
-@pytest.mark.parametrize(("name", "array", "error", "says"), [
-    ("a.csv", np.zeros((2, 2, 2)), ShapeError, "rows and columns"), ("a.wav", np.zeros((2, 2, 2)), ShapeError, "float samples"),
-    ("a.wav", np.arange(3), ShapeError, "float samples"), ("a.wav", np.array([np.nan]), ShapeError, "NaN"),
-])
+@pytest.mark.parametrize(
+    ("name", "array", "error", "says"),
+    [
+        ("a.csv", np.zeros((2, 2, 2)), ShapeError, "rows and columns"),
+        ("a.wav", np.zeros((2, 2, 2)), ShapeError, "float samples"),
+        ("a.wav", np.arange(3), ShapeError, "float samples"),
+        ("a.wav", np.array([np.nan]), ShapeError, "NaN"),
+    ],
+)
 def test_arrays_that_a_kind_cannot_hold(tmp_path, name, array, error, says):
     with pytest.raises(error, match=says):
         files.write_array(tmp_path / name, array, 8000)
@@ -295,8 +344,15 @@ def test_output_is_checked_before_any_work(tmp_path):
     (tmp_path / "link.npy").symlink_to(given)
     os.link(given, tmp_path / "hard.npy")
     (tmp_path / "folder.npy").mkdir()
-    for name, says in {"in.npy": "overwritten", "link.npy": "overwritten", "hard.npy": "overwritten", "folder.npy": "a folder",
-                       "none/a.npy": "no folder", "in.npy/a.npy": "no folder", "a.txt": "supported are"}.items():
+    for name, says in {
+        "in.npy": "overwritten",
+        "link.npy": "overwritten",
+        "hard.npy": "overwritten",
+        "folder.npy": "a folder",
+        "none/a.npy": "no folder",
+        "in.npy/a.npy": "no folder",
+        "a.txt": "supported are",
+    }.items():
         with pytest.raises(TinyRNNError, match=says):
             files.check_output(tmp_path / name, [given])
     files.check_output(tmp_path / "out.npy", [given])

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tinyrnn import ops
+from tinyrnn.arrays import Port as UserPort
 from tinyrnn.codegen import PORTS, Source, generate
 from tinyrnn.errors import LoadError, TinyRNNError
 from tinyrnn.ir import Graph
 from tinyrnn.passes import Port, Program, bound, prepare
 from tinyrnn.plan import Plan, make_plan
 from tinyrnn.runtime import Layout, Model, aligned
-from tinyrnn.arrays import Port as UserPort
 from tinyrnn.targets.cpu import compile_source
 from tinyrnn.targets.machine import host
 

@@ -71,14 +71,21 @@ class Times:
     def as_dict(self) -> dict[str, float]:
         p50, p99 = np.percentile(self.steps, (50, 99)) / 1e3
         choice = float(np.median(self.choices)) / 1e3
-        return {"steps": len(self.steps), "step_p50": float(p50), "step_p99": float(p99), "choice_p50": choice,
-                "characters_per_second": 1e9 / (float(np.mean(self.steps)) + float(np.mean(self.choices)))}
+        return {
+            "steps": len(self.steps),
+            "step_p50": float(p50),
+            "step_p99": float(p99),
+            "choice_p50": choice,
+            "characters_per_second": 1e9 / (float(np.mean(self.steps)) + float(np.mean(self.choices))),
+        }
 
     def __str__(self) -> str:
         found = self.as_dict()
-        return (f"{found['steps']:,.0f} steps: p50 {found['step_p50']:.1f} µs, p99 {found['step_p99']:.1f} µs; "
-                f"with {found['choice_p50']:.1f} µs to draw each character: "
-                f"{found['characters_per_second']:,.0f} characters per second")
+        return (
+            f"{found['steps']:,.0f} steps: p50 {found['step_p50']:.1f} µs, p99 {found['step_p99']:.1f} µs; "
+            f"with {found['choice_p50']:.1f} µs to draw each character: "
+            f"{found['characters_per_second']:,.0f} characters per second"
+        )
 
 
 def generate(model: Model, prompt: str, length: int, temperature: float, seed: int, times: Times) -> Iterator[str]:
@@ -124,5 +131,7 @@ def brief(report: Report) -> str:
     def largest(kind: str) -> float:
         return max((row.difference.absolute for row in report.rows if row.kind == kind), default=0.0)
 
-    return (f"against {report.oracle} on the same {report.frames:,} characters: outputs within {largest('output'):.1e}, "
-            f"states within {largest('state'):.1e}, the same bits in {len(report.invariance)} ways of running; passed")
+    return (
+        f"against {report.oracle} on the same {report.frames:,} characters: outputs within {largest('output'):.1e}, "
+        f"states within {largest('state'):.1e}, the same bits in {len(report.invariance)} ways of running; passed"
+    )

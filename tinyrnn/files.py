@@ -91,8 +91,10 @@ def _npy(file: IO[bytes], size: int, what: str) -> Array:
     except Exception as error:  # a damaged header raises whatever Python's parser does
         raise LoadError(f"{what}: not a .npy array, or damaged ({first_line(error)})") from None
     if dtype.hasobject:
-        raise LoadError(f"{what}: pickled Python objects, which are never read; supported are plain numbers. "
-                        f"Save it again with np.asarray(x, np.float32)")
+        raise LoadError(
+            f"{what}: pickled Python objects, which are never read; supported are plain numbers. "
+            f"Save it again with np.asarray(x, np.float32)"
+        )
     if dtype.kind not in "fiub":
         raise LoadError(f"{what}: holds {dtype}; supported are floats, integers and booleans")
     needed, found = prod(shape) * dtype.itemsize, size - file.tell()
@@ -122,8 +124,10 @@ def _read_csv(path: Path) -> Array:
     except UnicodeDecodeError:
         raise LoadError(f"{path}: not a text file; .csv holds numbers, one frame a line") from None
     except ValueError as error:
-        raise LoadError(f"{path}: not a table of numbers ({first_line(error)}; rows count from 1 after any header); "
-                        f".csv holds one frame a line, all lines with as many numbers") from None
+        raise LoadError(
+            f"{path}: not a table of numbers ({first_line(error)}; rows count from 1 after any header); "
+            f".csv holds one frame a line, all lines with as many numbers"
+        ) from None
     if table.size == 0:
         raise LoadError(f"{path}: no line of numbers")
     return table
@@ -148,16 +152,16 @@ def read_wav(path: Path) -> tuple[Array, int]:
         raise LoadError(f"{path}: not a .wav file: it starts with {data[:4]!r}, not b'RIFF'")
     form, at = b"", 12
     while at + 8 <= size:
-        name, length = data[at:at + 4], int.from_bytes(data[at + 4:at + 8], "little")
+        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         at += 8
         if name == b"fmt ":
-            form = data[at:at + length]
+            form = data[at : at + length]
         elif name == b"data":
             if length in WHOLE_FILE:
                 length = size - at
             if at + length > size:
                 raise LoadError(f"{path}: truncated: its samples take {length:,} bytes, {size - at:,} are there")
-            return _samples(path, form, data[at:at + length])
+            return _samples(path, form, data[at : at + length])
         at += length + length % 2
     raise LoadError(f"{path}: a .wav file without samples (no data chunk); it is truncated or damaged")
 
@@ -169,11 +173,15 @@ def _samples(path: Path, form: bytes, data: bytes) -> tuple[Array, int]:
     if code == EXTENSIBLE and len(form) >= 26:
         code = int.from_bytes(form[24:26], "little")
     if (code, bits) not in {(PCM, 8), (PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)}:
-        raise LoadError(f"{path}: .wav of format {code:#06x} with {bits} bits; supported are PCM of 8, 16, 24 and 32 bits "
-                        f"and float of 32 and 64. ffmpeg -i in.wav -c:a pcm_s16le out.wav converts it")
+        raise LoadError(
+            f"{path}: .wav of format {code:#06x} with {bits} bits; supported are PCM of 8, 16, 24 and 32 bits "
+            f"and float of 32 and 64. ffmpeg -i in.wav -c:a pcm_s16le out.wav converts it"
+        )
     if channels == 0 or rate == 0 or block != channels * bits // 8 or len(data) % block:
-        raise LoadError(f"{path}: a damaged .wav file: {channels} channels, {rate} Hz, blocks of {block} bytes for {bits} bits, "
-                        f"{len(data):,} bytes of samples")
+        raise LoadError(
+            f"{path}: a damaged .wav file: {channels} channels, {rate} Hz, blocks of {block} bytes for {bits} bits, "
+            f"{len(data):,} bytes of samples"
+        )
     samples: Array
     if code == FLOAT:
         samples = np.frombuffer(data, f"<f{bits // 8}").astype(np.float32)
@@ -209,8 +217,9 @@ def write_arrays(path: Path, arrays: Mapping[str, Array], rate: int | None = Non
         return 0
     if len(arrays) == 1:
         return write_array(path, next(iter(arrays.values())), rate)
-    raise TinyRNNError(f"{path}: {len(arrays)} outputs ({', '.join(arrays)}) need an .npz file, "
-                       f"or choose one with --outputs NAME")
+    raise TinyRNNError(
+        f"{path}: {len(arrays)} outputs ({', '.join(arrays)}) need an .npz file, or choose one with --outputs NAME"
+    )
 
 
 def write_array(path: Path, array: Array, rate: int | None = None) -> int:

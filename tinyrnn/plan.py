@@ -142,7 +142,11 @@ class _Planner:
             plan.steps.append(Step(call.kernel, [self._operand(o, node) for o in call.operands], call.note, node.name))
         for start, end in program.states.items():
             if self._root(end) != start:
-                copied: list[Place | int | float | str] = [self.places[start], self._place(self._root(end)), self.graph.specs[end].elements]
+                copied: list[Place | int | float | str] = [
+                    self.places[start],
+                    self._place(self._root(end)),
+                    self.graph.specs[end].elements,
+                ]
                 plan.steps.append(Step(copy_f32, copied, f"state {start} = {end}", end))
         plan.weights = np.concatenate(self.weights) if self.weights else np.zeros(0, np.uint8)
         plan.multiply_adds = sum(op_of(n).multiply_adds(n, self.graph.specs) for n in self.graph.nodes)

@@ -296,10 +296,19 @@ _define(
     attributes={"alpha": 0.01},
 )
 _define("Elu", ("X",), lambda x, alpha: np.where(x < 0, alpha * np.expm1(x), x), "elu({0}, {alpha})", attributes={"alpha": 1.0})
-_define("HardSwish", ("X",), lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-        f"({{0}} * at_most(at_least(fma({{0}}, {literal(1 / 6)}, splat(0.5)), splat(0.0)), splat(1.0)))")
-_define("Selu", ("X",), lambda x, alpha, gamma: gamma * np.where(x < 0, alpha * np.expm1(x), x), "({gamma} * elu({0}, {alpha}))",
-        attributes={"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875})
+_define(
+    "HardSwish",
+    ("X",),
+    lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    f"({{0}} * at_most(at_least(fma({{0}}, {literal(1 / 6)}, splat(0.5)), splat(0.0)), splat(1.0)))",
+)
+_define(
+    "Selu",
+    ("X",),
+    lambda x, alpha, gamma: gamma * np.where(x < 0, alpha * np.expm1(x), x),
+    "({gamma} * elu({0}, {alpha}))",
+    attributes={"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
+)
 _define(
     "HardSigmoid",
     ("X",),

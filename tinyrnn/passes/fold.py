@@ -21,7 +21,17 @@ from tinyrnn.op import Op, Refused, SizesDiffer, op_of
 Probes = dict[str, int]
 
 
-UNSOUND = (Refused, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, StopIteration, TypeError, ValueError)
+UNSOUND = (
+    Refused,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
 """what an operator may raise over inputs and attributes that do not fit it"""
 
 
@@ -53,8 +63,10 @@ def fold(graph: Graph, probes: Probes) -> tuple[Graph, Probes]:
             return _fold_once(graph.copy(), probes), probes
         except _Conflict as conflict:
             probes = conflict.joined
-    raise UnsupportedError(f"{graph.name}: the open sizes {', '.join(map(repr, probes))} would have to be {list(probes.values())} "
-                           f"and {list(tried[-1].values())} at once")
+    raise UnsupportedError(
+        f"{graph.name}: the open sizes {', '.join(map(repr, probes))} would have to be {list(probes.values())} "
+        f"and {list(tried[-1].values())} at once"
+    )
 
 
 class _Conflict(Exception):
@@ -129,7 +141,9 @@ def _shapes(graph: Graph, node: Node) -> str:
 
 
 def _compute(graph: Graph, op: Op, node: Node) -> None:
-    for spec in [] if op.of_shape or op.known_only else op.infer(node, [graph.specs[name] if name else None for name in node.inputs]):
+    for spec in (
+        [] if op.of_shape or op.known_only else op.infer(node, [graph.specs[name] if name else None for name in node.inputs])
+    ):
         if spec.elements > LARGEST_CONSTANT:
             raise Refused(f"the constant that it makes, {spec}, is absurdly large")
     arrays = [graph.constants[name] if name else None for name in node.inputs]

@@ -68,13 +68,34 @@ class Report:
         return plain
 
     def __str__(self) -> str:
-        title = f"{self.model}: {self.kind} model, {self.frames} frames, {self.sequences} sequence{'s'[:self.sequences > 1]}, {self.data}"
+        sequences = f"{self.sequences} sequence{'s'[: self.sequences > 1]}"
+        title = f"{self.model}: {self.kind} model, {self.frames} frames, {sequences}, {self.data}"
         lines = [f"{title}; against {self.oracle or 'nothing'}, level {self.level!r}"]
         head = ("", "", "max abs", "max rel", "max ULP", "of tolerance", "first → last tenth", "", "way")
-        lines += _columns([head, *_joined([(row.kind, row.name, *_figures(row), _drift(row), "ok" if row.passed else "FAILED",
-                                            row.way + (f" ({row.against})" if row.against != self.oracle else "")) for row in self.rows])])
-        lines += [f"  FAILED {row.name}, {row.way}: {row.difference.actual:.9g} instead of {row.difference.expected:.9g} "
-                  f"at {list(row.difference.place)}" for row in self.rows if not row.passed]
+        lines += _columns(
+            [
+                head,
+                *_joined(
+                    [
+                        (
+                            row.kind,
+                            row.name,
+                            *_figures(row),
+                            _drift(row),
+                            "ok" if row.passed else "FAILED",
+                            row.way + (f" ({row.against})" if row.against != self.oracle else ""),
+                        )
+                        for row in self.rows
+                    ]
+                ),
+            ]
+        )
+        lines += [
+            f"  FAILED {row.name}, {row.way}: {row.difference.actual:.9g} instead of {row.difference.expected:.9g} "
+            f"at {list(row.difference.place)}"
+            for row in self.rows
+            if not row.passed
+        ]
         differing = {way: names for way, names in self.invariance.items() if names}
         lines += [f"  FAILED chunk invariance: {way} has other bits in {', '.join(names)}" for way, names in differing.items()]
         if self.invariance and not differing:

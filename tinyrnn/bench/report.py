@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.errors import StreamError, TinyRNNError
 from tinyrnn.arrays import Array
+from tinyrnn.errors import StreamError, TinyRNNError
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,12 @@ class Allocations:
         native = "not counted" if self.native is None else f"can call {self.native} functions that could allocate"
         grown = self.resident_growth
         growth = "not counted" if grown is None else f"by {grown:,} bytes in {self.resident_steps:,} steps"
-        rows = [("compiled code", native), ("step(x, out=y)", call(self.step_out)), ("step(x)", call(self.step)),
-                ("this process grew", growth)]
+        rows = [
+            ("compiled code", native),
+            ("step(x, out=y)", call(self.step_out)),
+            ("step(x)", call(self.step)),
+            ("this process grew", growth),
+        ]
         return "\n".join(["allocations per step, counted", *_left(rows)])
 
 
@@ -180,8 +184,11 @@ class Result:
             d = self.deadline
             step = "" if d.step_times_real_time is None else f"step {d.step_times_real_time:,.1f} × real time, "
             late = "" if d.late is None else f", {d.late:,} of {d.steps:,} steps late"
-            lines += ["", f"at {d.rate:g} frames per second ({d.budget:,.1f} µs each): {step}"
-                          f"run {d.run_times_real_time:,.1f} × real time{late}"]
+            lines += [
+                "",
+                f"at {d.rate:g} frames per second ({d.budget:,.1f} µs each): {step}"
+                f"run {d.run_times_real_time:,.1f} × real time{late}",
+            ]
         return "\n".join([*lines, "", str(self.allocations), "", *_memory_lines(self)])
 
 
@@ -226,8 +233,14 @@ class Table:
         return [head, *body]
 
     def __str__(self) -> str:
-        return "\n".join([str(self.setting), f"batch 1, one thread, inputs = units = H; a run is {self.frames:,} frames", "",
-                          *_columns(self._cells())])
+        return "\n".join(
+            [
+                str(self.setting),
+                f"batch 1, one thread, inputs = units = H; a run is {self.frames:,} frames",
+                "",
+                *_columns(self._cells()),
+            ]
+        )
 
     def markdown(self) -> str:
         head, *body = self._cells()
@@ -248,8 +261,12 @@ def _plain(value: Any) -> Any:
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """The first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(text.ljust(w) if i == 0 else text.rjust(w)
-                      for i, (text, w) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]
+    return [
+        "  ".join(
+            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def _time_lines(result: Result) -> list[str]:
@@ -275,21 +292,35 @@ def _time_lines(result: Result) -> list[str]:
     if result.refuses_stream:
         lines.append(f"whole runs only: {result.refuses_stream}")
     if peer:
-        lines.append(f"{peer.name} {peer.version}: largest difference of an output {peer.difference:.1e}"
-                     f"{'; ' + peer.note if peer.note else ''}")
+        lines.append(
+            f"{peer.name} {peer.version}: largest difference of an output {peer.difference:.1e}"
+            f"{'; ' + peer.note if peer.note else ''}"
+        )
     return lines
 
 
 def _memory_lines(result: Result) -> list[str]:
     m, loading = result.memory, result.loading
-    rows = [("weights", f"{m.weights:,} bytes"), ("state", f"{m.state:,} bytes per stream"),
-            ("arena", f"{m.arena:,} bytes per stream"), ("code", f"{m.code:,} bytes")]
+    rows = [
+        ("weights", f"{m.weights:,} bytes"),
+        ("state", f"{m.state:,} bytes per stream"),
+        ("arena", f"{m.arena:,} bytes per stream"),
+        ("code", f"{m.code:,} bytes"),
+    ]
     rows += [("resident", f"{m.resident / 1e6:,.1f} MB")] if m.resident is not None else []
     lines = ["memory", *_left(rows)]
     if loading:
-        lines += ["", "loading, each in a fresh process",
-                  *_left([("import tinyrnn", f"{loading.import_ms:,.1f} ms"), ("load, empty cache", f"{loading.cold_s:,.2f} s"),
-                          ("load, from the cache", f"{loading.cached_s:,.2f} s")])]
+        lines += [
+            "",
+            "loading, each in a fresh process",
+            *_left(
+                [
+                    ("import tinyrnn", f"{loading.import_ms:,.1f} ms"),
+                    ("load, empty cache", f"{loading.cold_s:,.2f} s"),
+                    ("load, from the cache", f"{loading.cached_s:,.2f} s"),
+                ]
+            ),
+        ]
     return lines
 
 
@@ -309,9 +340,14 @@ def here() -> Setting:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    return Setting(f"{_processor()} ({machine.cpu}, {machine.lanes} lanes)", os.cpu_count() or 1,
-                   f"{platform.system()} {platform.machine()}", platform.python_version(), packages,
-                   datetime.date.today().isoformat())
+    return Setting(
+        f"{_processor()} ({machine.cpu}, {machine.lanes} lanes)",
+        os.cpu_count() or 1,
+        f"{platform.system()} {platform.machine()}",
+        platform.python_version(),
+        packages,
+        datetime.date.today().isoformat(),
+    )
 
 
 def _processor() -> str:

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.arrays import Port
+from tinyrnn.check.samples import from_file, given_sample
 from tinyrnn.errors import LoadError, ShapeError
 from tinyrnn.files import kind_of, read_arrays, read_wav
-from tinyrnn.arrays import Port
 from tinyrnn.runtime import Model, Progress
-from tinyrnn.samples import from_file, given_sample
 
 Array = np.ndarray[Any, Any]
 
@@ -46,8 +46,10 @@ def read_feed(model: Model, path: Path) -> Feed:
     if kind == ".npz":
         return _named(model, path, read_arrays(path))
     if len(model.inputs) != 1:
-        raise LoadError(f"{path}: one array, but {_takes(model)}. An .npz file holds several by name: "
-                        f"np.savez({path.stem + '.npz'!r}, {', '.join(f'{p.name}=…' for p in model.inputs)})")
+        raise LoadError(
+            f"{path}: one array, but {_takes(model)}. An .npz file holds several by name: "
+            f"np.savez({path.stem + '.npz'!r}, {', '.join(f'{p.name}=…' for p in model.inputs)})"
+        )
     port = model.inputs[0]
     if kind == ".wav":
         return _wav(path, port)
@@ -66,10 +68,15 @@ def _named(model: Model, path: Path, arrays: dict[str, Array]) -> Feed:
         return Feed({names[0]: next(iter(arrays.values()))})
     missing = [name for name in names if name not in arrays]
     if missing:
-        raise LoadError(f"{path}: holds {', '.join(map(repr, arrays))}, not {', '.join(map(repr, missing))}; {_takes(model)}. "
-                        f"--bind NAME=VALUE fixes an input that does not change")
-    return Feed({n: arrays[n] for n in names}, {n: arrays[n] for n in states if n in arrays},
-                [n for n in arrays if n not in names and n not in states])
+        raise LoadError(
+            f"{path}: holds {', '.join(map(repr, arrays))}, not {', '.join(map(repr, missing))}; {_takes(model)}. "
+            f"--bind NAME=VALUE fixes an input that does not change"
+        )
+    return Feed(
+        {n: arrays[n] for n in names},
+        {n: arrays[n] for n in states if n in arrays},
+        [n for n in arrays if n not in names and n not in states],
+    )
 
 
 def _rows(path: Path, port: Port, table: Array) -> Array:
@@ -91,12 +98,14 @@ def _wav(path: Path, port: Port) -> Feed:
     samples, rate = read_wav(path)
     channels = 1 if samples.ndim == 1 else samples.shape[1]
     if not port.per_frame or port.dtype.kind != "f" or (channels > 1 and port.shape[-1:] != (channels,)):
-        raise ShapeError(f"{path}: {channels} channel{'s' if channels > 1 else ''} of samples do not make input {port}. "
-                         f"Convert them, to .npy for instance")
+        raise ShapeError(
+            f"{path}: {channels} channel{'s' if channels > 1 else ''} of samples do not make input {port}. "
+            f"Convert them, to .npy for instance"
+        )
     frame = port.size // channels
     count = -(-len(samples) // frame)
     padded = np.zeros((count * frame, *samples.shape[1:]), np.float32)
-    padded[:len(samples)] = samples
+    padded[: len(samples)] = samples
     return Feed({port.name: padded.reshape(count, *port.shape)}, rate=rate, samples=len(samples), frame=frame, channels=channels)
 
 
@@ -107,8 +116,10 @@ def first_frames(model: Model, feed: Feed, frames: int | None) -> dict[str, Arra
         if frames is not None and port.per_frame:
             array = values[port.name]
             if array.shape[1:] != port.shape:
-                raise ShapeError(f"{model.name}: input {port.name!r} has shape {list(array.shape)}; "
-                                 f"the first {frames} frames can be taken of {str(['T', *port.shape]).replace(chr(39), '')} only")
+                raise ShapeError(
+                    f"{model.name}: input {port.name!r} has shape {list(array.shape)}; "
+                    f"the first {frames} frames can be taken of {str(['T', *port.shape]).replace(chr(39), '')} only"
+                )
             values[port.name] = array[:frames]
     return values | feed.states
 
@@ -176,15 +187,16 @@ def shape_outputs(model: Model, feed: Feed, results: Mapping[str, Array], kind: 
     if whole:
         frames, batch = _count(port.roles, array, "time"), _count(port.roles, array, "batch")
         if batch != 1:
-            raise ShapeError(f"output {name!r} has {batch} sequences, shape {list(array.shape)}: too much for {kind}; "
-                             f"write .npy or .npz")
+            raise ShapeError(
+                f"output {name!r} has {batch} sequences, shape {list(array.shape)}: too much for {kind}; write .npy or .npz"
+            )
         array = from_file(port, array, batch, frames)[0]
     if kind == ".csv":
         return {name: array.reshape(len(array), prod(array.shape[1:])) if timed else array.reshape(1, array.size)}
     channels = feed.channels if array.shape[-1:] == (feed.channels,) else 1
     joined = array.reshape(-1, channels) if channels > 1 else array.reshape(-1)
     if feed.samples and timed:
-        joined = joined[:-(-feed.samples * (port.size // channels) // feed.frame)]
+        joined = joined[: -(-feed.samples * (port.size // channels) // feed.frame)]
     return {name: joined}
 
 

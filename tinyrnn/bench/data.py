@@ -38,11 +38,18 @@ class Data:
         random = np.random.default_rng(seed)
         bounds = {name: (max(low, 0), high) for name, low, high in model._source.plan.bounds} if model._source else {}
         count = max(self.frames, POOL)
-        self.arrays = [self._draw(p, (count, *p.shape) if p.per_frame else p.shape, bounds.get(f"x{i}"), random)
-                       for i, p in enumerate(layout.inputs)]
-        self.pool: list[Frame] = [tuple(a[t] if p.per_frame and p.shape else (a[t:t + 1].reshape(()) if p.per_frame else a)
-                                        for p, a in zip(layout.inputs, self.arrays, strict=True)) for t in range(POOL)]
-        self.whole = tuple(a[:self.frames] if p.per_frame else a for p, a in zip(layout.inputs, self.arrays, strict=True))
+        self.arrays = [
+            self._draw(p, (count, *p.shape) if p.per_frame else p.shape, bounds.get(f"x{i}"), random)
+            for i, p in enumerate(layout.inputs)
+        ]
+        self.pool: list[Frame] = [
+            tuple(
+                a[t] if p.per_frame and p.shape else (a[t : t + 1].reshape(()) if p.per_frame else a)
+                for p, a in zip(layout.inputs, self.arrays, strict=True)
+            )
+            for t in range(POOL)
+        ]
+        self.whole = tuple(a[: self.frames] if p.per_frame else a for p, a in zip(layout.inputs, self.arrays, strict=True))
         self.states = {p.name: np.resize(_initial(model, p.name), full_shape(p, self.batch, 1)) for p in layout.state_inputs}
 
     def _draw(self, port: Port, shape: tuple[int, ...], bounds: tuple[int, int] | None, random: np.random.Generator) -> Array:
@@ -55,8 +62,10 @@ class Data:
 
     def feed(self, start: int, count: int) -> dict[str, Array]:
         """Some of the frames in the file's shapes, states at their initial values."""
-        return {p.name: self._to_file(p, a[start:start + count] if p.per_frame else a, count)
-                for p, a in zip(self.model.inputs, self.arrays, strict=True)} | {n: a.copy() for n, a in self.states.items()}
+        return {
+            p.name: self._to_file(p, a[start : start + count] if p.per_frame else a, count)
+            for p, a in zip(self.model.inputs, self.arrays, strict=True)
+        } | {n: a.copy() for n, a in self.states.items()}
 
     def _to_file(self, port: Port, array: Array, frames: int) -> Array:
         at = next((i for i, r in enumerate(port.roles) if r and "time" in r), None)
@@ -64,11 +73,12 @@ class Data:
             array = np.moveaxis(array, 0, at - sum(r == "batch" for r in port.roles[:at]))
         return np.resize(array, full_shape(port, self.batch, frames))
 
+
 def _initial(model: Model, name: str) -> Array:
     layout = model._layout
     for part, offset, shape in layout.state_parts:
         if part == name:
-            return layout.initial_state[offset:offset + int(np.prod(shape))].reshape(shape)
+            return layout.initial_state[offset : offset + int(np.prod(shape))].reshape(shape)
     return np.zeros(1, np.float32)
 
 
@@ -92,7 +102,11 @@ def cell_model(cell: str, hidden: int, path: Path, seed: int = 0) -> None:
     def value(name: str, shape: list[int | str]) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
-    graph = helper.make_graph([node], f"{cell}_{hidden}",
-                              [value("X", ["T", 1, hidden]), *(value(f"initial_{s}", [1, 1, hidden]) for s in carried)],
-                              [value("Y", ["T", 1, 1, hidden]), *(value(f"Y_{s}", [1, 1, hidden]) for s in carried)], weights)
+    graph = helper.make_graph(
+        [node],
+        f"{cell}_{hidden}",
+        [value("X", ["T", 1, hidden]), *(value(f"initial_{s}", [1, 1, hidden]) for s in carried)],
+        [value("Y", ["T", 1, 1, hidden]), *(value(f"Y_{s}", [1, 1, hidden]) for s in carried)],
+        weights,
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))

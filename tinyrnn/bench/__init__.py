@@ -7,6 +7,7 @@ Input is seeded random numbers, the same for both engines.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 import time
@@ -18,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.bench_counts import (
+from tinyrnn.arrays import Array
+from tinyrnn.bench.counts import (
     CACHED_LOADS,
     HARMLESS,
     cached_object,
@@ -29,9 +31,9 @@ from tinyrnn.bench_counts import (
     undefined_symbols,
     undisturbed,
 )
-from tinyrnn.bench_data import GATES, POOL, Data, cell_model
-from tinyrnn.bench_peer import Session
-from tinyrnn.bench_report import (
+from tinyrnn.bench.data import GATES, POOL, Data, cell_model
+from tinyrnn.bench.peer import Session
+from tinyrnn.bench.report import (
     Allocations,
     Deadline,
     Latency,
@@ -47,11 +49,26 @@ from tinyrnn.bench_report import (
 )
 from tinyrnn.compiler import load
 from tinyrnn.errors import TinyRNNError
-from tinyrnn.arrays import Array
 from tinyrnn.runtime import Context, Model, Progress
 
-__all__ = ["Allocations", "Deadline", "Latency", "Loading", "Memory", "Peer", "Result", "Row", "Setting", "Table",
-           "allocations", "bench", "cell_model", "count_allocations", "plot", "table"]
+__all__ = [
+    "Allocations",
+    "Deadline",
+    "Latency",
+    "Loading",
+    "Memory",
+    "Peer",
+    "Result",
+    "Row",
+    "Setting",
+    "Table",
+    "allocations",
+    "bench",
+    "cell_model",
+    "count_allocations",
+    "plot",
+    "table",
+]
 
 ROUNDS = 15
 BLOCK_SECONDS = 0.004
@@ -67,10 +84,21 @@ Loop = Callable[[int], int]
 _now = time.perf_counter_ns
 
 
-def bench(path: str | PathLike[str], *, bind: Mapping[str, Any] | None = None, states: Mapping[str, str] | None = None,
-          outputs: Sequence[str] | None = None, layers: Sequence[Any] | None = None, frames: int = 1000, seconds: float = 3.0,
-          rate: float | None = None, versus: str | None = None, seed: int = 0, loading: bool = True,
-          progress: Progress | None = None) -> Result:
+def bench(
+    path: str | PathLike[str],
+    *,
+    bind: Mapping[str, Any] | None = None,
+    states: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    layers: Sequence[Any] | None = None,
+    frames: int = 1000,
+    seconds: float = 3.0,
+    rate: float | None = None,
+    versus: str | None = None,
+    seed: int = 0,
+    loading: bool = True,
+    progress: Progress | None = None,
+) -> Result:
     """Measure a model: latency of single steps, time of whole runs, allocations, loading, memory.
 
     bind, states, outputs, layers: as for `tinyrnn.load`
@@ -101,16 +129,33 @@ def bench(path: str | PathLike[str], *, bind: Mapping[str, Any] | None = None, s
     arena = Context(model._layout).arena.nbytes
     layout = model._layout
     return Result(
-        model=model.name, kind=model.kind, refuses_stream=layout.refuses_stream, frames=data.frames, step=timing.step,
-        step_out=timing.step_out, run=timing.run, latency=timing.latency, deadline=_deadline(rate, timing),
-        allocations=counted, loading=fresh.loading if fresh else None,
-        memory=Memory(layout.weights.nbytes, layout.initial_state.nbytes, arena, model._code.size,
-                      fresh.resident if fresh else resident()),
-        versus=_versus(peer, timing) if peer else None, setting=here())
+        model=model.name,
+        kind=model.kind,
+        refuses_stream=layout.refuses_stream,
+        frames=data.frames,
+        step=timing.step,
+        step_out=timing.step_out,
+        run=timing.run,
+        latency=timing.latency,
+        deadline=_deadline(rate, timing),
+        allocations=counted,
+        loading=fresh.loading if fresh else None,
+        memory=Memory(
+            layout.weights.nbytes, layout.initial_state.nbytes, arena, model._code.size, fresh.resident if fresh else resident()
+        ),
+        versus=_versus(peer, timing) if peer else None,
+        setting=here(),
+    )
 
 
-def table(cells: Sequence[str] = CELLS, sizes: Sequence[int] = SIZES, versus: str | None = None, frames: int = 1000,
-          seed: int = 0, progress: Progress | None = None) -> Table:
+def table(
+    cells: Sequence[str] = CELLS,
+    sizes: Sequence[int] = SIZES,
+    versus: str | None = None,
+    frames: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Table:
     """Single recurrent cells with as many inputs as units: a step from Python, and a whole run per frame.
 
     `progress` is called with rounds done and in all. Raises `TinyRNNError`.
@@ -141,8 +186,9 @@ def table(cells: Sequence[str] = CELLS, sizes: Sequence[int] = SIZES, versus: st
     return Table(tuple(rows), frames, versus, here())
 
 
-def allocations(model: Model, *, steps: int = 1_000_000, seed: int = 0, code: bytes | None = None,
-                progress: Progress | None = None) -> Allocations:
+def allocations(
+    model: Model, *, steps: int = 1_000_000, seed: int = 0, code: bytes | None = None, progress: Progress | None = None
+) -> Allocations:
     """Count what a step of a loaded model allocates, and by how much the process grows over `steps` of them.
 
     code: the compiled object, where it is not in the user's cache
@@ -279,7 +325,7 @@ class _Recorder:
 def _clock() -> float:
     """Microseconds between two readings of the clock with nothing between them."""
     readings = [_now() for _ in range(2001)]
-    return statistics.median(b - a for a, b in zip(readings, readings[1:], strict=False)) / 1e3
+    return statistics.median(b - a for a, b in itertools.pairwise(readings)) / 1e3
 
 
 @dataclass(frozen=True)
@@ -319,9 +365,14 @@ def _time(model: Model, data: Data, peer: Session | None, seconds: float, tick: 
 
     peer_step = each("peer step", POOL)
     return _Timing(
-        ns["run"] / data.frames / 1e3, each("step", POOL), each("step out", POOL),
-        recorders["latency"].latency() if "latency" in recorders else None, peer_step,
-        each("peer run", data.frames) or peer_step, recorders["peer latency"].latency() if "peer latency" in recorders else None)
+        ns["run"] / data.frames / 1e3,
+        each("step", POOL),
+        each("step out", POOL),
+        recorders["latency"].latency() if "latency" in recorders else None,
+        peer_step,
+        each("peer run", data.frames) or peer_step,
+        recorders["peer latency"].latency() if "peer latency" in recorders else None,
+    )
 
 
 def _out(model: Model) -> Any:
@@ -343,5 +394,15 @@ def _versus(peer: Session, timing: _Timing) -> Peer:
     run = timing.peer_run
     assert run is not None
     ratio = timing.peer_step / timing.step if timing.peer_step and timing.step else None
-    return Peer(peer.name, peer.version, timing.peer_step, run, ratio, run / timing.run, timing.peer_latency, peer.load_s,
-                peer.difference(), peer.note())
+    return Peer(
+        peer.name,
+        peer.version,
+        timing.peer_step,
+        run,
+        ratio,
+        run / timing.run,
+        timing.peer_latency,
+        peer.load_s,
+        peer.difference(),
+        peer.note(),
+    )

@@ -41,8 +41,9 @@ def _value(name: str, text: str) -> Any:
             return json.loads(text)
         numbers = [_number(part) for part in text.split(",")]
     except ValueError:
-        raise click.UsageError(f"--bind {name}={text}: takes a number, numbers like 1,2,3, "
-                               f"lists like [[1,2],[3,4]], or @file.npy") from None
+        raise click.UsageError(
+            f"--bind {name}={text}: takes a number, numbers like 1,2,3, lists like [[1,2],[3,4]], or @file.npy"
+        ) from None
     return numbers if "," in text else numbers[0]
 
 
@@ -68,22 +69,37 @@ def _layers(text: str | None) -> Any:
 def model_options(command: Command) -> Command:
     """The options of every command that loads a model; the command gets them as `how`, the arguments of `tinyrnn.load`."""
 
-    @click.option("--bind", multiple=True, metavar="NAME=VALUE",
-                  help="Fix an input, or a size that the file leaves open, "
-                       "to a number, a list 1,2,3 or [[1,2],[3,4]], or @file.npy. Repeatable.")
-    @click.option("--states", multiple=True, metavar="IN=OUT",
-                  help="A state: the input, and the output that is its next value. Repeatable; 'none' for no states. "
-                       "Found by themselves where only one pairing is possible.")
+    @click.option(
+        "--bind",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Fix an input, or a size that the file leaves open, "
+        "to a number, a list 1,2,3 or [[1,2],[3,4]], or @file.npy. Repeatable.",
+    )
+    @click.option(
+        "--states",
+        multiple=True,
+        metavar="IN=OUT",
+        help="A state: the input, and the output that is its next value. Repeatable; 'none' for no states. "
+        "Found by themselves where only one pairing is possible.",
+    )
     @click.option("--outputs", metavar="NAME,…", help="Keep these outputs only; what they do not need is dropped.")
-    @click.option("--layers", metavar="JSON", help="For plain weights in .npz: the layers they belong to, "
-                                                   """e.g. '[["LSTM", "rnn"], ["Linear", "head"]]', or @file.json.""")
+    @click.option(
+        "--layers",
+        metavar="JSON",
+        help="For plain weights in .npz: the layers they belong to, "
+        """e.g. '[["LSTM", "rnn"], ["Linear", "head"]]', or @file.json.""",
+    )
     @functools.wraps(command)
-    def with_how(*args: Any, bind: tuple[str, ...], states: tuple[str, ...], outputs: str | None, layers: str | None,
-                 **rest: Any) -> Any:
-        how = {"bind": {n: _value(n, v) for n, v in _pairs(bind, "--bind", "NAME=VALUE").items()} or None,
-               "states": {} if states == ("none",) else _pairs(states, "--states", "IN=OUT, or none") or None,
-               "outputs": [n.strip() for n in outputs.split(",") if n.strip()] if outputs is not None else None,
-               "layers": _layers(layers)}
+    def with_how(
+        *args: Any, bind: tuple[str, ...], states: tuple[str, ...], outputs: str | None, layers: str | None, **rest: Any
+    ) -> Any:
+        how = {
+            "bind": {n: _value(n, v) for n, v in _pairs(bind, "--bind", "NAME=VALUE").items()} or None,
+            "states": {} if states == ("none",) else _pairs(states, "--states", "IN=OUT, or none") or None,
+            "outputs": [n.strip() for n in outputs.split(",") if n.strip()] if outputs is not None else None,
+            "layers": _layers(layers),
+        }
         return command(*args, how=how, **rest)
 
     return with_how  # type: ignore[return-value]

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.check.report import Difference, Report, Row
+from tinyrnn.check.samples import Sample, fixed_sizes, from_file, given_sample, random_sample, repeated
 from tinyrnn.errors import ShapeError, TinyRNNError
-from tinyrnn.report import Difference, Report, Row
 from tinyrnn.runtime import Model, Progress
-from tinyrnn.samples import Sample, fixed_sizes, from_file, given_sample, random_sample, repeated
 from tinyrnn.targets.reference import Reference
 
 __all__ = ["TOLERANCES", "Difference", "Report", "Row", "Tolerance", "check", "check_model", "difference", "excess", "within"]
@@ -108,13 +108,30 @@ def difference(actual: Any, expected: Any) -> Difference:
         relative = np.where(apart == 0, 0.0, apart / larger)
         ulp = np.where(apart == 0, 0.0, apart / unit)
     place = np.unravel_index(int(apart.argmax()), apart.shape)
-    return Difference(float(apart.max()), float(relative.max()), float(ulp.max()), tuple(int(i) for i in place), float(a[place]), float(e[place]))
+    return Difference(
+        float(apart.max()),
+        float(relative.max()),
+        float(ulp.max()),
+        tuple(int(i) for i in place),
+        float(a[place]),
+        float(e[place]),
+    )
 
 
-def check(path: str | PathLike[str], *, bind: Mapping[str, Any] | None = None, states: Mapping[str, str] | None = None,
-          outputs: Sequence[str] | None = None, layers: Sequence[Any] | None = None, data: Mapping[str, Any] | None = None,
-          frames: int = 256, seed: int = 0, chunks: Sequence[int] = (1, 7, 64), level: str = "close",
-          progress: Progress | None = None) -> Report:
+def check(
+    path: str | PathLike[str],
+    *,
+    bind: Mapping[str, Any] | None = None,
+    states: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    layers: Sequence[Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    frames: int = 256,
+    seed: int = 0,
+    chunks: Sequence[int] = (1, 7, 64),
+    level: str = "close",
+    progress: Progress | None = None,
+) -> Report:
     """Load a model and compare it with onnxruntime, in every way of running.
 
     bind, states, outputs, layers: as in `load`
@@ -132,9 +149,18 @@ def check(path: str | PathLike[str], *, bind: Mapping[str, Any] | None = None, s
     return check_model(model, path, bind=bind, data=data, frames=frames, seed=seed, chunks=chunks, level=level, progress=progress)
 
 
-def check_model(model: Model, path: str | PathLike[str], *, bind: Mapping[str, Any] | None = None, data: Mapping[str, Any] | None = None,
-                frames: int = 256, seed: int = 0, chunks: Sequence[int] = (1, 7, 64), level: str = "close",
-                progress: Progress | None = None) -> Report:
+def check_model(
+    model: Model,
+    path: str | PathLike[str],
+    *,
+    bind: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    frames: int = 256,
+    seed: int = 0,
+    chunks: Sequence[int] = (1, 7, 64),
+    level: str = "close",
+    progress: Progress | None = None,
+) -> Report:
     """`check` of a model that is loaded; `path` is its file, and `bind` as it was given to `load`."""
     if frames < 1 or any(n < 1 for n in chunks):
         raise ShapeError(f"{model.name}: frames={frames} and chunks={tuple(chunks)} must be 1 or more")
@@ -158,19 +184,33 @@ class _Failure(Exception):
 class _Check:
     """One check: the sample, the oracles, the ways of running, and the report they fill."""
 
-    def __init__(self, model: Model, path: Path, bind: Mapping[str, Any] | None, data: Mapping[str, Any] | None, frames: int, seed: int,
-                 chunks: tuple[int, ...], level: str, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        path: Path,
+        bind: Mapping[str, Any] | None,
+        data: Mapping[str, Any] | None,
+        frames: int,
+        seed: int,
+        chunks: tuple[int, ...],
+        level: str,
+        progress: Progress | None,
+    ) -> None:
         self.model, self.level, self.chunks, self.progress = model, level, chunks, progress
         self.streams = not model._layout.refuses_stream
         time, batch = fixed_sizes(model)
         given = given_sample(model, data) if data is not None else None
         sample = given or random_sample(model, frames if time is None else time, batch or 1, seed)
-        self.report = Report(model.name, model.kind, sample.frames, sample.batch, level, "given data" if given else f"random input, seed {seed}")
+        self.report = Report(
+            model.name, model.kind, sample.frames, sample.batch, level, "given data" if given else f"random input, seed {seed}"
+        )
         self.longer = None
         if time is not None and (sample.frames > time or (given is None and frames > time)):
             self.longer = given or random_sample(model, frames, 1, seed)
-            self._note(f"the file fixes its time axis at {time}: {time} of {self.longer.frames} frames are compared"
-                       + (", all of them for chunk invariance" if self.streams else ""))
+            self._note(
+                f"the file fixes its time axis at {time}: {time} of {self.longer.frames} frames are compared"
+                + (", all of them for chunk invariance" if self.streams else "")
+            )
         if time is not None and sample.frames < time:
             raise ShapeError(f"{model.name}: the file fixes its time axis at {time} frames; data has {sample.frames}")
         if batch is not None and sample.batch > batch:
@@ -205,8 +245,11 @@ class _Check:
             return [(REFERENCE, self._referenced)]
         runtime = _import_onnxruntime(self.model.name)
         names, constants, version = self.model._layout.file_outputs, _constants(path, bind), f"onnxruntime {runtime.__version__}"
-        return [(version, _Session(runtime, path, names, constants, True)),
-                (f"{version} without optimisations", _Session(runtime, path, names, constants, False)), (REFERENCE, self._referenced)]
+        return [
+            (version, _Session(runtime, path, names, constants, True)),
+            (f"{version} without optimisations", _Session(runtime, path, names, constants, False)),
+            (REFERENCE, self._referenced),
+        ]
 
     def _referenced(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         try:
@@ -250,7 +293,9 @@ class _Check:
         frames = self.report.frames if self.model.kind == "sequence" else min(EXTRA_FRAMES, self.report.frames)
         sample = random_sample(self.model, time or frames, count, seed + 1, random_states=True)
         if given is not None:
-            sample = Sample(count, sample.frames, repeated(self.model, given.first(self.model, sample.frames), count).inputs, sample.states)
+            sample = Sample(
+                count, sample.frames, repeated(self.model, given.first(self.model, sample.frames), count).inputs, sample.states
+            )
         what = [f"{count} sequences"] * (batch is None) + ["random states"] * bool(layout.state_inputs)
         name, expected = self._expected(sample)
         if expected is not None:
@@ -265,7 +310,10 @@ class _Check:
             made = run({**sample.feeds(self.model), **state})
             self._tick(sample.frames)
             outputs = {p.name: from_file(p, made[p.name], sample.batch, sample.frames) for p in layout.outputs}
-            return _Outcome(outputs, {a.name: from_file(b, made[b.name], sample.batch, sample.frames).reshape(sample.batch, -1) for a, b in pairs})
+            return _Outcome(
+                outputs,
+                {a.name: from_file(b, made[b.name], sample.batch, sample.frames).reshape(sample.batch, -1) for a, b in pairs},
+            )
         steps: dict[str, list[Array]] = {p.name: [] for p in layout.outputs}
         for t in range(sample.frames):
             made = run({**sample.feeds(self.model, t), **state})
@@ -296,13 +344,18 @@ class _Check:
             pieces: list[Sequence[Array]] = []
             for start in range(0, sample.frames, chunk or 1):
                 where: Any = slice(start, start + chunk) if chunk else start
-                arrays = [sample.inputs[p.name][entry][where] if p.per_frame else sample.inputs[p.name][entry] for p in self.model.inputs]
+                arrays = [
+                    sample.inputs[p.name][entry][where] if p.per_frame else sample.inputs[p.name][entry]
+                    for p in self.model.inputs
+                ]
                 made = stream.run(*arrays) if chunk else stream.step(*arrays)
                 pieces.append(made if isinstance(made, tuple) else (made,))
                 self._tick(min(chunk or 1, sample.frames - start) if entry == 0 else 0)
             for index, port in enumerate(ports):
                 parts = [piece[index] for piece in pieces]
-                outputs[port.name].append(parts[-1] if not port.per_frame else np.concatenate(parts) if chunk else np.stack(parts))
+                outputs[port.name].append(
+                    parts[-1] if not port.per_frame else np.concatenate(parts) if chunk else np.stack(parts)
+                )
             for name, value in stream.states.items():
                 states[name].append(value.ravel().copy())
         return _Outcome({n: np.stack(a) for n, a in outputs.items()}, {n: np.stack(a) for n, a in states.items()})
@@ -356,11 +409,18 @@ class _Check:
                 axis = part.shape.index(sample.batch) if sample.batch > 1 else None
                 wanted = part.reshape(1, -1) if axis is None else np.moveaxis(part, axis, 0).reshape(sample.batch, -1)
                 self.report.rows.append(self._row(name, "state", f"run of {sample.frames}", REFERENCE, ends[name], wanted))
-        sides: list[tuple[str, Run]] = [("tinyrnn", self._own), *((n, r) for n, r in self.oracles if n == self.report.oracle != REFERENCE)]
+        sides: list[tuple[str, Run]] = [
+            ("tinyrnn", self._own),
+            *((n, r) for n, r in self.oracles if n == self.report.oracle != REFERENCE),
+        ]
         for way, run in sides:
             outcome = self._in_file_shapes(sample, run)
-            self.report.precision += [self._row(n, "output", way, REFERENCE, outcome.outputs[n], e) for n, e in expected.outputs.items()]
-            self.report.precision += [self._row(n, "state", way, REFERENCE, outcome.states[n], e) for n, e in expected.states.items()]
+            self.report.precision += [
+                self._row(n, "output", way, REFERENCE, outcome.outputs[n], e) for n, e in expected.outputs.items()
+            ]
+            self.report.precision += [
+                self._row(n, "state", way, REFERENCE, outcome.states[n], e) for n, e in expected.states.items()
+            ]
 
 
 def _constants(path: Path, bind: Mapping[str, Any] | None) -> dict[str, Array]:
@@ -380,8 +440,9 @@ def _import_onnxruntime(model: str) -> Any:
     try:
         import onnxruntime  # type: ignore[import-untyped]
     except ImportError as error:
-        raise TinyRNNError(f"{model}: check compares with onnxruntime, which cannot be imported ({error}). "
-                           f"Install it: pip install onnxruntime") from None
+        raise TinyRNNError(
+            f"{model}: check compares with onnxruntime, which cannot be imported ({error}). Install it: pip install onnxruntime"
+        ) from None
     return onnxruntime
 
 

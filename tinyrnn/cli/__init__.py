@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from tinyrnn import __version__
-from tinyrnn.cli_options import json_option, model_options, print_json, progress_bar
+from tinyrnn.cli.options import json_option, model_options, print_json, progress_bar
 from tinyrnn.errors import StreamError, TinyRNNError
 
 FILE = click.Path(path_type=Path)
@@ -51,7 +51,7 @@ def inspect(model: Path, how: dict[str, Any], graph: bool, plan: bool, source: b
     of its compilation instead.
     """
     from tinyrnn import load
-    from tinyrnn.summary import page, summary
+    from tinyrnn.cli.summary import page, summary
 
     loaded = load(model, **how)
     stages = loaded._source
@@ -73,10 +73,15 @@ def inspect(model: Path, how: dict[str, Any], graph: bool, plan: bool, source: b
 @click.argument("data", metavar="IN", type=FILE)
 @click.option("-o", "--output", metavar="OUT", type=FILE, required=True, help="Where the outputs go: .npy, .npz, .csv or .wav.")
 @model_options
-@click.option("--whole", is_flag=True, help="One call over the whole of IN in the file's own shapes, as onnxruntime would; "
-                                            "for models that cannot stream. States that IN does not hold start at zero.")
-@click.option("--rate", type=click.IntRange(1, 768_000), metavar="HZ",
-              help="The sample rate of a .wav OUT; by default that of a .wav IN.")
+@click.option(
+    "--whole",
+    is_flag=True,
+    help="One call over the whole of IN in the file's own shapes, as onnxruntime would; "
+    "for models that cannot stream. States that IN does not hold start at zero.",
+)
+@click.option(
+    "--rate", type=click.IntRange(1, 768_000), metavar="HZ", help="The sample rate of a .wav OUT; by default that of a .wav IN."
+)
 @json_option
 def run(model: Path, data: Path, output: Path, how: dict[str, Any], whole: bool, rate: int | None, as_json: bool) -> None:
     """Stream IN through MODEL and write the outputs to OUT.
@@ -97,8 +102,9 @@ def run(model: Path, data: Path, output: Path, how: dict[str, Any], whole: bool,
     loaded = load(model, **how)
     given = feed.read_feed(loaded, data)
     if loaded._layout.refuses_stream and not whole:
-        raise StreamError(f"{loaded.name} cannot stream: {loaded._layout.refuses_stream}. "
-                          f"Run it over the whole file with --whole")
+        raise StreamError(
+            f"{loaded.name} cannot stream: {loaded._layout.refuses_stream}. Run it over the whole file with --whole"
+        )
     start = perf_counter()
     with progress_bar(f"running {loaded.name}") as progress:
         results, frames = feed.run(loaded, given, whole, progress)
@@ -112,12 +118,23 @@ def run(model: Path, data: Path, output: Path, how: dict[str, Any], whole: bool,
     each = seconds * 1e6 / max(frames, 1)
     if as_json:
         arrays = {n: {"dtype": str(a.dtype), "shape": list(a.shape)} for n, a in results.items()}
-        print_json({"model": loaded.name, "frames": frames, "seconds": seconds, "microseconds_per_frame": each,
-                    "output": str(output), "arrays": arrays, "clipped": clipped})
+        print_json(
+            {
+                "model": loaded.name,
+                "frames": frames,
+                "seconds": seconds,
+                "microseconds_per_frame": each,
+                "output": str(output),
+                "arrays": arrays,
+                "clipped": clipped,
+            }
+        )
     else:
         written = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in results.items())
-        click.echo(f"{frames:,} frame{'s'[:frames != 1]} in {seconds:.3g} s, {each:{',.0f' if each >= 100 else '.3g'}} µs each; "
-                   f"{output}: {written}")
+        click.echo(
+            f"{frames:,} frame{'s'[: frames != 1]} in {seconds:.3g} s, {each:{',.0f' if each >= 100 else '.3g'}} µs each; "
+            f"{output}: {written}"
+        )
 
 
 def _chunks(ctx: click.Context, option: click.Parameter, text: str) -> list[int]:
@@ -134,15 +151,33 @@ def _chunks(ctx: click.Context, option: click.Parameter, text: str) -> list[int]
 @click.argument("model", type=FILE)
 @click.argument("data", required=False, type=FILE)
 @model_options
-@click.option("--chunk", "chunks", default="1,7,64", show_default=True, callback=_chunks, metavar="N,…",
-              help="Frames in a chunk; results must be the same bits in all of them.")
-@click.option("--frames", type=click.IntRange(1),
-              help=f"The first frames of DATA only, or the frames of random input.  [default: all, or {RANDOM_FRAMES}]")
+@click.option(
+    "--chunk",
+    "chunks",
+    default="1,7,64",
+    show_default=True,
+    callback=_chunks,
+    metavar="N,…",
+    help="Frames in a chunk; results must be the same bits in all of them.",
+)
+@click.option(
+    "--frames",
+    type=click.IntRange(1),
+    help=f"The first frames of DATA only, or the frames of random input.  [default: all, or {RANDOM_FRAMES}]",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random input, where there is no DATA.")
 @json_option
 @click.pass_context
-def check(ctx: click.Context, model: Path, data: Path | None, how: dict[str, Any], chunks: list[int], frames: int | None,
-          seed: int, as_json: bool) -> None:
+def check(
+    ctx: click.Context,
+    model: Path,
+    data: Path | None,
+    how: dict[str, Any],
+    chunks: list[int],
+    frames: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
     """Compare MODEL with onnxruntime: every output and every final state.
 
     On DATA (.npz, .npy, .csv or .wav) or on random input of the right kind: frame by frame, in chunks, and whole, with the
@@ -155,12 +190,20 @@ def check(ctx: click.Context, model: Path, data: Path | None, how: dict[str, Any
     loaded = load(model, **how)
     values = None
     if data is not None:
-        from tinyrnn.feed import first_frames, read_feed
+        from tinyrnn.cli.feed import first_frames, read_feed
 
         values = first_frames(loaded, read_feed(loaded, data), frames)
     with progress_bar(f"checking {loaded.name}") as progress:
-        report = check_model(loaded, model, bind=how["bind"], data=values, frames=frames or RANDOM_FRAMES, seed=seed,
-                             chunks=chunks, progress=progress)
+        report = check_model(
+            loaded,
+            model,
+            bind=how["bind"],
+            data=values,
+            frames=frames or RANDOM_FRAMES,
+            seed=seed,
+            chunks=chunks,
+            progress=progress,
+        )
     if as_json:
         print_json(report.as_dict())
     else:
@@ -171,15 +214,27 @@ def check(ctx: click.Context, model: Path, data: Path | None, how: dict[str, Any
 @main.command(short_help="Measure latency, throughput, allocations, memory.")
 @click.argument("model", required=False, type=FILE)
 @model_options
-@click.option("--rate", type=click.FloatRange(0, min_open=True), metavar="HZ",
-              help="Frames per second of the source: gives × real time and deadlines missed.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="HZ",
+    help="Frames per second of the source: gives × real time and deadlines missed.",
+)
 @click.option("--vs", "versus", type=click.Choice(["onnxruntime"]), help="Measure this runtime too, interleaved in the same run.")
 @click.option("--frames", type=click.IntRange(1), help="Frames of a whole run.  [default: 1000]")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="About how long to measure.  [default: 3]")
 @click.option("--plot", metavar="FILE.png", type=FILE, help="Draw the distribution of the latency (needs matplotlib).")
 @json_option
-def bench(model: Path | None, how: dict[str, Any], rate: float | None, versus: str | None, frames: int | None,
-          seconds: float | None, plot: Path | None, as_json: bool) -> None:
+def bench(
+    model: Path | None,
+    how: dict[str, Any],
+    rate: float | None,
+    versus: str | None,
+    frames: int | None,
+    seconds: float | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
     """Measure MODEL: latency of a step, whole runs, allocations, loading, memory.
 
     Without MODEL: a table over RNN, LSTM and GRU of 16 to 512 units.
@@ -209,8 +264,13 @@ def bench(model: Path | None, how: dict[str, Any], rate: float | None, versus: s
 @click.argument("name", default="char_lm", type=click.Choice(["char_lm"]))
 @click.option("--length", type=click.IntRange(1, 1_000_000), default=500, show_default=True, help="Characters to write.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The same seed gives the same text.")
-@click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True,
-              help="Above 1 wilder, below 1 tamer, 0 always the likeliest character.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.7,
+    show_default=True,
+    help="Above 1 wilder, below 1 tamer, 0 always the likeliest character.",
+)
 @click.option("--prompt", default="", metavar="TEXT", help="Text to continue.")
 @json_option
 @click.pass_context
@@ -233,8 +293,17 @@ def demo(ctx: click.Context, name: str, length: int, seed: int, temperature: flo
     with progress_bar("comparing with onnxruntime") as progress:
         report = compared(model, path, prompt + text, progress)
     if as_json:
-        print_json({"model": name, "seed": seed, "temperature": temperature, "prompt": prompt, "text": text,
-                    "microseconds": times.as_dict(), "check": report.as_dict()})
+        print_json(
+            {
+                "model": name,
+                "seed": seed,
+                "temperature": temperature,
+                "prompt": prompt,
+                "text": text,
+                "microseconds": times.as_dict(),
+                "check": report.as_dict(),
+            }
+        )
     else:
         click.echo(f"\n\n{times}\n{brief(report)}")
     ctx.exit(0 if report.passed else 1)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinyrnn.bench_report import Allocated, Loading
+from tinyrnn.bench.report import Allocated, Loading
 from tinyrnn.errors import TinyRNNError
 from tinyrnn.runtime import Model, Progress
 
@@ -99,7 +99,7 @@ def undefined_symbols(data: bytes) -> tuple[str, ...] | None:
                 (name,) = struct.unpack_from(order + "I", data, at)
                 (section,) = struct.unpack_from(order + "H", data, at + (6 if wide else 14))
                 if name and section == 0:
-                    found.add(data[strings + name:data.index(b"\0", strings + name)].decode())
+                    found.add(data[strings + name : data.index(b"\0", strings + name)].decode())
     except (struct.error, IndexError, ValueError):
         return None
     return tuple(sorted(found))
@@ -172,7 +172,7 @@ path, options = pickle.load(sys.stdin.buffer)
 begun = time.perf_counter()
 model = tinyrnn.load(path, **options)
 loaded = time.perf_counter()
-from tinyrnn.bench_counts import resident
+from tinyrnn.bench.counts import resident
 print(json.dumps([imported - start, loaded - begun, model._code.from_cache, resident()]))
 """
 
@@ -189,16 +189,25 @@ def fresh_loads(path: Path, options: Mapping[str, Any], tick: Callable[[], None]
     cold, cached = runs[0][1], [run for run in runs if run[2]]
     if not cached:
         raise TinyRNNError(f"{path}: no later load took the compiled code from the cache")
-    return FreshLoads(Loading(1e3 * statistics.median(run[0] for run in runs), cold, statistics.median(run[1] for run in cached)),
-                      cached[-1][3], code)
+    return FreshLoads(
+        Loading(1e3 * statistics.median(run[0] for run in runs), cold, statistics.median(run[1] for run in cached)),
+        cached[-1][3],
+        code,
+    )
 
 
 def _fresh_load(path: Path, options: Mapping[str, Any], cache: str) -> tuple[float, float, bool, int | None]:
     """Seconds of `import tinyrnn`, seconds of `load`, whether from the cache, bytes resident."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     search = os.pathsep.join(p for p in (str(package), os.environ.get("PYTHONPATH", "")) if p)
-    done = subprocess.run([sys.executable, "-c", _LOAD], input=pickle.dumps((str(path.resolve()), dict(options))), cwd=cache,
-                          env={**os.environ, "TINYRNN_CACHE": cache, "PYTHONPATH": search}, capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _LOAD],
+        input=pickle.dumps((str(path.resolve()), dict(options))),
+        cwd=cache,
+        env={**os.environ, "TINYRNN_CACHE": cache, "PYTHONPATH": search},
+        capture_output=True,
+        check=False,
+    )
     if done.returncode:
         raise TinyRNNError(f"{path}: loading in a fresh process failed:\n{done.stderr.decode(errors='replace').strip()}")
     seconds, load, cached, used = json.loads(done.stdout.splitlines()[-1])

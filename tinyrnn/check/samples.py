@@ -36,8 +36,14 @@ class Sample:
     def first(self, model: Model, frames: int) -> Sample:
         """The first frames alone; lengths are cut with them."""
         lengths = length_inputs(model)
-        inputs = {p.name: self.inputs[p.name][:, :frames] if p.per_frame else
-                  np.minimum(self.inputs[p.name], frames).astype(p.dtype) if p.name in lengths else self.inputs[p.name] for p in model.inputs}
+        inputs = {
+            p.name: self.inputs[p.name][:, :frames]
+            if p.per_frame
+            else np.minimum(self.inputs[p.name], frames).astype(p.dtype)
+            if p.name in lengths
+            else self.inputs[p.name]
+            for p in model.inputs
+        }
         return replace(self, frames=frames, inputs=inputs)
 
     def feeds(self, model: Model, frame: int | None = None) -> dict[str, Array]:
@@ -61,7 +67,7 @@ def to_file(port: Port, array: Array, lead: Sequence[str]) -> Array:
     kept = [name for name in lead if name in roles]
     array = array[tuple(slice(None) if name in kept else 0 for name in lead)]
     rest = [axis for axis, role in enumerate(roles) if role is None]
-    array = array.reshape(*array.shape[:len(kept)], *(int(port.file_shape[axis]) for axis in rest))
+    array = array.reshape(*array.shape[: len(kept)], *(int(port.file_shape[axis]) for axis in rest))
     order = [roles.index(name) for name in kept] + rest
     return np.ascontiguousarray(array.transpose(np.argsort(order)) if order else array)
 
@@ -78,15 +84,24 @@ def from_file(port: Port, array: Array, batch: int, frames: int) -> Array:
     """
     known = {"batch": batch, "time": frames}
     axes: list[str | None] = [part for role in port.roles for part in (role.split("+") if role else [None])]
-    split = [known[part] if part else int(size) for role, size in zip(port.roles, port.file_shape, strict=True)
-             for part in (role.split("+") if role else [""])]
-    wanted = [prod(known[part] for part in role.split("+")) if role else int(size)
-              for role, size in zip(port.roles, port.file_shape, strict=True)]
+    split = [
+        known[part] if part else int(size)
+        for role, size in zip(port.roles, port.file_shape, strict=True)
+        for part in (role.split("+") if role else [""])
+    ]
+    wanted = [
+        prod(known[part] for part in role.split("+")) if role else int(size)
+        for role, size in zip(port.roles, port.file_shape, strict=True)
+    ]
     if list(array.shape) != wanted:
-        raise ShapeError(f"{port.name!r} has shape {list(array.shape)}; the file's {shape_text(port)} with {batch} sequences of "
-                         f"{frames} frames is {wanted}")
+        raise ShapeError(
+            f"{port.name!r} has shape {list(array.shape)}; the file's {shape_text(port)} with {batch} sequences of "
+            f"{frames} frames is {wanted}"
+        )
     lead = [name for name in ("batch", "time") if name in axes]
-    moved = array.reshape(split).transpose([axes.index(name) for name in lead] + [a for a, role in enumerate(axes) if role is None])
+    moved = array.reshape(split).transpose(
+        [axes.index(name) for name in lead] + [a for a, role in enumerate(axes) if role is None]
+    )
     if "batch" not in lead:
         moved = np.broadcast_to(moved, (batch, *moved.shape))
     return moved.reshape(batch, *([frames] if "time" in lead else []), *port.shape)
@@ -163,8 +178,10 @@ def random_sample(model: Model, frames: int, batch: int = 1, seed: int = 0, rand
             low, high = ranges.get(port.name, (0, LARGEST_FREE_INTEGER))
             array = rng.integers(low, high, shape, endpoint=True)
         inputs[port.name] = array.astype(port.dtype)
-    states = {p.name: (rng.standard_normal((batch, *p.shape)) if random_states else np.zeros((batch, *p.shape))).astype(p.dtype)
-              for p in model._layout.state_inputs}
+    states = {
+        p.name: (rng.standard_normal((batch, *p.shape)) if random_states else np.zeros((batch, *p.shape))).astype(p.dtype)
+        for p in model._layout.state_inputs
+    }
     return Sample(batch, frames, inputs, states)
 
 
@@ -175,8 +192,9 @@ def given_sample(model: Model, data: Mapping[str, Any]) -> Sample:
     """
     layout = model._layout
     ports = {p.name: p for p in (*layout.inputs, *layout.state_inputs)}
-    takes = (f"it takes {'; '.join(map(str, layout.inputs)) or 'no inputs'}"
-             + (f", and may be given the states {', '.join(p.name for p in layout.state_inputs)}" if layout.state_inputs else ""))
+    takes = f"it takes {'; '.join(map(str, layout.inputs)) or 'no inputs'}" + (
+        f", and may be given the states {', '.join(p.name for p in layout.state_inputs)}" if layout.state_inputs else ""
+    )
     unknown, missing = [n for n in data if n not in ports], [p.name for p in layout.inputs if p.name not in data]
     if unknown or missing:
         problem = f"has {', '.join(map(repr, unknown))}" if unknown else f"lacks {', '.join(map(repr, missing))}"
@@ -194,7 +212,9 @@ def given_sample(model: Model, data: Mapping[str, Any]) -> Sample:
 def _given(model: Model, port: Port, value: Any, sizes: dict[str, int]) -> Array:
     """[batch, T, *frame] or [batch, *frame]; what it tells of batch and time goes to `sizes`."""
     array, roles = as_dtype(model.name, port, value), _roles(port)
-    in_file = array.ndim == len(roles) and all(role or size == n for role, size, n in zip(roles, port.file_shape, array.shape, strict=True))
+    in_file = array.ndim == len(roles) and all(
+        role or size == n for role, size, n in zip(roles, port.file_shape, array.shape, strict=True)
+    )
     as_frames = port.per_frame and array.shape[1:] == port.shape
     if in_file and not as_frames and (model.kind == "sequence" or not port.per_frame):
         mine = {role: n for role, n in zip(roles, array.shape, strict=True) if role}
@@ -205,8 +225,10 @@ def _given(model: Model, port: Port, value: Any, sizes: dict[str, int]) -> Array
         result = frames[None]
     for role, n in mine.items():
         if sizes.setdefault(role, n) != n:
-            raise ShapeError(f"{model.name}: data gives {port.name!r} {n} {'frames' if role == 'time' else 'sequences'}, "
-                             f"but {sizes[role]} to the inputs before it")
+            raise ShapeError(
+                f"{model.name}: data gives {port.name!r} {n} {'frames' if role == 'time' else 'sequences'}, "
+                f"but {sizes[role]} to the inputs before it"
+            )
     return result
 
 
@@ -218,5 +240,9 @@ def repeated(model: Model, sample: Sample, batch: int) -> Sample:
         more = [np.roll(array[0], k, 0) if name in timed else array[0] for k in range(len(array), batch)]
         return np.concatenate([array, np.stack(more)]) if more else array
 
-    return Sample(batch, sample.frames, {n: widen(a, n) for n, a in sample.inputs.items()},
-                  {n: widen(a, n) for n, a in sample.states.items()})
+    return Sample(
+        batch,
+        sample.frames,
+        {n: widen(a, n) for n, a in sample.inputs.items()},
+        {n: widen(a, n) for n, a in sample.states.items()},
+    )

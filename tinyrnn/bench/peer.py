@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.bench_data import POOL, Data
-from tinyrnn.errors import TinyRNNError, UnsupportedError
 from tinyrnn.arrays import Array
+from tinyrnn.bench.data import POOL, Data
+from tinyrnn.errors import TinyRNNError, UnsupportedError
 from tinyrnn.runtime import Model
 
 
@@ -21,8 +21,9 @@ class Session:
 
     name = "onnxruntime"
 
-    def __init__(self, peer: str, path: Path, model: Model, data: Data, bound: Mapping[str, Any],
-                 outputs: Sequence[str] | None) -> None:
+    def __init__(
+        self, peer: str, path: Path, model: Model, data: Data, bound: Mapping[str, Any], outputs: Sequence[str] | None
+    ) -> None:
         if peer != self.name:
             raise UnsupportedError(f"versus={peer!r}: supported is {self.name!r}")
         if path.suffix.lower() != ".onnx":
