@@ -290,14 +290,17 @@ def test_run_step_model_whole_is_one_call(tmp_path):
     assert "shape [3," in refused("run", STEP, tmp_path / "in.csv", "-o", tmp_path / "out.npy", "--whole")
 
 
-def test_run_without_outputs_but_states_gives_the_final_ones(tmp_path):
+def test_run_without_outputs_but_states_gives_these_frame_by_frame(tmp_path):
     model, xs = tinyrnn.load(STEP), frames(STEP)
     end = model._layout.state_outputs[0].name
     np.save(tmp_path / "in.npy", xs)
     call("run", STEP, tmp_path / "in.npy", "-o", tmp_path / "out.npy", "--outputs", end)
     stream = model.stream()
     stream.run(xs)
-    np.testing.assert_array_equal(np.load(tmp_path / "out.npy").ravel(), stream.state)
+    written = np.load(tmp_path / "out.npy")
+    assert len(written) == len(xs)
+    shape = model._layout.state_outputs[0].shape
+    np.testing.assert_array_equal(written[-1].ravel(), stream.state[: int(np.prod(shape))])
 
 
 def test_run_refuses(tmp_path):

@@ -31,6 +31,8 @@ CONTEXT = (
     "restore_thread",
 )
 PORTS = len(CONTEXT)
+LARGEST_CALL = 16
+"""pairs of an input and an output up to which Python calls straight into the step: each pair is code that tells them apart"""
 ARRAY_FLAGS_IN, ARRAY_FLAGS_OUT = 0x1 | 0x100, 0x1 | 0x100 | 0x400
 """NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED (| NPY_ARRAY_WRITEABLE)"""
 
@@ -103,10 +105,11 @@ def generate(plan: Plan) -> Source:
         page += [text.replace("KERNEL", name, 1), ""]
     page += [f"def step({', '.join([*memory, 'rows', *xs, *ys])}):", *(lines or ["    pass"]), "", ""]
     page += _run(plan, inputs, outputs, hidden, memory, xs, ys)
-    if not hidden:
+    direct = not hidden and len(inputs) * len(outputs) <= LARGEST_CALL
+    if direct:
         page += _call(inputs, outputs, many=False, release=plan.multiply_adds >= RELEASE_FROM)
         page += _call(inputs, outputs, many=True, release=True)
-    entries = {"run": 2} if hidden else {"run": 2, "call": 3, "call_many": 3}
+    entries = {"run": 2, "call": 3, "call_many": 3} if direct else {"run": 2}
     return Source("\n".join(page) + "\n", entries, tuple(f"{m}:{n}" for n, m in sorted(imported.items())))
 
 

@@ -94,9 +94,10 @@ def run(model: Path, data: Path, output: Path, how: dict[str, Any], whole: bool,
       .wav   samples, cut into frames; the last frame is filled up with zeros, which are cut
              from a .wav OUT again
 
-    OUT is replaced if it exists, once it is complete. A model without outputs but its states gives its final states.
+    OUT is replaced if it exists, once it is complete.
     """
-    from tinyrnn import feed, files, load
+    from tinyrnn import files, load
+    from tinyrnn.cli import feed
 
     files.check_output(output, [model, data])
     loaded = load(model, **how)

@@ -142,10 +142,7 @@ def _one_frame(port: Port, array: Array) -> Array:
 
 
 def run(model: Model, feed: Feed, whole: bool, progress: Progress) -> tuple[dict[str, Array], int]:
-    """The outputs by name, and the number of frames: streamed, or `whole`, in the file's shapes and with the states' outputs.
-
-    A model without outputs but its states gives their final values.
-    """
+    """The outputs by name, and the number of frames: streamed, or `whole`, in the file's shapes and with the states' outputs."""
     layout = model._layout
     if whole:
         values = file_inputs(model, feed)
@@ -160,9 +157,7 @@ def run(model: Model, feed: Feed, whole: bool, progress: Progress) -> tuple[dict
     answer = stream.run(feed.inputs, progress=progress)
     timed = next(p for p in model.inputs if p.per_frame)
     frames = feed.inputs[timed.name].size // max(timed.size, 1)
-    if model.outputs:
-        return _by_name([p.name for p in model.outputs], answer), frames
-    return {end.name: view for end, view in zip(layout.state_outputs, stream.states.values(), strict=False)}, frames
+    return _by_name([p.name for p in model.outputs], answer), frames
 
 
 def _by_name(names: Sequence[str], answer: Any) -> dict[str, Array]:
