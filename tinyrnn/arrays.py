@@ -135,16 +135,16 @@ def full_shape(port: Port, batch: int, frames: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _time_batch_first(array: Array, port: Port, batch: int) -> tuple[Array, list[int]]:
-    """A view with batch, then time, then the frame's axes, and the axes in that order."""
+def rows_first(array: Array, port: Port) -> Array:
+    """A view with batch, then time, then the frame's axes."""
     order = [a for a, r in enumerate(port.roles) if r == "batch"] + [a for a, r in enumerate(port.roles) if r == "time"]
-    return array.transpose(order + [a for a in range(array.ndim) if a not in order]), order
+    return array.transpose(order + [a for a in range(array.ndim) if a not in order])
 
 
 def batch_entry(array: Array, port: Port, entry: int) -> Array:
     """One batch entry of an input: time first, then the frame."""
-    moved, _ = _time_batch_first(array, port, 0)
-    return np.ascontiguousarray(moved[entry] if "batch" in port.roles else moved)
+    moved = rows_first(array, port)
+    return np.asarray(moved[entry, ...] if "batch" in port.roles else moved, order="C")
 
 
 def put_batch_entry(result: Array, port: Port, entry: int, value: Array) -> None:
@@ -156,6 +156,6 @@ def put_batch_entry(result: Array, port: Port, entry: int, value: Array) -> None
         place = slice(entry * frames, (entry + 1) * frames) if first else slice(entry, None, len(moved) // frames)
         moved[place] = value.reshape(moved[place].shape)
         return
-    moved, _ = _time_batch_first(result, port, 0)
-    target = moved[entry] if "batch" in port.roles else moved
+    moved = rows_first(result, port)
+    target = moved[entry, ...] if "batch" in port.roles else moved
     target[...] = value.reshape(target.shape)

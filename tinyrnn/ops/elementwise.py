@@ -63,7 +63,9 @@ class Elementwise(Op):
         return frames.node(node, shapes=[broadcast_frame(frames, name, node.outputs[0]) if name else () for name in node.inputs])
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        return (np.asarray(self.evaluate(node, [a for a in arrays if a is not None])),)
+        made = np.asarray(self.evaluate(node, [a for a in arrays if a is not None]))
+        dtype = self.infer(node, [None if a is None else Spec(a.dtype, a.shape) for a in arrays])[0].dtype
+        return (made.astype(dtype, copy=False),)
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         return lower_chain([node], env)
