@@ -121,7 +121,9 @@ def _try(graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], se
     for name, shape in shapes.items():
         for axis, size in enumerate(shape):
             if "+" in roles.get((name, axis), ""):
-                raise UnsupportedError(f"{graph.name}: axis {axis} of input {name!r} holds batch and time in one; give them an axis each")
+                raise UnsupportedError(
+                    f"{graph.name}: axis {axis} of input {name!r} holds batch and time in one; give them an axis each"
+                )
             if isinstance(size, str) and (name, axis) not in roles:
                 raise UnsupportedError(
                     f"{graph.name}: size {size!r} (axis {axis} of {name!r}) is open and neither time nor batch; "
