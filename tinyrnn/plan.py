@@ -47,6 +47,20 @@ class Part:
     initial: np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True)
+class Region:
+    """The part of the arena that a value or a scratch has while it lives."""
+
+    name: str
+    offset: int
+    size: int
+    """bytes, per row of capacity where `per_row`"""
+    per_row: bool
+    first: int
+    last: int
+    """the steps that first and last use it"""
+
+
 @dataclass
 class Step:
     """One kernel call with every operand placed."""
@@ -65,6 +79,7 @@ class Plan:
     steps: list[Step] = field(default_factory=list)
     weights: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0, np.uint8))
     parts: list[Part] = field(default_factory=list)
+    regions: list[Region] = field(default_factory=list)
     arena_fixed: int = 0
     """bytes"""
     arena_per_row: int = 0
@@ -256,25 +271,22 @@ class _Planner:
             if self._root(end) in lives:
                 lives[self._root(end)][1] = len(calls)
         tops = {False: 0, True: 0}
-        placed: list[tuple[str, int, int]] = []
+        placed = self.result.regions
         for name in sorted(lives, key=lambda n: (-sizes[n][0], lives[n][0])):
             size, per_row = sizes[name]
             size = -(-size // ALIGNMENT) * ALIGNMENT
-            busy = sorted(
-                (at, at + n)
-                for other, at, n in placed
-                if sizes[other][1] == per_row and lives[other][0] <= lives[name][1] and lives[name][0] <= lives[other][1]
-            )
+            first, last = lives[name]
+            busy = [r for r in placed if r.per_row == per_row and r.first <= last and first <= r.last]
             free = 0
-            for taken, until in busy:
-                if free + size <= taken:
+            for region in sorted(busy, key=lambda r: r.offset):
+                if free + size <= region.offset:
                     break
-                free = max(free, until)
-            placed.append((name, free, size))
+                free = max(free, region.offset + region.size)
+            placed.append(Region(name, free, size, per_row, first, last))
             tops[per_row] = max(tops[per_row], free + size)
         self.result.arena_fixed, self.result.arena_per_row = tops[False], tops[True]
-        for name, at, _ in placed:
-            self.places[name] = Place("arena", tops[False], at) if sizes[name][1] else Place("arena", at)
+        for r in placed:
+            self.places[r.name] = Place("arena", tops[False], r.offset) if r.per_row else Place("arena", r.offset)
 
     def _scratch(self, operand: Scratch, node: Node) -> str:
         return f"scratch:{node.name}:{node.outputs}:{operand.key}"

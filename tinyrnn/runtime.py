@@ -241,6 +241,7 @@ class _Driver:
 
     def __init__(self, model: Model) -> None:
         self.layout, self.context = model._layout, Context(model._layout)
+        self.code = model._code  # owns the machine code, also where only `Stream.step` is kept
         self.run, self.named = model._code.run, model._result
         self.single: Callable[..., Any] | None = None
         self.many: Callable[..., Any] | None = None
