@@ -10,9 +10,11 @@ inputs and outputs, then the address of each one's dtype object.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
 
+from tinyrnn import lanes
 from tinyrnn.passes import Port
 from tinyrnn.plan import Place, Plan
 
@@ -58,8 +60,6 @@ class Source:
     text: str
     entries: dict[str, int]
     """exported function → number of int64 arguments"""
-    kernels: tuple[str, ...]
-    """registered kernels that it calls, "module:name" """
 
 
 def one_line(text: str) -> str:
@@ -71,13 +71,11 @@ def generate(plan: Plan) -> Source:
     """The source of a plan's entries."""
     kernels: dict[str, str] = {}
     lines: list[str] = []
-    imported: dict[str, str] = {}
     for step in plan.steps:
         if isinstance(step.kernel, str):
             name = kernels.setdefault(step.kernel, f"kernel_{len(kernels)}")
         else:
             name = step.kernel.__name__
-            imported[name] = step.kernel.__module__
         if step.note:
             lines.append(f"    # {one_line(step.note)}")
         lines.append(f"    {name}({', '.join(_operand(o) for o in step.operands)})")
@@ -91,16 +89,7 @@ def generate(plan: Plan) -> Source:
     xs = [f"x{i}" for i in range(len(inputs) + len(hidden))]
     ys = [f"y{i}" for i in range(len(outputs))]
     memory = ["w", "s", "a", "cap"]
-    page = [f"# The step of {one_line(graph.name)}.", ""]
-    page += [f"from {module} import {name}" for name, module in sorted(imported.items())]
-    page += [
-        "from tinyrnn.lanes import *",
-        "from tinyrnn.lanes_math import *",
-        "from tinyrnn.ops.elementwise import larger, smaller",
-        "from tinyrnn.ops.reduction import pick",
-        "",
-        "",
-    ]
+    page: list[str] = []
     for text, name in kernels.items():
         page += [text.replace("KERNEL", name, 1), ""]
     page += [f"def step({', '.join([*memory, 'rows', *xs, *ys])}):", *(lines or ["    pass"]), "", ""]
@@ -110,7 +99,18 @@ def generate(plan: Plan) -> Source:
         page += _call(inputs, outputs, many=False, release=plan.multiply_adds >= RELEASE_FROM)
         page += _call(inputs, outputs, many=True, release=True)
     entries = {"run": 2, "call": 3, "call_many": 3} if direct else {"run": 2}
-    return Source("\n".join(page) + "\n", entries, tuple(f"{m}:{n}" for n, m in sorted(imported.items())))
+    title = f"# The step of {one_line(graph.name)}."
+    return Source("\n".join([title, "", *_imports(page), "", "", *page]) + "\n", entries)
+
+
+def _imports(page: list[str]) -> list[str]:
+    """Import lines for the words and kernels that the page uses."""
+    known = {name: word.__module__ for name, word in vars(lanes).items() if callable(word) and name.islower()}
+    known |= {function.__name__: function.__module__ for function in lanes.KERNELS}
+    used: dict[str, list[str]] = {}
+    for name in sorted(set(re.findall(r"\b[a-z]\w*(?=\()", "\n".join(page))) & set(known)):
+        used.setdefault(known[name], []).append(name)
+    return [f"from {module} import {', '.join(names)}" for module, names in sorted(used.items())]
 
 
 def _operand(operand: Place | int | float | str) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Node
 from tinyrnn.op import Call, Lowering, Operand, Refused, Rows, Scratch, Started, State, Value, Weight, op_of
-from tinyrnn.ops.recurrent import copy_f32
+from tinyrnn.ops.walk import copy_f32, walk
 from tinyrnn.passes import Program
 
 ALIGNMENT = 64
@@ -222,23 +222,26 @@ class _Planner:
             if self.graph.specs[name].dtype != np.float32:
                 problems.append(f"  output {name!r} is an input or a constant of type {self.graph.specs[name].dtype}")
                 continue
-            node = Node("Identity", f"output {name}", (name,), (f"output:{index}",), shapes=(self.graph.specs[name].sizes,))
-            self.graph.specs[f"output:{index}"] = self.graph.specs[name]
-            self.places[f"output:{index}"] = Place(f"y{index}")
-            if name in self.program.per_row:
-                self.program.per_row.add(f"output:{index}")
-            calls += [(node, call) for call in op_of(node).lower(node, self.env)]
+            target = f"output:{index}"
+            self.places[target] = Place(f"y{index}")
+            calls += self._copy_of(name, target)
         for start, end in self.program.states.items():
             root = self._root(end)
             if root in self.program.states and root != start:  # the old value of another state: it is set aside first
                 aside = self.graph.fresh(f"{end}.aside")
-                self.graph.specs[aside] = self.graph.specs[root]
-                node = Node("Identity", aside, (root,), (aside,), shapes=(self.graph.specs[root].sizes,))
-                calls += [(node, call) for call in op_of(node).lower(node, self.env)]
+                calls += self._copy_of(root, aside)
                 self.base[end] = aside
         if problems:
             raise UnsupportedError(f"{self.graph.name}: not supported:\n" + "\n".join(problems))
         return calls
+
+    def _copy_of(self, source: str, target: str) -> list[tuple[Node, Call]]:
+        """Calls that make the new value `target` a copy of `source`."""
+        self.graph.specs[target] = self.graph.specs[source]
+        if source in self.program.per_row:
+            self.program.per_row.add(target)
+        node = Node("copy", target, (source,), (target,))
+        return [(node, call) for call in walk(self.env, target, source, [self.graph.specs[source].elements], [1], [1])]
 
     def _bound(self, name: str, low: int, high: int) -> None:
         producers = self.graph.producers()

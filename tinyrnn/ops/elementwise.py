@@ -12,7 +12,7 @@ import numpy as np
 
 from tinyrnn.ir import Node, Spec
 from tinyrnn.lanes import Vec, equal, kernel, less, select
-from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, literal, op_of, register
+from tinyrnn.op import OURS, REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, literal, op_of, register
 
 FLOAT = np.dtype(np.float32)
 
@@ -203,6 +203,15 @@ class Fused(Op):
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         return lower_chain(self.attribute(node, "chain"), env)
+
+
+def chain_node(chain: Sequence[Node]) -> Node:
+    """The node that runs a chain of element-wise nodes as one loop."""
+    inner = {n.outputs[0] for n in chain}
+    names = tuple(dict.fromkeys(i for n in chain for i in n.inputs if i and i not in inner))
+    seen = {i: s for n in chain for i, s in zip(n.inputs, n.shapes, strict=True)}
+    shapes = tuple(seen[name] for name in names)
+    return Node(Fused.name, chain[-1].name, names, chain[-1].outputs, {"chain": list(chain)}, domain=OURS, shapes=shapes)
 
 
 def _define(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinyrnn.ir import Node, Spec
-from tinyrnn.lanes import f32, kernel, lanes, load_part, store_part
+from tinyrnn.lanes import kernel
 from tinyrnn.op import (
     REQUIRED,
     Array,
@@ -33,17 +33,9 @@ from tinyrnn.ops import recurrent_reference
 from tinyrnn.ops.activations import ACTIVATIONS, bind_activations
 from tinyrnn.ops.linear import linear, pack
 from tinyrnn.ops.recurrent_kernel import Cell, Walk, kernel_text, pack_input, pack_state, takes_input
+from tinyrnn.ops.walk import copy_f32
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
-
-
-@kernel
-def copy_f32(y: Any, x: Any, n: int) -> None:
-    """y = x, n float32."""
-    y = f32(y)
-    x = f32(x)
-    for i in range(0, n, lanes()):
-        store_part(y, i, load_part(x, i, n - i), n - i)
 
 
 @kernel

@@ -73,6 +73,15 @@ WALKS: dict[np.dtype[Any], Callable[..., None]] = {
 }
 
 
+@kernel
+def copy_f32(y: Any, x: Any, n: int) -> None:
+    """y = x, n float32."""
+    y = f32(y)
+    x = f32(x)
+    for i in range(0, n, lanes()):
+        store_part(y, i, load_part(x, i, n - i), n - i)
+
+
 def strides_of(shape: Sequence[int]) -> list[int]:
     """Row-major strides in elements."""
     return [prod(shape[axis + 1 :]) for axis in range(len(shape))]

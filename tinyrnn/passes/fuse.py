@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tinyrnn.ir import Node
-from tinyrnn.op import OURS, op_of
+from tinyrnn.op import op_of
+from tinyrnn.ops.elementwise import chain_node
 from tinyrnn.passes.rows import Program
 
 LONGEST = 12
@@ -47,12 +48,5 @@ def fuse(program: Program) -> None:
             fused.append(node)
         elif node.outputs[0] == head:
             chain = chains[head]
-            inner = {n.outputs[0] for n in chain}
-            names = tuple(dict.fromkeys(i for n in chain for i in n.inputs if i and i not in inner))
-            seen = {i: s for n in chain for i, s in zip(n.inputs, n.shapes, strict=True)}
-            fused.append(
-                node
-                if len(chain) == 1
-                else Node("Fused", node.name, names, (head,), {"chain": chain}, domain=OURS, shapes=tuple(seen[i] for i in names))
-            )
+            fused.append(node if len(chain) == 1 else chain_node(chain))
     graph.nodes = fused
