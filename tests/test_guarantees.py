@@ -68,7 +68,7 @@ def test_compiled_code_calls_nothing_that_allocates(name: str) -> None:
     assert set(symbols) <= HARMLESS
 
 
-@pytest.mark.parametrize("line", ["np.zeros(frames).size", "int(math.exp(frames * 0.5))"], ids=["an array", "a call"])
+@pytest.mark.parametrize("line", ["np.zeros(frames).size", "int(math.erf(frames * 0.5))"], ids=["an array", "a call"])
 def test_code_that_needs_more_is_refused(line: str) -> None:
     text = f"import math\nimport numpy as np\n\n\ndef run(context, frames):\n    return {line}\n"
     with pytest.raises(tinyrnn.TargetError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -13,6 +14,7 @@ from tinyrnn.arrays import Port as UserPort
 from tinyrnn.codegen import PORTS, Source, generate
 from tinyrnn.errors import LoadError, TinyRNNError
 from tinyrnn.ir import Graph
+from tinyrnn.op import op_of
 from tinyrnn.passes import Port, Program, bound, prepare
 from tinyrnn.plan import Plan, make_plan
 from tinyrnn.runtime import Layout, Model, aligned
@@ -105,6 +107,10 @@ def compile_graph(graph: Graph, states: Mapping[str, str] | None = None) -> Mode
         raise
     except UNSOUND as error:
         raise LoadError(f"{graph.name}: the graph is not sound ({type(error).__name__}: {error})") from error
+    for node in program.graph.nodes:
+        doubt = op_of(node).doubt(node, graph.metadata.get("producer", ""))
+        if doubt:
+            warnings.warn(f"{graph.name}: node {node.name!r} ({node.op}): {doubt}", stacklevel=3)
     return Model(_layout(plan), compile_source(source), Stages(graph, program, plan, source))
 
 

@@ -200,6 +200,10 @@ class Op:
         """Pairs (input, output) where the output is the state that the input was, some steps later."""
         return []
 
+    def doubt(self, node: Node, producer: str) -> str | None:
+        """Why the file may not be what its author meant, where that is known of its producer."""
+        return None
+
     def forbids_stream(self, node: Node) -> str | None:
         """Why a node of the frame graph needs the whole sequence, if it does."""
         return None

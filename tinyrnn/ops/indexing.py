@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -173,32 +173,27 @@ class Cast(Op):
         return [Call(text, (Value(output), Value(source), Rows()), f"{output} = Cast to {after}")]
 
 
-@kernel
-def gather_rows(y: Any, table: Any, indices: Any, rows: int, row_stride: int, count: int, entries: int, size: int) -> None:
-    """y[r, i, :] = table[indices[r, i], :]; float32 rows of `size`, int64 indices, negative from the end."""
-    y = f32(y)
-    table = f32(table)
-    indices = i64(indices)
-    for r in range(rows):
-        for i in range(count):
-            at = get(indices, r * row_stride + i)
-            at = min(max(at + entries if at < 0 else at, 0), entries - 1)
-            for k in range(size):
-                put(y, (r * count + i) * size + k, get(table, at * size + k))
+def _gatherer(name: str, pointer: Callable[[int], Any]) -> Callable[..., None]:
+    """The kernel below, for indices of one type."""
+
+    def gather(y: Any, table: Any, indices: Any, rows: int, row_stride: int, count: int, entries: int, size: int) -> None:
+        """y[r, i, :] = table[indices[r, i], :]; float32 rows of `size`, indices negative from the end."""
+        y = f32(y)
+        table = f32(table)
+        indices = pointer(indices)
+        for r in range(rows):
+            for i in range(count):
+                at = get(indices, r * row_stride + i)
+                at = min(max(at + entries if at < 0 else at, 0), entries - 1)
+                for k in range(size):
+                    put(y, (r * count + i) * size + k, get(table, at * size + k))
+
+    gather.__name__ = gather.__qualname__ = name
+    return kernel(gather)
 
 
-@kernel
-def gather_rows_i32(y: Any, table: Any, indices: Any, rows: int, row_stride: int, count: int, entries: int, size: int) -> None:
-    """As `gather_rows`, with int32 indices."""
-    y = f32(y)
-    table = f32(table)
-    indices = i32(indices)
-    for r in range(rows):
-        for i in range(count):
-            at = get(indices, r * row_stride + i)
-            at = min(max(at + entries if at < 0 else at, 0), entries - 1)
-            for k in range(size):
-                put(y, (r * count + i) * size + k, get(table, at * size + k))
+gather_i64 = _gatherer("gather_i64", i64)
+gather_i32 = _gatherer("gather_i32", i32)
 
 
 @register
@@ -262,7 +257,7 @@ class Gather(Op):
             )
         if env.specs[indices].dtype not in (INT64, np.dtype(np.int32)):
             raise Refused(f"its indices are {env.specs[indices].dtype}; supported are int64 and int32")
-        kernels = {INT64: gather_rows, np.dtype(np.int32): gather_rows_i32}
+        kernels = {INT64: gather_i64, np.dtype(np.int32): gather_i32}
         dtype = env.specs[indices].dtype
         return [
             Call(

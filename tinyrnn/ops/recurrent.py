@@ -366,6 +366,16 @@ class GRU(Recurrent):
     def cell(self, node: Node, direction: int) -> Cell:
         return replace(super().cell(node, direction), linear_before_reset=bool(self.attribute(node, "linear_before_reset")))
 
+    def doubt(self, node: Node, producer: str) -> str | None:
+        bias = node.attributes.get("B")
+        applied_first = not self.attribute(node, "linear_before_reset")
+        if "pytorch" in producer.lower() and applied_first and bias is not None and np.any(bias[:, bias.shape[1] // 2 :]):
+            return (
+                "linear_before_reset=0 with a recurrent bias in a file from PyTorch, whose GRU applies the reset gate after the "
+                "product: some exporter versions wrote this by mistake. Compare with the module's own output"
+            )
+        return None
+
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         return _expected(recurrent_reference.gru, self, node, arrays)
 
