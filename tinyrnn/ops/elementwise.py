@@ -125,17 +125,17 @@ def lower_chain(nodes: Sequence[Node], env: Lowering) -> list[Call]:
             if name and name not in inner and name not in seen:
                 names.append(name)
                 seen[name] = shape
-    for name in [*names, output]:
-        if env.specs[name].dtype != FLOAT:
-            raise Refused(
-                f"{name!r} is {env.specs[name].dtype}; element-wise kernels take float32 "
-                f"(other types only where they are known at load)"
-            )
     literals = {
         n: literal(env.constants[n].ravel()[0])
         for n in names
         if n in env.constants and env.constants[n].size == 1 and np.isfinite(env.constants[n]).all()
     }
+    for name in [*names, output]:
+        if name not in literals and env.specs[name].dtype != FLOAT:
+            raise Refused(
+                f"{name!r} is {env.specs[name].dtype}; element-wise kernels take float32 "
+                f"(other types only where they are known at load)"
+            )
     operands = [n for n in names if n not in literals]
     arguments = [f"p{i}" for i in range(len(operands))] + ["y"]
     shape = env.specs[output].sizes
@@ -267,6 +267,11 @@ def _sigmoid(x: Array) -> Array:
     return np.where(x < 0, e, 1.0) / (1.0 + e)
 
 
+def _softsign(x: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isinf(x), np.sign(x), x / (1 + np.abs(x)))
+
+
 def _fold(function: Callable[[Array, Array], Array]) -> Callable[..., Array]:
     def many(*arrays: Array) -> Array:
         total = arrays[0]
@@ -296,9 +301,9 @@ _define("Log", ("input",), np.log, "log({0})")
 _define("Erf", ("input",), np.vectorize(math.erf, otypes=[float]), "erf({0})")
 _define("Sigmoid", ("X",), _sigmoid, "sigmoid({0})")
 _define("Tanh", ("input",), np.tanh, "tanh({0})")
-_define("Relu", ("X",), lambda x: np.where(x < 0, 0 * x, x), "select(less({0}, splat(0.0)), splat(0.0), {0})")
+_define("Relu", ("X",), lambda x: np.where(x < 0, np.zeros_like(x), x), "select(less({0}, splat(0.0)), splat(0.0), {0})")
 _define("Softplus", ("X",), lambda x: np.logaddexp(x, 0.0), "softplus({0})")
-_define("Softsign", ("input",), lambda x: x / (1 + np.abs(x)), "softsign({0})")
+_define("Softsign", ("input",), _softsign, "softsign({0})")
 _define(
     "LeakyRelu",
     ("X",),

@@ -372,6 +372,17 @@ class LayerNormalization(OverLast):
         if any(node.outputs[1:]):
             raise Refused("its outputs Mean and InvStdDev are used; supported is Y alone")
 
+    def frame(self, node: Node, frames: Frames) -> Node:
+        framed, spec = super().frame(node, frames), frames.specs[node.inputs[0]]
+        shape = tuple(spec.sizes[a] for a in self.trailing(node, len(spec.shape)))
+        for name in ("Scale", "B"):
+            value = self.attribute(node, name)
+            if value is not None:
+                if prod(value.shape[: -len(shape)]) != 1:
+                    raise Refused(f"its {name} {list(value.shape)} is not the same for every row; supported is {list(shape)}")
+                framed.attributes[name] = np.broadcast_to(value.reshape(value.shape[-len(shape) :]), shape)
+        return framed
+
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         x = arrays[0]
         assert x is not None
@@ -383,11 +394,8 @@ class LayerNormalization(OverLast):
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         n, times = self._check(node, env)
-        trailing = env.specs[node.inputs[0]].sizes[-1:]
         scale, bias = (
-            np.zeros(n, np.float32)
-            if v is None
-            else np.broadcast_to(v, v.shape if v.size == n else trailing).astype(np.float32).ravel()
+            np.zeros(n, np.float32) if v is None else v.astype(np.float32).ravel()
             for v in (self.attribute(node, "Scale"), self.attribute(node, "B"))
         )
         return [
