@@ -94,7 +94,7 @@ def generate(plan: Plan) -> Source:
         page += [text.replace("KERNEL", name, 1), ""]
     page += [f"def step({', '.join([*memory, 'rows', *xs, *ys])}):", *(lines or ["    pass"]), "", ""]
     page += _run(plan, inputs, outputs, hidden, memory, xs, ys)
-    direct = not hidden and len(inputs) * len(outputs) <= LARGEST_CALL
+    direct = not plan.program.refuses_stream and len(inputs) * len(outputs) <= LARGEST_CALL
     if direct:
         page += _call(inputs, outputs, many=False, release=plan.multiply_adds >= RELEASE_FROM)
         page += _call(inputs, outputs, many=True, release=True)
