@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.ir import Node
-from tinyrnn.lanes import f32, get, kernel, lanes, load_part, put, splat, store_part
+from tinyrnn.lanes import Vec, f32, get, kernel, lanes, load_part, put, splat, store_part
 from tinyrnn.op import OURS, REQUIRED, Call, Lowering, Op, Refused, Rows, State, Value, register
 from tinyrnn.ops.elementwise import larger, smaller
 
@@ -49,31 +49,26 @@ def mean_over_time(y: Any, x: Any, total: Any, count: Any, rows: int, n: int) ->
         store_part(y, i, load_part(y, i, n - i) / splat(get(f32(count), 0)), n - i)
 
 
-@kernel
-def max_over_time(y: Any, x: Any, total: Any, count: Any, rows: int, n: int) -> None:
-    """y = total = the largest of total and every row of x."""
-    y = f32(y)
-    x = f32(x)
-    total = f32(total)
-    for r in range(rows):
+def _extreme(name: str, choose: Callable[[Vec, Vec], Vec]) -> Callable[..., None]:
+    """The kernel below, for the larger or the smaller of two."""
+
+    def extreme(y: Any, x: Any, total: Any, count: Any, rows: int, n: int) -> None:
+        """y = total = the extreme of total and every row of x."""
+        y = f32(y)
+        x = f32(x)
+        total = f32(total)
+        for r in range(rows):
+            for i in range(0, n, lanes()):
+                store_part(total, i, choose(load_part(total, i, n - i), load_part(x, r * n + i, n - i)), n - i)
         for i in range(0, n, lanes()):
-            store_part(total, i, larger(load_part(total, i, n - i), load_part(x, r * n + i, n - i)), n - i)
-    for i in range(0, n, lanes()):
-        store_part(y, i, load_part(total, i, n - i), n - i)
+            store_part(y, i, load_part(total, i, n - i), n - i)
+
+    extreme.__name__ = extreme.__qualname__ = name
+    return kernel(extreme)
 
 
-@kernel
-def min_over_time(y: Any, x: Any, total: Any, count: Any, rows: int, n: int) -> None:
-    """y = total = the smallest of total and every row of x."""
-    y = f32(y)
-    x = f32(x)
-    total = f32(total)
-    for r in range(rows):
-        for i in range(0, n, lanes()):
-            store_part(total, i, smaller(load_part(total, i, n - i), load_part(x, r * n + i, n - i)), n - i)
-    for i in range(0, n, lanes()):
-        store_part(y, i, load_part(total, i, n - i), n - i)
-
+max_over_time = _extreme("max_over_time", larger)
+min_over_time = _extreme("min_over_time", smaller)
 
 KINDS: dict[str, tuple[Callable[..., Any], float]] = {
     "ReduceSum": (sum_over_time, 0.0),
