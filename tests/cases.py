@@ -1,130 +1,21 @@
 """Test cases of every operator but the recurrent ones (those are in `recurrent_cases`), as data.
 
-`CASES` lists them by name; `build(case)` makes the model of one node and its inputs. Where every input is a constant, or
-the operator runs only on what is known at load, the result joins a float input of the model, cast where it must be.
+`CASES` lists them by name; families have files of their own.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
+from cases_norm import normalizations
 from onnx import TensorProto, helper, numpy_helper
+from op_case import Input, OpCase, b, case, f, k, v, w, x
 from recurrent_cases import GATES
 
-import tinyrnn.ops  # noqa: F401  (registers them)
-from tinyrnn.op import REGISTRY
-
-Array = np.ndarray[Any, Any]
-
 COVERED_ELSEWHERE = frozenset(GATES)
-OPSET = 17
 NAN, INF = float("nan"), float("inf")
-
-
-@dataclass(frozen=True, eq=False)
-class Input:
-    """An input of a node: random numbers from `low` to `high`, or `values` as they are; an initializer where `constant`."""
-
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    low: float = -3.0
-    high: float = 3.0
-    constant: bool = False
-    values: Any = None
-
-    def array(self, rng: np.random.Generator) -> Array:
-        dtype = np.dtype(self.dtype)
-        if self.values is not None:
-            return np.array(self.values, dtype).reshape(self.shape)
-        if dtype.kind == "f":
-            return rng.uniform(self.low, self.high, self.shape).astype(dtype)
-        return rng.integers(int(self.low), int(self.high) + 1, self.shape).astype(dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class OpCase:
-    """One node; onnxruntime runs every one of them."""
-
-    name: str
-    op: str
-    inputs: tuple[Input | None, ...]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    opset: int = OPSET
-    outputs: int = 1
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def folded(self) -> bool:
-        """Whether the result is known at load."""
-        return REGISTRY["", self.op].known_only or all(i is None or i.constant for i in self.inputs)
-
-
-def build(case: OpCase) -> tuple[onnx.ModelProto, dict[str, Array]]:
-    """The model of a case and its inputs by name: x0, x1, … in the node's order, `x` where its result is known at load."""
-    rng = np.random.default_rng(zlib.crc32(case.name.encode()))
-    arrays = {f"x{i}": given.array(rng) for i, given in enumerate(case.inputs) if given is not None}
-    inputs = {f"x{i}": arrays[f"x{i}"] for i, given in enumerate(case.inputs) if given is not None and not given.constant}
-    outputs = [f"y{i}" for i in range(case.outputs)]
-    made = [f"known{i}" for i in range(case.outputs)] if case.folded else outputs
-    names = [f"x{i}" if given is not None else "" for i, given in enumerate(case.inputs)]
-    nodes = [helper.make_node(case.op, names, made, "node", **case.attributes)]
-    constants = [numpy_helper.from_array(array, name) for name, array in arrays.items() if name not in inputs]
-    first = next(iter(arrays.values()), np.zeros(1, np.float32))
-    dtype = case.attributes["to"] if case.op == "Cast" else helper.np_dtype_to_tensor_dtype(first.dtype)
-    if case.folded:
-        dtype, inputs["x"] = TensorProto.FLOAT, rng.standard_normal(1).astype(np.float32)
-        for known, output in zip(made, outputs, strict=True):
-            nodes.append(helper.make_node("Cast", [known], [f"{known}_float"], f"cast_{known}", to=TensorProto.FLOAT))
-            nodes.append(helper.make_node("Add", [f"{known}_float", "x"], [output], f"add_{known}"))
-    graph = helper.make_graph(
-        nodes,
-        "case",
-        [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in inputs.items()],
-        [helper.make_tensor_value_info(name, dtype, None) for name in outputs],
-        constants,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", case.opset)], ir_version=9), inputs
-
-
-def x(*shape: int, dtype: str = "float32", low: float = -3.0, high: float = 3.0) -> Input:
-    """Random numbers, given at run time."""
-    return Input(shape, dtype, low, high)
-
-
-def w(*shape: int, low: float = -3.0, high: float = 3.0) -> Input:
-    """Random float constants."""
-    return Input(shape, "float32", low, high, constant=True)
-
-
-def v(values: Any, dtype: str = "float32") -> Input:
-    """These numbers, given at run time."""
-    return Input(np.shape(values), dtype, values=values)
-
-
-def k(values: Any, dtype: str = "int64") -> Input:
-    """These numbers as a constant."""
-    return Input(np.shape(values), dtype, constant=True, values=values)
-
-
-def f(values: Any) -> Input:
-    return k(values, "float32")
-
-
-def b(values: Any) -> Input:
-    return k(values, "bool")
-
-
-def case(name: str, *inputs: Input | None, opset: int = OPSET, outputs: int = 1, **attributes: Any) -> OpCase:
-    """A case named "Operator what it is of"."""
-    return OpCase(name.replace(" ", "_"), name.split(" ")[0], inputs, attributes, opset, outputs)
-
 
 UNARY: dict[str, tuple[float, float]] = {
     "Neg": (-3, 3),
@@ -403,27 +294,6 @@ def _reductions() -> Iterator[OpCase]:
         yield case(f"{op} positive", x(2, 21, low=1, high=9), k([1]), opset=18)
 
 
-def _over_last() -> Iterator[OpCase]:
-    for op in ("Softmax", "LogSoftmax"):
-        for size in (1, 3, 16, 17, 40):
-            yield case(f"{op} {size}", x(3, size), axis=-1)
-        yield case(f"{op} default", x(2, 3, 5), opset=13)
-        yield case(f"{op} middle of ones", x(2, 7, 1), axis=1)
-        yield case(f"{op} far out", x(2, 17, low=-80, high=80))
-        yield case(f"{op} old default", x(2, 3, 5), opset=11)
-        yield case(f"{op} old last", x(2, 3, 17), opset=11, axis=-1)
-        yield case(f"{op} old all", x(2, 3, 3), opset=11, axis=0)
-        yield case(f"{op} folded", w(3, 4), axis=0)
-    for size in (1, 3, 16, 17, 40):
-        yield case(f"LayerNormalization {size}", x(3, size), w(size), w(size))
-    yield case("LayerNormalization no bias", x(2, 3, 19), w(19))
-    yield case("LayerNormalization two axes", x(2, 3, 7), w(3, 7), w(3, 7), axis=-2)
-    yield case("LayerNormalization epsilon", x(3, 8, low=-0.02, high=0.02), w(8), w(8), epsilon=0.01)
-    yield case("LayerNormalization offset", x(3, 17, low=99, high=101), w(17), w(17))
-    yield case("LayerNormalization broadcast", x(2, 3, 7), w(7), w(3, 1), axis=1)
-    yield case("LayerNormalization of one", x(2, 17), w(1), w(1, 17))
-
-
 def _products() -> Iterator[OpCase]:
     for rows, inner, columns in ((1, 5, 3), (3, 17, 16), (5, 16, 70), (2, 1, 1)):
         yield case(f"MatMul {rows}x{inner}x{columns}", x(rows, inner), w(inner, columns))
@@ -442,7 +312,7 @@ def _products() -> Iterator[OpCase]:
 
 
 CASES: dict[str, OpCase] = {}
-for _family in (_unary, _binary, _clip, _known, _cast, _movement, _views, _reductions, _over_last, _products):
+for _family in (_unary, _binary, _clip, _known, _cast, _movement, _views, _reductions, _products, normalizations):
     for _case in _family():
         assert _case.name not in CASES, _case.name
         CASES[_case.name] = _case

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cases import CASES, COVERED_ELSEWHERE, build, case, w, x
+from cases import CASES, COVERED_ELSEWHERE
 from driving import Array, agree, agree_in_chunks, in_onnxruntime, loaded, whole
 from grouping import in_groups, joined, part_of
 from onnx import TensorProto, helper, numpy_helper
+from op_case import build
 
-from tinyrnn import UnsupportedError
 from tinyrnn.op import REGISTRY
 from tinyrnn.targets.reference import Reference
 
@@ -45,11 +45,6 @@ def test_cases(group: tuple[str, ...], tmp_path: Path) -> None:
         except Exception as error:
             failures.append(f"{key}: {error}")
     assert not failures, "\n".join(failures)
-
-
-def test_a_scale_that_differs_by_row_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"Scale \[3, 1\] is not the same for every row"):
-        loaded(build(case("LayerNormalization rows", x(3, 3), w(3, 1)))[0], tmp_path)
 
 
 # Between recurrent layers: rows are frames and sequences.
