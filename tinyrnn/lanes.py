@@ -66,6 +66,36 @@ def u8(address: int) -> Pointer:
     _outside()
 
 
+def f64(address: int) -> Pointer:
+    """float64 elements from an address."""
+    _outside()
+
+
+def i8(address: int) -> Pointer:
+    """int8 elements from an address."""
+    _outside()
+
+
+def i16(address: int) -> Pointer:
+    """int16 elements from an address."""
+    _outside()
+
+
+def u16(address: int) -> Pointer:
+    """uint16 elements from an address."""
+    _outside()
+
+
+def u32(address: int) -> Pointer:
+    """uint32 elements from an address."""
+    _outside()
+
+
+def u64(address: int) -> Pointer:
+    """uint64 elements from an address."""
+    _outside()
+
+
 def at(p: Pointer, i: int) -> Pointer:
     """The pointer i elements further on."""
     _outside()

@@ -20,14 +20,21 @@ from numba.extending import register_jitable, type_callable
 
 from tinyrnn import lanes as words
 
-F32, I32, I64, I8 = ir.FloatType(), ir.IntType(32), ir.IntType(64), ir.IntType(8)
+F32, F64 = ir.FloatType(), ir.DoubleType()
+I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 ELEMENTS = {
     words.f32: (types.float32, F32),
     words.i64: (types.int64, I64),
     words.i32: (types.int32, I32),
     words.u8: (types.uint8, I8),
+    words.f64: (types.float64, F64),
+    words.i8: (types.int8, I8),
+    words.i16: (types.int16, I16),
+    words.u16: (types.uint16, I16),
+    words.u32: (types.uint32, I32),
+    words.u64: (types.uint64, I64),
 }
-ELEMENT_ALIGNMENT = {F32: 4, I64: 8, I32: 4, I8: 1}
+ELEMENT_ALIGNMENT = {F32: 4, F64: 8, I64: 8, I32: 4, I16: 2, I8: 1}
 
 
 class _Lanes(types.Type):

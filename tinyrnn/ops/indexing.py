@@ -1,4 +1,4 @@
-"""Operators over shapes, indices and types; most exist in files only to be folded at load."""
+"""Operators over shapes and indices; most exist in files only to be folded at load."""
 
 from __future__ import annotations
 
@@ -12,25 +12,9 @@ from tinyrnn.ir import LARGEST_CONSTANT, Node, Spec
 from tinyrnn.lanes import f32, get, i32, i64, kernel, put
 from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, register
 from tinyrnn.ops.over_time import over_time
-from tinyrnn.ops.walk import WALKS, pass_through, walk
+from tinyrnn.ops.walk import pass_through, walk
 
 INT64 = np.dtype(np.int64)
-
-ONNX_DTYPES = {
-    1: np.float32,
-    2: np.uint8,
-    3: np.int8,
-    4: np.uint16,
-    5: np.int16,
-    6: np.int32,
-    7: np.int64,
-    9: np.bool_,
-    10: np.float16,
-    11: np.float64,
-    12: np.uint32,
-    13: np.uint64,
-}
-"""TensorProto.DataType → NumPy"""
 
 
 @register
@@ -112,65 +96,6 @@ class Range(Op):
         if abs((limit - start) / delta) > LARGEST_CONSTANT:
             raise Refused(f"from {start} to {limit} in steps of {delta} is absurd")
         return (np.arange(start, limit, delta, dtype=np.asarray(arrays[0]).dtype),)
-
-
-def _convert(name: str) -> str:
-    return {"float32": "f32", "int64": "i64", "int32": "i32", "uint8": "u8", "bool": "u8"}[name]
-
-
-@register
-class Cast(Op):
-    """ONNX Cast between float32, int64, int32, uint8 and bool (all NumPy types where known at load)."""
-
-    name = "Cast"
-    moves = True
-    inputs = ("input",)
-    outputs = ("output",)
-    attributes = {"to": REQUIRED, "saturate": 1, "same": False}
-
-    def _to(self, node: Node) -> np.dtype[np.generic]:
-        to = self.attribute(node, "to")
-        if to not in ONNX_DTYPES:
-            raise Refused(f"to={to} is not a type tinyrnn knows")
-        return np.dtype(ONNX_DTYPES[to])
-
-    def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
-        assert specs[0] is not None
-        return [Spec(self._to(node), specs[0].shape)]
-
-    def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
-        yield from pass_through(
-            node, specs, node.inputs[0], node.outputs[0], {a: a for a in range(len(specs[node.inputs[0]].shape))}
-        )
-
-    def frame(self, node: Node, frames: Frames) -> Node:
-        return frames.node(node)
-
-    def alias(self, node: Node) -> str | None:
-        return node.inputs[0] if node.attributes.get("same") else None
-
-    def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
-        assert specs[0] is not None
-        node.attributes["same"] = specs[0].dtype == self._to(node)
-
-    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        assert arrays[0] is not None
-        return (arrays[0].astype(self._to(node)),)
-
-    def lower(self, node: Node, env: Lowering) -> list[Call]:
-        source, output = node.inputs[0], node.outputs[0]
-        before, after = env.specs[source].dtype, env.specs[output].dtype
-        if {before, after} - set(WALKS):
-            raise Refused(f"from {before} to {after}; supported are {', '.join(map(str, WALKS))}")
-        size = env.specs[output].elements
-        value = "get(x, i)"
-        if after == np.bool_:
-            value = "1 if get(x, i) != 0 else 0"
-        text = (
-            f"def KERNEL(y, x, rows):\n    y, x = {_convert(after.name)}(y), {_convert(before.name)}(x)\n"
-            f"    for i in range(rows * {size}):\n        put(y, i, {value})\n"
-        )
-        return [Call(text, (Value(output), Value(source), Rows()), f"{output} = Cast to {after}")]
 
 
 def _gatherer(name: str, pointer: Callable[[int], Any]) -> Callable[..., None]:
