@@ -1,4 +1,4 @@
-"""LSTM and GRU cells that exporters wrote out as Gemm, Split, Sigmoid, Tanh, Mul and Add, found again.
+"""RNN, LSTM and GRU cells that exporters wrote out as Gemm, Split, Sigmoid, Tanh, Mul and Add, found again.
 
 A cell is recognised by its mathematics, from the last multiplication backwards, whatever the order of
 operands and gates; it then runs on the kernel of the operator that it is.
@@ -15,6 +15,7 @@ import numpy as np
 
 from tinyrnn.ir import Graph, Node, Spec
 from tinyrnn.op import Array, op_of, rewrite
+from tinyrnn.ops.views import View
 
 
 @dataclass
@@ -44,6 +45,14 @@ class _Matcher:
     def under(self, name: str, op: str) -> str | None:
         node = self.of(name, op)
         return node.inputs[0] if node is not None else None
+
+    def viewed(self, name: str) -> str:
+        """What `name` is another shape of."""
+        node = self.producers.get(name)
+        while node is not None and isinstance(op_of(node), View):
+            name = node.inputs[0]
+            node = self.producers.get(name)
+        return name
 
     def gate(self, name: str) -> tuple[str, int, int] | None:
         """(what it is cut from, first column, width) of a piece of the last axis."""
@@ -81,11 +90,24 @@ class _Matcher:
         if node.op == "Add":
             return all(self._collect(i, into) for i in node.inputs)
         if node.op != "Linear":
-            return False
+            return self._step_of_product(name, into)
         bias = node.attributes["B"]
         self._product(node.inputs[0], node.attributes["W"], bias is not None, into)
         if bias is not None:
             into.bias = into.bias + bias
+        return True
+
+    def _step_of_product(self, name: str, into: _Sum) -> bool:
+        """One time step cut from a product over the whole sequence: the value itself, times one."""
+        width, value = self.graph.specs[name].sizes[-1:], name
+        node = self.producers.get(value)
+        while node is not None and op_of(node).moves and [i for i in node.inputs if i not in self.graph.constants] == [node.inputs[0]]:
+            value = node.inputs[0]
+            node = self.producers.get(value)
+        cut = self.graph.specs[value].elements > self.graph.specs[name].elements
+        if node is None or node.op != "Linear" or not cut or self.graph.specs[value].sizes[-1:] != width:
+            return False
+        into.products.append((name, np.eye(width[0], dtype=np.float32), False))
         return True
 
     def _product(self, value: str, weights: Array, has_bias: bool, into: _Sum) -> None:
@@ -161,7 +183,7 @@ def _insert(
     nodes.append(Node(op, name, (inputs[0], "", "", "", "", *inputs[1:]), ("", *ends), attributes, version=at.version))
     for end, result in zip(ends, results, strict=True):
         view(end, result, graph.specs[result].sizes)
-    place = min(graph.nodes.index(n) for n in graph.nodes if set(n.outputs) & set(results))
+    place = next(index for index, n in enumerate(graph.nodes) if set(n.outputs) & set(results))
     graph.nodes = (
         [n for n in graph.nodes[:place] if not set(n.outputs) & set(results)]
         + nodes
@@ -302,3 +324,31 @@ def _gru_blend(match: _Matcher, name: str) -> Iterator[tuple[str, str, str]]:
                 one = match.graph.constants.get(node.inputs[0]) if node is not None else None
                 if node is not None and one is not None and np.all(one == 1) and node.inputs[1] == z:
                     yield z, before, n
+
+
+@rewrite
+def find_rnn_cells(graph: Graph) -> None:
+    """Ht = f(Xt W + Ht-1 R + b) where Ht-1 is made the same way, by the same R."""
+    match = _Matcher(graph)
+    sums = {}
+    for node in graph.nodes:
+        total = match.linear_sum(node.inputs[0]) if node.op in ("Tanh", "Relu") else None
+        if total is not None and len(total.products) == 2:
+            sums[node.outputs[0]] = (node, total)
+    repeated = set()
+    for node, total in sums.values():
+        for value, weights, _ in total.products:
+            before = match.viewed(value)
+            if before in sums and sums[before][0].op == node.op and weights.shape[0] == weights.shape[1]:
+                earlier = [R for _, R, _ in sums[before][1].products]
+                repeated |= {weights.tobytes() for R in earlier if np.array_equal(R, weights)}
+    for node, total in sums.values():
+        states = [p for p in total.products if p[1].tobytes() in repeated]
+        if len(states) != 1:
+            continue
+        (h, R, _), H = states[0], len(states[0][1])
+        x, W, _ = next(p for p in total.products if p is not states[0])
+        bias = np.broadcast_to(np.asarray(total.bias, np.float32), (H,))
+        B = np.concatenate([bias, np.zeros(H, np.float32)])[None]
+        attributes = {"W": W.T[None], "R": R.T[None], "B": B, "hidden_size": H, "activations": [node.op]}
+        _insert(graph, node, "RNN", x, [h], [node.outputs[0]], attributes, H)
