@@ -1,6 +1,7 @@
 """The operators, one file per family; importing this registers them all."""
 
 from tinyrnn.ops import (
+    batch_normalization,
     cast,
     elementwise,
     indexing,
@@ -10,10 +11,12 @@ from tinyrnn.ops import (
     recurrent,
     recurrent_match,
     reduction,
+    softmax,
     views,
 )
 
 __all__ = [
+    "batch_normalization",
     "cast",
     "elementwise",
     "indexing",
@@ -23,5 +26,6 @@ __all__ = [
     "recurrent",
     "recurrent_match",
     "reduction",
+    "softmax",
     "views",
 ]
