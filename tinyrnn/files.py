@@ -8,7 +8,6 @@ beside its place and moved there when it is complete.
 from __future__ import annotations
 
 import os
-import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from tinyrnn.audio import wav
 from tinyrnn.errors import LoadError, ShapeError, TinyRNNError
 from tinyrnn.frontends.archive import first_line, read_archive
 
@@ -27,10 +27,6 @@ Array = np.ndarray[Any, Any]
 KINDS = (".npy", ".npz", ".csv", ".wav")
 LARGEST_DATA = 1 << 31
 """bytes of arrays that one file may hold, unpacked"""
-PCM, FLOAT, EXTENSIBLE = 0x0001, 0x0003, 0xFFFE
-"""WAVE_FORMAT_… of a .wav file's fmt chunk"""
-WHOLE_FILE = (0, 0xFFFFFFFF)
-"""sizes of a data chunk written to a pipe: it goes to the end of the file"""
 
 
 def kind_of(path: Path) -> str:
@@ -146,54 +142,15 @@ def read_wav(path: Path) -> tuple[Array, int]:
 
     PCM of 8, 16, 24 and 32 bits and float of 32 and 64 bits (RIFF WAVE, also WAVE_FORMAT_EXTENSIBLE).
     """
-    size = _size(path)
-    data = path.read_bytes()
-    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        raise LoadError(f"{path}: not a .wav file: it starts with {data[:4]!r}, not b'RIFF'")
-    form, at = b"", 12
-    while at + 8 <= size:
-        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
-        at += 8
-        if name == b"fmt ":
-            form = data[at : at + length]
-        elif name == b"data":
-            if length in WHOLE_FILE:
-                length = size - at
-            if at + length > size:
-                raise LoadError(f"{path}: truncated: its samples take {length:,} bytes, {size - at:,} are there")
-            return _samples(path, form, data[at : at + length])
-        at += length + length % 2
-    raise LoadError(f"{path}: a .wav file without samples (no data chunk); it is truncated or damaged")
-
-
-def _samples(path: Path, form: bytes, data: bytes) -> tuple[Array, int]:
-    if len(form) < 16:
-        raise LoadError(f"{path}: a .wav file that does not say its format before its samples; it is damaged")
-    code, channels, rate, _, block, bits = struct.unpack("<HHIIHH", form[:16])
-    if code == EXTENSIBLE and len(form) >= 26:
-        code = int.from_bytes(form[24:26], "little")
-    if (code, bits) not in {(PCM, 8), (PCM, 16), (PCM, 24), (PCM, 32), (FLOAT, 32), (FLOAT, 64)}:
-        raise LoadError(
-            f"{path}: .wav of format {code:#06x} with {bits} bits; supported are PCM of 8, 16, 24 and 32 bits "
-            f"and float of 32 and 64. ffmpeg -i in.wav -c:a pcm_s16le out.wav converts it"
-        )
-    if channels == 0 or rate == 0 or block != channels * bits // 8 or len(data) % block:
-        raise LoadError(
-            f"{path}: a damaged .wav file: {channels} channels, {rate} Hz, blocks of {block} bytes for {bits} bits, "
-            f"{len(data):,} bytes of samples"
-        )
-    samples: Array
-    if code == FLOAT:
-        samples = np.frombuffer(data, f"<f{bits // 8}").astype(np.float32)
-    elif bits == 8:
-        samples = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
-    elif bits == 24:
-        wide = np.zeros((len(data) // 3, 4), np.uint8)
-        wide[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
-        samples = (wide.view("<i4")[:, 0] >> 8).astype(np.float32) / (1 << 23)
-    else:
-        samples = (np.frombuffer(data, f"<i{bits // 8}") / (1 << bits - 1)).astype(np.float32)
-    return (samples if channels == 1 else samples.reshape(-1, channels)), rate
+    _size(path)
+    with path.open("rb") as file:
+        form, length = wav.read_header(file, str(path))
+        data = file.read() if length is None else file.read(length)
+    if length is not None and len(data) < length:
+        raise LoadError(f"{path}: truncated: its samples take {length:,} bytes, {len(data):,} are there")
+    if len(data) % form.block:
+        raise LoadError(f"{path}: a damaged .wav file: {len(data):,} bytes of samples in blocks of {form.block}")
+    return wav.decode(data, form), form.rate
 
 
 def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
@@ -210,22 +167,23 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
         raise TinyRNNError(f"{path}: the folder {path.parent} cannot be written to")
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Array], rate: int | None = None) -> int:
+def write_arrays(path: Path, arrays: Mapping[str, Array], rate: int | None = None, bits: str = "16") -> int:
     """Write named arrays: several of them need .npz, the other kinds hold one. As `write_array` otherwise."""
     if kind_of(path) == ".npz":
         _replace(path, lambda file: _write_npz(file, arrays))
         return 0
     if len(arrays) == 1:
-        return write_array(path, next(iter(arrays.values())), rate)
+        return write_array(path, next(iter(arrays.values())), rate, bits)
     raise TinyRNNError(
         f"{path}: {len(arrays)} outputs ({', '.join(arrays)}) need an .npz file, or choose one with --outputs NAME"
     )
 
 
-def write_array(path: Path, array: Array, rate: int | None = None) -> int:
+def write_array(path: Path, array: Array, rate: int | None = None, bits: str = "16") -> int:
     """Write one array; .npz calls it y, .csv takes up to two axes, .wav [samples] or [samples, channels] and a rate in Hz.
 
-    .wav is PCM of 16 bits: what is beyond [-1, 1) is clipped, and the number of such samples comes back (0 for other kinds).
+    .wav is PCM of 16, 24 or 32 `bits`, where what is beyond [-1, 1) is clipped and the number of such samples comes back (0
+    for other kinds), or "float".
     Raises `ShapeError` where the kind cannot hold the array and `TinyRNNError` where the file cannot be written.
     """
     kind = kind_of(path)
@@ -237,9 +195,16 @@ def write_array(path: Path, array: Array, rate: int | None = None) -> int:
     if kind == ".csv":
         _write_csv(path, array)
         return 0
-    data, clipped = _wav(path, array, rate)
+    data, clipped = _wav(path, array, rate, bits)
     _replace(path, lambda file: file.write(data))
     return clipped
+
+
+def write_table(path: Path, columns: Mapping[str, Array]) -> None:
+    """Write columns of numbers, all of one length, under a line of their names, as .csv."""
+    table = np.stack([np.asarray(c, np.float64) for c in columns.values()], axis=1)
+    names = ",".join(name.replace(",", ";") for name in columns)
+    _replace(path, lambda file: np.savetxt(file, table, "%.9g", ",", header=names, comments="", encoding="utf-8"))
 
 
 def _write_npz(file: IO[bytes], arrays: Mapping[str, Array]) -> None:
@@ -259,21 +224,13 @@ def _write_csv(path: Path, array: Array) -> None:
     _replace(path, lambda file: np.savetxt(file, table, form, delimiter=","))
 
 
-def _wav(path: Path, array: Array, rate: int | None) -> tuple[bytes, int]:
+def _wav(path: Path, array: Array, rate: int | None, bits: str) -> tuple[bytes, int]:
     if rate is None:
         raise TinyRNNError(f"{path}: a .wav file needs a sample rate; give --rate HZ, or .wav input")
-    if array.dtype.kind != "f" or array.ndim not in (1, 2):
-        raise ShapeError(f"{path}: .wav holds float samples, not {array.dtype}{list(array.shape)}; write .npy")
-    if not np.isfinite(array).all():
-        raise ShapeError(f"{path}: .wav holds samples from -1 to 1, and some of these are NaN or infinite; write .npy")
-    channels = 1 if array.ndim == 1 else array.shape[1]
-    full = 1 << 15
-    scaled = np.rint(array.astype(np.float64) * full)
-    clipped = int(np.count_nonzero((scaled > full) | (scaled < -full)))
-    data = np.clip(scaled, -full, full - 1).astype("<i2").tobytes()
-    form = struct.pack("<HHIIHH", PCM, channels, rate, rate * 2 * channels, 2 * channels, 16)
-    chunks = b"fmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(data)) + data
-    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks, clipped
+    try:
+        return wav.to_wav(array, rate, bits)
+    except ShapeError as error:
+        raise ShapeError(f"{path}: {error}") from None
 
 
 def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:

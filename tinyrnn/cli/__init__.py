@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import click
 
 from tinyrnn import __version__
-from tinyrnn.cli.options import json_option, model_options, print_json, progress_bar
-from tinyrnn.errors import StreamError, TinyRNNError
+from tinyrnn.cli.options import FILE, json_option, model_options, print_json, progress_bar
+from tinyrnn.cli.run import run
+from tinyrnn.errors import TinyRNNError
 
-FILE = click.Path(path_type=Path)
 RANDOM_FRAMES = 256
 """that `check` makes where there is no data"""
 
@@ -68,74 +67,7 @@ def inspect(model: Path, how: dict[str, Any], graph: bool, plan: bool, source: b
         click.echo("\n\n".join(text.rstrip("\n") for text in shown.values()) or page(summary(loaded, model)))
 
 
-@main.command(short_help="Stream a file through a model.")
-@click.argument("model", type=FILE)
-@click.argument("data", metavar="IN", type=FILE)
-@click.option("-o", "--output", metavar="OUT", type=FILE, required=True, help="Where the outputs go: .npy, .npz, .csv or .wav.")
-@model_options
-@click.option(
-    "--whole",
-    is_flag=True,
-    help="One call over the whole of IN in the file's own shapes, as onnxruntime would; "
-    "for models that cannot stream. States that IN does not hold start at zero.",
-)
-@click.option(
-    "--rate", type=click.IntRange(1, 768_000), metavar="HZ", help="The sample rate of a .wav OUT; by default that of a .wav IN."
-)
-@json_option
-def run(model: Path, data: Path, output: Path, how: dict[str, Any], whole: bool, rate: int | None, as_json: bool) -> None:
-    """Stream IN through MODEL and write the outputs to OUT.
-
-    \b
-    IN and OUT may be
-      .npy   one array, time first
-      .npz   several arrays by name: inputs, and states to start from
-      .csv   one frame a line, a header line is skipped
-      .wav   samples, cut into frames; the last frame is filled up with zeros, which are cut
-             from a .wav OUT again
-
-    OUT is replaced if it exists, once it is complete.
-    """
-    from tinyrnn import files, load
-    from tinyrnn.cli import feed
-
-    files.check_output(output, [model, data])
-    loaded = load(model, **how)
-    given = feed.read_feed(loaded, data)
-    if loaded._layout.refuses_stream and not whole:
-        raise StreamError(
-            f"{loaded.name} cannot stream: {loaded._layout.refuses_stream}. Run it over the whole file with --whole"
-        )
-    start = perf_counter()
-    with progress_bar(f"running {loaded.name}") as progress:
-        results, frames = feed.run(loaded, given, whole, progress)
-    seconds = perf_counter() - start
-    results = feed.shape_outputs(loaded, given, results, files.kind_of(output), whole)
-    clipped = files.write_arrays(output, results, rate or given.rate)
-    for name in given.unused:
-        click.echo(f"{data}: array {name!r} is not used, {loaded.name} has no such input or state", err=True)
-    if clipped:
-        click.echo(f"{output}: {clipped:,} samples beyond -1 to 1 were clipped", err=True)
-    each = seconds * 1e6 / max(frames, 1)
-    if as_json:
-        arrays = {n: {"dtype": str(a.dtype), "shape": list(a.shape)} for n, a in results.items()}
-        print_json(
-            {
-                "model": loaded.name,
-                "frames": frames,
-                "seconds": seconds,
-                "microseconds_per_frame": each,
-                "output": str(output),
-                "arrays": arrays,
-                "clipped": clipped,
-            }
-        )
-    else:
-        written = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in results.items())
-        click.echo(
-            f"{frames:,} frame{'s'[: frames != 1]} in {seconds:.3g} s, {each:{',.0f' if each >= 100 else '.3g'}} µs each; "
-            f"{output}: {written}"
-        )
+main.add_command(run)
 
 
 def _chunks(ctx: click.Context, option: click.Parameter, text: str) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.arrays import Port
+from tinyrnn.audio import frames_of, takes_of
 from tinyrnn.check.samples import from_file, given_sample
 from tinyrnn.errors import LoadError, ShapeError
 from tinyrnn.files import kind_of, read_arrays, read_wav
@@ -52,7 +53,7 @@ def read_feed(model: Model, path: Path) -> Feed:
         )
     port = model.inputs[0]
     if kind == ".wav":
-        return _wav(path, port)
+        return _wav(path, model, port)
     array = read_arrays(path)[""]
     return Feed({port.name: _rows(path, port, array) if kind == ".csv" else array})
 
@@ -93,8 +94,8 @@ def _rows(path: Path, port: Port, table: Array) -> Array:
     return table.reshape(len(table), *port.shape) if port.per_frame else table.reshape(port.shape)
 
 
-def _wav(path: Path, port: Port) -> Feed:
-    """Frames of n samples, or of n samples of each channel; the last one is filled up with zeros."""
+def _wav(path: Path, model: Model, port: Port) -> Feed:
+    """Frames of n samples, or of n samples of each channel, or the spectra of blocks; the last one is filled up with zeros."""
     samples, rate = read_wav(path)
     channels = 1 if samples.ndim == 1 else samples.shape[1]
     if not port.per_frame or port.dtype.kind != "f" or (channels > 1 and port.shape[-1:] != (channels,)):
@@ -102,6 +103,8 @@ def _wav(path: Path, port: Port) -> Feed:
             f"{path}: {channels} channel{'s' if channels > 1 else ''} of samples do not make input {port}. "
             f"Convert them, to .npy for instance"
         )
+    if takes_of(model) != "samples":
+        return Feed({port.name: frames_of(model, samples, channels)}, rate=rate)
     frame = port.size // channels
     count = -(-len(samples) // frame)
     padded = np.zeros((count * frame, *samples.shape[1:]), np.float32)

@@ -15,6 +15,7 @@ import click
 if TYPE_CHECKING:
     from tinyrnn.runtime import Progress
 
+FILE = click.Path(path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -103,6 +104,61 @@ def model_options(command: Command) -> Command:
         return command(*args, how=how, **rest)
 
     return with_how  # type: ignore[return-value]
+
+
+def sound_options(command: Command) -> Command:
+    """The options that say how sound becomes frames; the command gets those that were given as `sound`."""
+    options: list[Any] = [
+        click.option(
+            "--model2", metavar="MODEL2", type=FILE, help="A second model, for the blocks of samples after MODEL's mask."
+        ),
+        click.option(
+            "--takes",
+            metavar="samples|magnitude|complex",
+            help="What a frame of MODEL holds: samples, or the spectrum of a block. By default judged by its shape: an odd "
+            "number of values, as 257, is a spectrum.",
+        ),
+        click.option(
+            "--gives",
+            metavar="mask|spectrum",
+            help="What a MODEL of spectra gives.  [default: spectrum where complex ones go in and come out, else mask]",
+        ),
+        click.option(
+            "--hop",
+            type=click.IntRange(1),
+            metavar="N",
+            help="New samples of each frame.  "
+            "[default: all; a quarter of a block for magnitudes, half of it for complex spectra]",
+        ),
+        click.option(
+            "--context",
+            type=click.IntRange(0),
+            metavar="N",
+            help="Samples of each frame that are the last ones of the frame before: --hop by another name.",
+        ),
+        click.option(
+            "--window",
+            metavar="NAME",
+            help="none, hann, sqrt-hann, hamming or blackman, on each block before and after.  "
+            "[default: none; sqrt-hann for complex spectra]",
+        ),
+        click.option(
+            "--normalize/--no-normalize",
+            default=None,
+            help="Divide where blocks overlap by the sum of their squared windows.  [default: without MODEL2]",
+        ),
+        click.option("--channel", metavar="N|mean", help="Of sound with several channels: one of them, from 1, or their mean."),
+    ]
+
+    @functools.wraps(command)
+    def with_sound(*args: Any, **given: Any) -> Any:
+        names = ("model2", "takes", "gives", "hop", "context", "window", "normalize", "channel")
+        sound = {name: given.pop(name) for name in names}
+        return command(*args, sound={n: v for n, v in sound.items() if v is not None}, **given)
+
+    for option in reversed(options):
+        with_sound = option(with_sound)
+    return with_sound  # type: ignore[return-value]
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")

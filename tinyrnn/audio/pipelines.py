@@ -1,0 +1,283 @@
+"""Models on sound that comes in pieces of any size: sound to sound, and sound to figures.
+
+All of them stream (`push`, `finish`, `reset`) and run over whole recordings (`run`), with the same bits in whatever
+pieces the samples come. A model's state is carried from push to push; `reset` and `finish` start anew.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.audio.frames import Array, OverlapAdd, blocks
+from tinyrnn.audio.front import Form, Front, magnitude, sound_input, sound_output
+from tinyrnn.errors import ShapeError
+from tinyrnn.runtime import Model, Progress
+
+GIVES = ("mask", "spectrum")
+PIECE = 1 << 15
+"""samples of a recording that go through at once"""
+
+
+class Pipeline(ABC):
+    """What all pipelines have in common."""
+
+    front: Front
+
+    @property
+    def block(self) -> int:
+        """Samples of one frame."""
+        return self.front.block
+
+    @property
+    def hop(self) -> int:
+        """New samples of one frame."""
+        return self.front.hop
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Back to the start: no samples, initial states."""
+
+    @abstractmethod
+    def push(self, samples: Any) -> Any:
+        """What these samples complete. Raises `ShapeError`."""
+
+    @abstractmethod
+    def finish(self) -> Any:
+        """What is left when no more samples come; then anew from the start."""
+
+    @abstractmethod
+    def join(self, parts: list[Any]) -> Any:
+        """One result of what `push` and `finish` gave, one after the other."""
+
+    def run(self, samples: Any, progress: Progress | None = None) -> Any:
+        """A whole recording, from the start. `progress(done, total)` counts samples."""
+        self.reset()
+        given, parts = np.asarray(samples), []
+        for start in range(0, len(given) if given.ndim else 1, PIECE):
+            parts.append(self.push(given[start : start + PIECE]))
+            if progress is not None:
+                progress(min(start + PIECE, len(given)), len(given))
+        return self.join([*parts, self.finish()])
+
+    def __str__(self) -> str:
+        return str(self.front)
+
+
+class Listener(Pipeline):
+    """Samples [n] → figures: every output of a model over frames of sound, by name, [T, *frame].
+
+    `takes` says what a frame holds (`TAKES`; by default what `takes_of` finds), `block` its samples, `hop` how many of
+    them are new: a model that takes 64 samples of the frame before and 512 new ones has a block of 576 and a hop of 512.
+    By default a hop is the whole block of samples, a quarter of it for magnitudes and half of it for complex spectra;
+    `window` is a name of `WINDOWS` or an array, by default "none", "sqrt-hann" for complex spectra. With `channels`
+    the samples are [n, channels]. What belongs to a call (`per_frame` False) comes once, and covers all since the start.
+    Raises `ShapeError` where the model takes no sound, or frames of other sizes.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        takes: str | None = None,
+        block: int | None = None,
+        hop: int | None = None,
+        window: str | Array | None = None,
+        channels: int = 1,
+    ) -> None:
+        self.model, self.front = model, Front(model, takes, block, hop, window, channels)
+        self.stream = model.stream()
+
+    def reset(self) -> None:
+        self.front.reset()
+        self.stream.reset()
+
+    def push(self, samples: Any) -> dict[str, Array]:
+        return self._figures(self.front.push(samples))
+
+    def finish(self) -> dict[str, Array]:
+        figures = self._figures(self.front.finish())
+        self.reset()
+        return figures
+
+    def _figures(self, frames: Array) -> dict[str, Array]:
+        ports = self.model.outputs
+        if len(frames) == 0:
+            return {p.name: np.empty((0, *p.shape), p.dtype) for p in ports if p.per_frame}
+        answer = self.stream.run(frames)
+        return dict(zip([p.name for p in ports], [answer] if len(ports) == 1 else answer, strict=True))
+
+    def join(self, parts: list[Any]) -> dict[str, Array]:
+        found: dict[str, Array] = {}
+        for port in self.model.outputs:
+            given = [part[port.name] for part in parts if port.name in part]
+            if not given:
+                raise ShapeError(f"{self.model.name}: no samples, and so no value for output {port.name!r}")
+            found[port.name] = np.concatenate(given) if port.per_frame else given[-1]
+        return found
+
+
+class SoundPipeline(Pipeline):
+    """Samples to samples: what comes out is cut to the length of what went in, sample for sample."""
+
+    def _lay_out(self, size: int, add: bool, window: str | Array | None, normalize: bool) -> None:
+        """Of frames of `size` samples: added where they overlap, or joined."""
+        hop = self.front.hop
+        self._adder = OverlapAdd(size, hop, window, normalize) if add else None
+        self._lead = size - hop if add else 0
+        self._late = (-(-size // hop) - 1) * hop if add else 0
+        self.made = hop if add else size
+        """samples that come out for `hop` samples that go in"""
+        self._restart()
+
+    def _restart(self) -> None:
+        self.front.reset()
+        if self._adder is not None:
+            self._adder.reset()
+        self._taken, self._sent, self._skip = 0, 0, self._lead
+
+    @abstractmethod
+    def _frames(self, samples: Any) -> Array:
+        """Frames of sound, [T, size] or [T, size, channels]."""
+
+    def push(self, samples: Any) -> Array:
+        """The samples that are complete, each once: sample k needs those up to k + block - 1."""
+        frames = self._frames(samples)
+        self._taken += len(samples)
+        made = frames.reshape(-1, *frames.shape[2:]) if self._adder is None else self._adder.push(frames)
+        skipped = min(self._skip, len(made))
+        self._skip -= skipped
+        self._sent += len(made) - skipped
+        return made[skipped:]
+
+    def finish(self) -> Array:
+        total, sent = -(-self._taken * self.made // self.hop), self._sent
+        missing = -self._taken % self.hop + (self._late if self._taken else 0)
+        rest = self.push(np.zeros((missing, *self.front.framer.shape), np.float32))[: total - sent]
+        self.reset()
+        return rest
+
+    def join(self, parts: list[Any]) -> Array:
+        return np.concatenate(parts)
+
+
+class SampleFilter(SoundPipeline):
+    """Samples [n] → samples, through a model that takes frames of samples and gives frames of samples.
+
+    Frames of N samples come every `hop` (by default N). Where they overlap and the model gives N samples, these are
+    added under `window` (a name of `WINDOWS` or an array, by default "none"; the model's frames get it too), divided by
+    the sum of its squares unless `normalize` is False; where it gives another number, these are the samples of the
+    hop, joined. With `channels` the samples are [n, channels]. Raises `ShapeError` where the model takes or gives no sound.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        hop: int | None = None,
+        window: str | Array | None = None,
+        normalize: bool = True,
+        channels: int = 1,
+    ) -> None:
+        self.model = model
+        self.front = Front(model, "samples", None, hop, window, channels)
+        port = sound_output(model)
+        several = channels > 1 and port.shape[-1:] == (channels,)
+        self._shape = (port.size // channels, channels) if several else (port.size,)
+        add = self._shape == (self.block,) and self.hop < self.block
+        self._lay_out(self._shape[0], add, window, normalize)
+        self.stream = model.stream()
+
+    def reset(self) -> None:
+        self._restart()
+        self.stream.reset()
+
+    def _frames(self, samples: Any) -> Array:
+        frames = self.front.push(samples)
+        if len(frames) == 0:
+            return np.empty((0, *self._shape), np.float32)
+        return np.asarray(self.stream.run(frames), np.float32).reshape(-1, *self._shape)
+
+
+class SpectralMask(SoundPipeline):
+    """Samples [n] → samples, through a model that works on short-time spectra, and one on the blocks that come of it.
+
+    Each block of samples is transformed; `model` gets its magnitudes, or real and imaginary parts (`takes`, by default
+    what `takes_of` finds), and gives a mask to multiply the spectrum with (real or complex, by its shape) or the new
+    spectrum itself (magnitudes get the phase of the old one): `gives`, by default "spectrum" where complex spectra go in
+    and come out, else "mask". The block goes back to samples, through `model2` if there is one (frames of a block of
+    samples in and out), and blocks are added where they overlap.
+
+    `block` follows from the model's shape; `hop` is by default a quarter of it for magnitudes and half of it for complex
+    spectra; `window`, applied before the transform and after its inverse, is a name of `WINDOWS` or an array, by default
+    "none" for magnitudes and "sqrt-hann" for complex spectra. Sums are divided by those of the squared window with
+    `normalize`, by default where there is no `model2` (with one, its outputs are taken to be what is added).
+
+    DTLN (Westhausen and Meyer, 2020) is `SpectralMask(model1, model2)`, GTCRN (Rong et al., 2024) `SpectralMask(model)`.
+
+    Raises `ShapeError` where the models do not take or give these shapes.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        model2: Model | None = None,
+        *,
+        takes: str | None = None,
+        gives: str | None = None,
+        block: int | None = None,
+        hop: int | None = None,
+        window: str | Array | None = None,
+        normalize: bool | None = None,
+    ) -> None:
+        self.model, self.model2 = model, model2
+        self.front = Front(model, takes, block, hop, window)
+        if self.front.form is None:
+            raise ShapeError(
+                f"{model.name}: input {self.front.port} takes samples; spectra have an odd number of bins, N // 2 + 1"
+            )
+        self._out = Form(model, sound_output(model), self.block // 2 + 1)
+        self.gives = gives or ("spectrum" if self._out.complex and self.front.form.complex else "mask")
+        if self.gives not in GIVES:
+            raise ShapeError(f"gives is one of {', '.join(GIVES)}, not {gives!r}")
+        if model2 is not None:
+            for port in (sound_input(model2), sound_output(model2)):
+                if port.size != self.block:
+                    raise ShapeError(f"{model2.name}: {port} is no block of {self.block} samples, as {model.name} needs")
+        self.streams = [m.stream() for m in (model, model2) if m is not None]
+        self._lay_out(self.block, True, self.front.window, model2 is None if normalize is None else normalize)
+
+    def reset(self) -> None:
+        self._restart()
+        for stream in self.streams:
+            stream.reset()
+
+    def _frames(self, samples: Any) -> Array:
+        frames = self.front.push(samples)
+        if len(frames) == 0:
+            return np.empty((0, self.block), np.float32)
+        made = blocks(self._changed(self.front.spectrum, self.streams[0].run(frames)), self.block)
+        if self.model2 is None:
+            return made
+        port = self.model2.inputs[0]
+        second = made.astype(np.float32).reshape(len(made), *port.shape)
+        return np.asarray(self.streams[1].run(second)).reshape(len(made), self.block)
+
+    def _changed(self, spectrum: Array, answer: Array) -> Array:
+        """The new spectra, by operations on real numbers that round alike wherever a value stands."""
+        old, new = spectrum, np.empty_like(spectrum)
+        if self._out.complex:
+            real, imag = self._out.parts(answer)
+            if self.gives == "mask":
+                real, imag = real * old.real - imag * old.imag, real * old.imag + imag * old.real
+        else:
+            factor = answer.reshape(spectrum.shape).astype(np.float64)
+            if self.gives == "spectrum":
+                size = magnitude(old)
+                old = np.where(size > 0, old, 1)
+                factor = factor / np.where(size > 0, size, 1)
+            real, imag = factor * old.real, factor * old.imag
+        new.real, new.imag = real, imag
+        return new
