@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinyrnn.compiler import load, save
-    from tinyrnn.errors import LoadError, ShapeError, StreamError, TargetError, TinyRNNError, UnsupportedError
+    from tinyrnn.errors import DecodeError, LoadError, ShapeError, StreamError, TargetError, TinyRNNError, UnsupportedError
     from tinyrnn.runtime import Model, Stream
 
 __version__ = "0.1.0"
@@ -22,10 +22,13 @@ _HOMES = {
     "save": "compiler",
     "Model": "runtime",
     "Stream": "runtime",
-    **dict.fromkeys(("LoadError", "ShapeError", "StreamError", "TargetError", "TinyRNNError", "UnsupportedError"), "errors"),
+    **dict.fromkeys(
+        ("DecodeError", "LoadError", "ShapeError", "StreamError", "TargetError", "TinyRNNError", "UnsupportedError"), "errors"
+    ),
 }
 
 __all__ = [
+    "DecodeError",
     "LoadError",
     "Model",
     "ShapeError",
@@ -42,6 +45,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"tinyrnn.{_HOMES[name]}"), name)
+    if name == "decode":
+        return import_module("tinyrnn.decode")
     raise AttributeError(f"module 'tinyrnn' has no attribute {name!r}")
 
 

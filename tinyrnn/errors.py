@@ -21,5 +21,9 @@ class StreamError(TinyRNNError):
     """A model cannot stream, or a stream is used in a way it cannot serve."""
 
 
+class DecodeError(TinyRNNError, ValueError):
+    """A generation that a model cannot serve, or scores that are no numbers; the stream is as it was before."""
+
+
 class TargetError(TinyRNNError):
     """Code for a machine cannot be made, stored or loaded."""

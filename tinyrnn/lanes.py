@@ -116,6 +116,11 @@ def invoke(function: int, argument: int) -> int:
     _outside()
 
 
+def invoke2(function: int, first: int, second: int) -> int:
+    """Call the C function of two int64 at an address; only host entries use it."""
+    _outside()
+
+
 def lanes() -> int:
     """LANES, a constant of the target."""
     _outside()

@@ -156,9 +156,10 @@ def _install_pointers() -> None:
         return cx.get_dummy_value()
 
     def invoke(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return b.call(b.inttoptr(args[0], ir.FunctionType(I64, [I64]).as_pointer()), [args[1]])
+        return b.call(b.inttoptr(args[0], ir.FunctionType(I64, [I64] * len(args[1:])).as_pointer()), args[1:])
 
-    _define(words.invoke, types.int64, [types.Integer, types.Integer], invoke)
+    _define(words.invoke, types.int64, [types.Integer] * 2, invoke)
+    _define(words.invoke2, types.int64, [types.Integer] * 3, invoke)
     _define(words.at, lambda p, i: p, [PointerType, types.Integer], at)
     _define(words.get, lambda p, i: p.element, [PointerType, types.Integer], get)
     _define(words.put, types.void, [PointerType, types.Integer, types.Any], put)

@@ -1,0 +1,91 @@
+"""Generation: an output of a model fed back as its next input, natively, without Python or allocation in the loop.
+
+    decoder = tinyrnn.load("decoder.onnx")
+    stream = decoder.stream()
+    hand_over(stream, {"h": h, "c": c})                        # an encoder's result
+    generate(stream, 0, 50, stop=1).tokens                     # the likeliest token each time
+    generate(stream, 0, 50, method="sample", temperature=0.8, top_k=20, seed=7)
+    beam(stream, 0, 50, width=4, stop=1)[0].tokens
+
+A token is an index into V scores, which are an output of the model: logits, log-probabilities or probabilities.
+It goes back as itself into an integer input of one element, as a one into a float input of V zeros, or as its row
+of a `table` [V, E] into a float input of E elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tinyrnn.arrays import frame_input
+from tinyrnn.decode.decoder import Decoder, Generation, Hypothesis, Tokens
+from tinyrnn.errors import DecodeError
+from tinyrnn.runtime import Model, Stream
+
+__all__ = ["Decoder", "Generation", "Hypothesis", "beam", "generate", "hand_over", "tokens"]
+
+
+def hand_over(stream: Stream, states: Mapping[str, Any]) -> None:
+    """Start a stream anew, with these values for states by name, such as an encoder's results for a decoder.
+
+    Leading axes of length 1 are accepted; states that are not given take their initial values. Raises `ShapeError`
+    or `DecodeError`, with the state unchanged.
+    """
+    model = stream.model
+    views = stream.states
+    unknown = [name for name in states if name not in views]
+    if unknown:
+        raise DecodeError(f"{model.name}: no state {', '.join(map(repr, unknown))}; there are {', '.join(views) or 'none'}")
+    ports = {p.name: p for p in model.states}
+    arrays = {name: frame_input(model.name, ports[name], value, False)[0] for name, value in states.items()}
+    stream.reset()
+    for name, array in arrays.items():
+        views[name][...] = array
+
+
+def generate(
+    stream: Stream | Model,
+    start: Tokens,
+    steps: int,
+    *,
+    output: str | None = None,
+    feed: str | None = None,
+    table: Any = None,
+    scores: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> Generation:
+    """`Decoder.generate`, which takes `how`, of a `Decoder` made for this call."""
+    return Decoder(stream, output=output, feed=feed, table=table, scores=scores, inputs=inputs).generate(start, steps, **how)
+
+
+def tokens(
+    stream: Stream | Model,
+    start: Tokens,
+    steps: int,
+    *,
+    output: str | None = None,
+    feed: str | None = None,
+    table: Any = None,
+    scores: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> Iterator[int]:
+    """`Decoder.tokens`, which takes `how`, of a `Decoder` made for this call."""
+    return Decoder(stream, output=output, feed=feed, table=table, scores=scores, inputs=inputs).tokens(start, steps, **how)
+
+
+def beam(
+    stream: Stream | Model,
+    start: Tokens,
+    steps: int,
+    *,
+    output: str | None = None,
+    feed: str | None = None,
+    table: Any = None,
+    scores: str | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    **how: Any,
+) -> list[Hypothesis]:
+    """`Decoder.beam`, which takes `how`, of a `Decoder` made for this call."""
+    return Decoder(stream, output=output, feed=feed, table=table, scores=scores, inputs=inputs).beam(start, steps, **how)

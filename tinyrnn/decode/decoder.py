@@ -1,0 +1,343 @@
+"""A stream whose output goes back into an input: prepared once, checked, run natively."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from math import isfinite
+from operator import index
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyrnn.arrays import Array, describe, frame_input
+from tinyrnn.decode import kernels as k
+from tinyrnn.decode.ports import find_feedback
+from tinyrnn.errors import DecodeError
+from tinyrnn.runtime import Model, Progress, Stream, aligned
+
+PIECE = 4096
+"""tokens of one native call, after which progress is told and an interrupt is heard"""
+Tokens = int | Sequence[int] | Array
+KINDS = {None: k.UNKNOWN, "logits": k.LOGITS, "probabilities": k.PROBABILITIES}
+
+
+class Generation(NamedTuple):
+    """What `generate` found."""
+
+    tokens: Array
+    """int64 [n], n <= steps; a stop token is the last"""
+    log_probabilities: Array
+    """float32 [n]: of each token under the model's own distribution, before temperature, top_k and top_p"""
+    stopped: bool
+    """whether a stop token ended it"""
+
+
+class Hypothesis(NamedTuple):
+    """One sequence that `beam` found."""
+
+    tokens: Array
+    """int64 [n], n <= steps; a stop token is the last"""
+    score: float
+    """log_probability / ((5 + n) / 6) ** length_penalty"""
+    log_probability: float
+    """of all tokens together, summed in float64"""
+    stopped: bool
+
+
+class Decoder:
+    """A stream whose output goes back into an input. For one thread at a time, as the stream is.
+
+    stream: a `Stream`, whose state a generation continues from; a `Model` stands for a new stream of it
+    output: the name of the scores, float32 of V elements
+    feed:   the name of the input that takes the token
+    table:  float32 [V or more, E]: token t goes into a float input of E elements as row t
+    scores: "logits" (log-probabilities too: what log-softmax makes of them is what they were), or "probabilities".
+            None: probabilities if the first scores of a generation are all at least 0 and sum to 1 within 0.001
+    inputs: values of all other inputs, by name, constant during a generation
+
+    `output` and `feed` may be left out where only one choice is possible. Raises `DecodeError` where there is none
+    or several, `ShapeError` for inputs, `StreamError` for a model that cannot stream.
+    """
+
+    def __init__(
+        self,
+        stream: Stream | Model,
+        *,
+        output: str | None = None,
+        feed: str | None = None,
+        table: Any = None,
+        scores: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.stream = stream.stream() if isinstance(stream, Model) else stream
+        self.model = model = self.stream.model
+        self.name = model.name
+        if scores not in KINDS:
+            raise DecodeError(f"{self.name}: scores={scores!r}; it is 'logits', 'probabilities', or None to tell by their values")
+        self._table = None if table is None else _table(self.name, table)
+        found = find_feedback(model, output, feed, self._table, inputs or {})
+        self.output, self.feed, self.vocabulary = found.output, found.feed, found.output.size
+        self._limit = found.limit
+        self._inputs = [
+            np.zeros(p.shape, p.dtype) if p is self.feed else frame_input(self.name, p, inputs[p.name], False)[0].copy()  # type: ignore[index]
+            for p in model.inputs
+        ]
+        self._outputs = [np.zeros(p.shape, p.dtype) for p in model.outputs]
+        self._fed = self._inputs[model.inputs.index(self.feed)]
+        self._addresses = np.array([a.ctypes.data for a in (*self._inputs, *self._outputs)], np.int64)
+        self._weights = aligned(self.vocabulary + 1, np.float32)
+        self._order = np.empty(self.vocabulary, np.int64)
+        job = self._job = np.zeros(k.WORDS, np.int64)
+        job[k.FUNCTION] = ctypes.cast(model._code.run, ctypes.c_void_p).value or 0
+        job[k.CONTEXT] = self.stream._context.pointer
+        job[k.SCORES] = self._outputs[model.outputs.index(self.output)].ctypes.data
+        job[k.FEED], job[k.FORM], job[k.SIZE] = self._fed.ctypes.data, found.form, self.feed.size
+        job[k.TABLE] = 0 if self._table is None else self._table.ctypes.data
+        job[k.VOCABULARY], job[k.KIND] = self.vocabulary, KINDS[scores]
+        job[k.WEIGHTS], job[k.ORDER] = self._weights.ctypes.data, self._order.ctypes.data
+
+    def generate(
+        self,
+        start: Tokens,
+        steps: int,
+        *,
+        method: str = "greedy",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Tokens = (),
+        out: Array | None = None,
+        progress: Progress | None = None,
+    ) -> Generation:
+        """At most `steps` tokens that follow `start`, a token or the tokens [n] of a prompt, n >= 1.
+
+        method:      "greedy": the token of the largest score, the lowest of several; "sample": one drawn from
+                     softmax(log-probabilities / temperature), cut to the `top_k` likeliest (0: all), then to the fewest
+                     of these that hold `top_p` of their probability; the lower token first where two are as likely
+        temperature: 0 is "greedy"
+        seed:        of what is drawn, 0 to 2**64 - 1; the same one gives the same tokens on every machine with fma
+        stop:        a token or tokens that end the generation
+        out:         int64 [steps or more], C-contiguous, to hold the tokens
+        progress:    called with tokens done and `steps`, between pieces of the run
+
+        The state goes on: the stream has then been fed everything but the last token. Raises `DecodeError`, with the
+        state unchanged.
+        """
+        job, ends = self._asked(start, steps, method, temperature, top_k, top_p, seed, stop)
+        made = self._room(out, steps)
+        likelihoods = np.empty(steps, np.float32)
+        before = self.stream.state.copy()
+        done, stopped = 0, False
+        try:
+            while done < steps and not stopped:
+                count = min(PIECE, steps - done)
+                job[k.TOKENS], job[k.LIKELIHOODS] = made.ctypes.data + 8 * done, likelihoods.ctypes.data + 4 * done
+                self._run(job, count)
+                done += int(job[k.MADE])
+                stopped = bool(ends[made[done - 1]])
+                if progress is not None:
+                    progress(done, steps)
+        except BaseException:
+            self.stream.state[...] = before
+            raise
+        return Generation(made[:done], likelihoods[:done], stopped)
+
+    def tokens(
+        self,
+        start: Tokens,
+        steps: int,
+        *,
+        method: str = "greedy",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Tokens = (),
+        burst: int = 16,
+    ) -> Iterator[int]:
+        """The tokens of `generate` as they come, in native bursts of at most `burst`.
+
+        The stream may be used for nothing else until the last one is taken. It is ahead of the tokens taken by what
+        is left of a burst. Raises `DecodeError`, with the state that it had before the burst.
+        """
+        job, ends = self._asked(start, steps, method, temperature, top_k, top_p, seed, stop)
+        burst = _whole(self.name, "burst", burst, 1)
+        room = np.empty((2, burst), np.int64)
+        job[k.TOKENS], job[k.LIKELIHOODS] = room[0].ctypes.data, room[1].ctypes.data
+
+        def bursts() -> Iterator[int]:
+            done, last = 0, -1
+            while done < steps and (last < 0 or not ends[last]):
+                before = self.stream.state.copy()
+                try:
+                    self._run(job, min(burst, steps - done))
+                except BaseException:
+                    self.stream.state[...] = before
+                    raise
+                found = room[0, : int(job[k.MADE])].tolist()
+                done, last = done + len(found), found[-1]
+                yield from found
+
+        return bursts()
+
+    def beam(
+        self,
+        start: Tokens,
+        steps: int,
+        *,
+        width: int = 4,
+        length_penalty: float = 0.0,
+        stop: Tokens = (),
+        n_best: int = 1,
+    ) -> list[Hypothesis]:
+        """The best `n_best` sequences of at most `steps` tokens found with `width` hypotheses at a time, best first.
+
+        The best `width` continuations that do not end go on at each step; those that end and come before them are
+        kept, the best `width` of all. Sequences are compared by score, log-probability / ((5 + n) / 6) ** length_penalty
+        for n tokens (Wu et al., Google's neural machine translation system, 2016); 0 compares log-probabilities, above 0
+        longer ones are favoured. Of equal ones the hypothesis that came first, then the lower token is better. The
+        search ends early where what goes on cannot come among the best any more: with what it would find, not sooner.
+
+        The stream's state, from which the search starts, stays as it is. Raises `DecodeError`.
+        """
+        width = _whole(self.name, "width", width, 1)
+        n_best = _whole(self.name, "n_best", n_best, 1)
+        if n_best > width:
+            raise DecodeError(f"{self.name}: n_best={n_best} of width={width} hypotheses; it is at most the width")
+        if not isfinite(length_penalty):
+            raise DecodeError(f"{self.name}: length_penalty={length_penalty}; it is a finite number")
+        job, ends = self._asked(start, steps, "greedy", 1.0, 0, 1.0, 0, stop)
+        context = self.stream._context
+        candidates = width * (1 + int(np.count_nonzero(ends)))
+        stride = -(-max(context.state.size, 1) // 16) * 64
+        states = aligned(2 * width * stride)
+        states[: context.state.nbytes] = context.state.view(np.uint8)
+        ended, made = np.zeros((width, 5), np.int64), np.empty((width, steps), np.int64)
+        memory = {
+            k.STATES: states,
+            k.PENALTIES: ((5 + np.arange(steps + 1)) / 6) ** float(length_penalty),
+            k.TOTALS: np.empty((2, width)),
+            k.NEXT: np.empty((2, width), np.int64),
+            k.POOL: np.empty((candidates, 3), np.int64),
+            k.PARENTS: np.empty((steps, width), np.int64),
+            k.CHOSEN: np.empty((steps, width), np.int64),
+            k.ENDED: ended,
+            k.TOKENS: made,
+        }
+        for word, array in memory.items():
+            job[word] = array.ctypes.data
+        job[k.WIDTH], job[k.CANDIDATES], job[k.STRIDE], job[k.STATE_WORDS] = width, candidates, stride, context.state.size
+        context.addresses[1] = states.ctypes.data
+        try:
+            self._run(job, steps)
+        finally:
+            context.addresses[1] = context.state.ctypes.data
+        scores = ended.view(np.float64)
+        return [
+            Hypothesis(made[i, : ended[i, 2]].copy(), float(scores[i, 0]), float(scores[i, 1]), bool(ended[i, 4] >= 0))
+            for i in range(min(n_best, int(job[k.MADE])))
+        ]
+
+    def _asked(
+        self, start: Tokens, steps: int, method: str, temperature: float, top_k: int, top_p: float, seed: int, stop: Tokens
+    ) -> tuple[Array, Array]:
+        """A job for what is asked, all of it checked, the prompt behind it; and which tokens end it, which it points to."""
+        name = self.name
+        _whole(name, "steps", steps, 1)
+        if method not in ("greedy", "sample"):
+            raise DecodeError(f"{name}: method={method!r}; it is 'greedy' or 'sample'")
+        if method == "greedy" and (temperature not in (0.0, 1.0) or top_k != 0 or top_p != 1.0):
+            raise DecodeError(f"{name}: temperature, top_k and top_p have no meaning with method='greedy'; write method='sample'")
+        if not (temperature >= 0 and isfinite(temperature)):
+            raise DecodeError(f"{name}: temperature={temperature}; it is a number from 0 (always the likeliest token) upwards")
+        if not 0 < top_p <= 1:
+            raise DecodeError(f"{name}: top_p={top_p}; it is a share of the probability, above 0 and at most 1")
+        if not 0 <= _whole(name, "seed", seed, 0) < 1 << 64:
+            raise DecodeError(f"{name}: seed={seed}; it is a whole number from 0 to 2**64 - 1")
+        prompt = _tokens(name, "start", start, self._limit, f"input {self.feed.name!r}")
+        if not prompt.size:
+            raise DecodeError(f"{name}: start is empty; it is the token, or the tokens of a prompt, that the model reads first")
+        job = np.concatenate([self._job, prompt])
+        job[k.SAMPLING] = method == "sample" and temperature > 0
+        job[k.TOP_K] = min(_whole(name, "top_k", top_k, 0), self.vocabulary)
+        job[k.SEED] = seed - (1 << 64) if seed >> 63 else seed
+        floats = job.view(np.float64)
+        floats[k.SHARPNESS] = min(max(1 / temperature, 1e-30), 1e38) if temperature > 0 else 1.0
+        floats[k.TOP_P] = top_p
+        ends = np.zeros(self.vocabulary, np.uint8)
+        ends[_tokens(name, "stop", stop, self.vocabulary, f"output {self.output.name!r}")] = 1
+        job[k.PROMPT], job[k.PROMPTED], job[k.STOP] = job.ctypes.data + 8 * k.WORDS, prompt.size, ends.ctypes.data
+        return job, ends
+
+    def _room(self, out: Array | None, steps: int) -> Array:
+        if out is None:
+            return np.empty(steps, np.int64)
+        if type(out) is not np.ndarray or out.dtype != np.int64 or out.ndim != 1 or not out.flags.carray or len(out) < steps:
+            raise DecodeError(
+                f"{self.name}: out must be a writeable C-contiguous int64 array of {steps} or more, not {describe(out)}"
+            )
+        return out
+
+    def _run(self, job: Array, steps: int) -> None:
+        context, layout = self.stream._context, self.model._layout
+        context.addresses[layout.header : layout.header + len(self._addresses)] = self._addresses
+        self._fed[...] = 0
+        job[k.HOT] = 0
+        status = _native().run(job.ctypes.data, steps)
+        if status == k.DONE:
+            return
+        what = f"{self.name}: output {self.output.name!r}"
+        if status == k.NO_NUMBER:
+            raise DecodeError(f"{what} holds NaN or no finite score, after token {job[k.LAST]} was fed")
+        if status == k.NO_DISTRIBUTION:
+            raise DecodeError(f"{what} is not probabilities: they do not sum to 1, or one is below 0. Write scores='logits'")
+        refused = self.model.inputs[int(job[k.REFUSAL]) - 1]
+        if refused is self.feed:
+            raise DecodeError(f"{self.name}: token {job[k.LAST]} is out of range for input {refused.name!r}")
+        raise DecodeError(f"{self.name}: input {refused.name!r} holds an index that is out of range")
+
+
+@cache
+def _native() -> Any:
+    """The compiled loop, one for all models."""
+    from tinyrnn.codegen import Source
+    from tinyrnn.targets.cpu import compile_source
+
+    return compile_source(Source(Path(k.__file__).read_text(encoding="utf-8"), {"run": 2}))
+
+
+def _whole(model: str, what: str, value: Any, least: int) -> int:
+    try:
+        number = index(value)
+    except TypeError:
+        raise DecodeError(f"{model}: {what}={value!r}; it is a whole number") from None
+    if number < least:
+        raise DecodeError(f"{model}: {what}={number}; it is at least {least}")
+    return number
+
+
+def _tokens(model: str, what: str, given: Any, limit: int, port: str) -> Array:
+    """int64 [n], each from 0 to limit - 1."""
+    try:
+        array = np.atleast_1d(np.asarray(given))
+    except (ValueError, TypeError):
+        array = np.zeros(1)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise DecodeError(f"{model}: {what} is {describe(array)}; it is a token or tokens, whole numbers")
+    wrong = array[(array < 0) | (array >= limit)]
+    if wrong.size:
+        raise DecodeError(
+            f"{model}: {what} has token {wrong[0]}; tokens count from 0" + (f", and {port} has {limit}" if wrong[0] > 0 else "")
+        )
+    return np.ascontiguousarray(array, np.int64)
+
+
+def _table(model: str, given: Any) -> Array:
+    array = np.asarray(given)
+    if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
+        raise DecodeError(f"{model}: table is {describe(array)}; it is float32 [tokens, elements of the input]")
+    return np.ascontiguousarray(array, np.float32)
