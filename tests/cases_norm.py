@@ -1,16 +1,17 @@
-"""Test cases of operators that normalise over axes of a frame."""
+"""Test cases of operators that normalise over axes of a frame, and of spectra."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from op_case import OpCase, case, w, x
+from op_case import Input, OpCase, case, f, k, w, x
 
 
 def normalizations() -> Iterator[OpCase]:
     yield from _soft()
     yield from _layers()
     yield from _channels()
+    yield from _spectra()
 
 
 def _soft() -> Iterator[OpCase]:
@@ -66,3 +67,27 @@ def _channels() -> Iterator[OpCase]:
     yield case("MeanVarianceNormalization channels", x(2, 5, 17), axes=[1])
     yield case("LRN", x(2, 7, 3, 5), size=3)
     yield case("LRN wide", x(1, 5, 2, 17), size=5, alpha=0.5, beta=0.6, bias=1.5)
+
+
+def _spectra() -> Iterator[OpCase]:
+    for opset, axis in ((17, {"axis": 1}), (20, {})):
+        where: tuple[Input | None, ...] = () if axis else (None, k(1))
+        yield case(f"DFT {opset}", x(2, 12, 1), *where, opset=opset, **axis)
+        yield case(f"DFT {opset} complex", x(1, 9, 2), *where, opset=opset, **axis)
+        yield case(f"DFT {opset} onesided", x(2, 17, 1), *where, opset=opset, onesided=1, **axis)
+        yield case(f"DFT {opset} inverse", x(2, 16, 2), *where, opset=opset, inverse=1, **axis)
+        yield case(f"DFT {opset} padded", x(1, 7, 1), k(12), *where[1:], opset=opset, **axis)
+        yield case(f"DFT {opset} cut", x(2, 12, 2), k(8), *where[1:], opset=opset, **axis)
+    yield case("DFT default", x(2, 3, 10, 1), opset=20, onesided=1)
+    yield case("DFT middle axis", x(2, 8, 5, 1), None, k(1), opset=20)
+    yield case("DFT first axis", x(2, 8, 5, 2), k(4), opset=17, axis=1, inverse=1)
+    yield case("STFT", x(2, 40, 1, low=-1, high=1), k(5), f([0.05 * n for n in range(1, 13)]), k(12))
+    yield case("STFT no window", x(1, 33, 1), k(4), None, k(16))
+    yield case("STFT two sides", x(1, 30, 1), k(7), f([1.0, 2.0, 3.0, 2.5, 1.5]), onesided=0)
+    yield case("STFT complex", x(1, 30, 2), k(6), f([1.0, 2.0, 3.0, 2.5, 1.5, 0.5, 0.25, 3.0]), onesided=0)
+    for op in ("HannWindow", "HammingWindow", "BlackmanWindow"):
+        yield case(op, k(13))
+        yield case(f"{op} symmetric", k(10), periodic=0)
+        yield case(f"{op} double", k(7), output_datatype=11)
+    yield case("MelWeightMatrix", k(8), k(64), k(16000), f(20.0), f(8000.0))
+    yield case("MelWeightMatrix narrow", k(5), k(16), k(8192), f(0.0), f(4096.0), output_datatype=11)

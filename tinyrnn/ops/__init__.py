@@ -12,6 +12,7 @@ from tinyrnn.ops import (
     recurrent_match,
     reduction,
     softmax,
+    spectrum,
     views,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "recurrent_match",
     "reduction",
     "softmax",
+    "spectrum",
     "views",
 ]
