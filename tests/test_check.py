@@ -294,8 +294,8 @@ def one_weight(model: Model) -> Model:
 
 def states_swapped(model: Model) -> Model:
     parts = model._layout.state_parts
-    names = [name for name, _, _ in parts][::-1]
-    swapped = tuple((name, offset, shape) for name, (_, offset, shape) in zip(names, parts, strict=True))
+    names = [part[0] for part in parts][::-1]
+    swapped = tuple((name, *part[1:]) for name, part in zip(names, parts, strict=True))
     return Model(replace(model._layout, state_parts=swapped), model._code, model._source)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.clock import FRAMES, Clock
 from tinyrnn.errors import ShapeError
 
 Array = np.ndarray[Any, Any]
@@ -26,9 +27,21 @@ class Port:
     file_shape: tuple[int | str, ...] = ()
     roles: tuple[str | None, ...] = ()
     """of each axis of the file's shape: 'time', 'batch', 'batch+time', or None"""
+    clock: Clock = FRAMES
+    """how many rows there are after so many input frames"""
+
+    @property
+    def several(self) -> bool:
+        """Whether one input frame can make more than one row."""
+        return self.clock.most(1) > 1
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{list(self.shape)}{'' if self.per_frame else ' per call'}"
+        notes = [] if self.per_frame else ["per call"]
+        if self.per_frame and self.clock.stride > 1:
+            notes.append(f"every {self.clock.stride} frames")
+        if self.per_frame and self.clock.delay:
+            notes.append(f"{self.clock.delay} frames late")
+        return f"{self.name}: {self.dtype}{list(self.shape)}{' ' if notes else ''}{', '.join(notes)}"
 
     @property
     def size(self) -> int:
@@ -128,7 +141,7 @@ def check_file_shape(model: str, port: Port, array: Array, sizes: dict[str, int]
 
 
 def full_shape(port: Port, batch: int, frames: int) -> tuple[int, ...]:
-    known = {"batch": batch, "time": frames}
+    known = {"batch": batch, "time": port.clock.whole(frames)}
     shape = []
     for size, role in zip(port.file_shape, port.roles, strict=True):
         shape.append(int(size) if role is None else prod(known[r] for r in role.split("+")))

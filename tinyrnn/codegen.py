@@ -25,6 +25,7 @@ CONTEXT = (
     "state",
     "arena",
     "capacity",
+    "end",
     "array_type",
     "accepted",
     "declined",
@@ -92,9 +93,11 @@ def generate(plan: Plan) -> Source:
     page: list[str] = []
     for text, name in kernels.items():
         page += [text.replace("KERNEL", name, 1), ""]
-    page += [f"def step({', '.join([*memory, 'rows', *xs, *ys])}):", *(lines or ["    pass"]), "", ""]
+    page += _counts(plan)
+    time = ["before", "after", "end"] if plan.clocks else ["rows"]
+    page += [f"def step({', '.join([*memory, *time, *xs, *ys])}):", *_counted(plan), *(lines or ["    pass"]), "", ""]
     page += _run(plan, inputs, outputs, hidden, memory, xs, ys)
-    direct = not plan.program.refuses_stream and len(inputs) * len(outputs) <= LARGEST_CALL
+    direct = not plan.program.refuses_stream and not plan.program.waits and len(inputs) * len(outputs) <= LARGEST_CALL
     if direct:
         page += _call(inputs, outputs, many=False, release=plan.multiply_adds >= RELEASE_FROM)
         page += _call(inputs, outputs, many=True, release=True)
@@ -127,6 +130,34 @@ def _operand(operand: Place | int | float | str) -> str:
     return str(operand)
 
 
+def _counts(plan: Plan) -> list[str]:
+    """A function for each clock: its rows after n frames of a sequence that ends after `end`, if that is not negative."""
+    lines = []
+    for k, clock in enumerate(plan.clocks):
+        lines += [
+            f"def after_{k}(n, end):",
+            "    if n == 0:",
+            "        return 0",
+            "    last = end if end >= 0 else n",
+            f"    return max(min({clock.text(True, 'n')}, {clock.text(False, 'last')}), 0)",
+            "",
+            "",
+        ]
+    return lines
+
+
+def _counted(plan: Plan) -> list[str]:
+    """The rows that this pass makes of every clock."""
+    lines = []
+    for k, clock in enumerate(plan.clocks):
+        lines += [
+            f"    count_{k} = after_{k}(before, end)",
+            f"    rows_{k} = after_{k}(after, end) - count_{k}",
+            f"    whole_{k} = max({clock.text(False, 'end')}, 0) if end >= 0 else -1",
+        ]
+    return [*lines, "    rows = rows_0"] if lines else []
+
+
 def _row_bytes(port: Port) -> int:
     return prod(port.frame) * port.dtype.itemsize
 
@@ -146,25 +177,41 @@ def _run(
     ]
     lines += [f"    {name} = get(c, {i})" for i, name in enumerate(memory)]
     lines += [f"    {name} = get(c, {PORTS + i})" for i, name in enumerate([*xs, *ys])]
+    counter = next((f"i64(s + {4 * p.offset})" for p in plan.parts if p.name == "frames"), "")
+    if plan.clocks:
+        lines += [f"    end = get(c, {CONTEXT.index('end')})", f"    start = get({counter}, 0)"]
     frames = {f"x{i}": p for i, p in enumerate(inputs)}
     for name, low, high in plan.bounds:
         port = frames[name]
         word = "i64" if port.dtype.itemsize == 8 else "i32"
-        count = f"frames * {prod(port.frame)}" if port.per_row else str(prod(port.frame))
+        frames_in = "(after_0(start + frames, end) - after_0(start, end))" if plan.clocks else "frames"
+        count = f"{frames_in} * {prod(port.frame)}" if port.per_row else str(prod(port.frame))
         lines += [
             f"    p = {word}({name})",
             f"    for i in range({count}):",
             f"        if get(p, i) < {low} or get(p, i) > {high}:",
             f"            return {1 + int(name[1:])}",
         ]
-    ahead = [f"{n} + done * {size}" if size else n for n, size in zip([*xs, *ys], sizes, strict=True)]
-    rows = {0: "frames", 1: "1"}.get(plan.chunk, "min(frames - done, cap)")
+    rows = {0: "frames", 1: "1"}.get(
+        plan.chunk, f"min(frames - done, cap - {plan.lead})" if plan.lead else "min(frames - done, cap)"
+    )
+    if plan.clocks:
+        clocks = [plan.clocks.index(p.clock) if p.per_row and p.clock in plan.clocks else 0 for p in inputs]
+        clocks += [0] * len(hidden) + [plan.clocks.index(p.clock) if p.per_row else 0 for p in outputs]
+        done = [f"(after_{k}(now, end) - after_{k}(start, end))" for k in clocks]
+        time = "now, now + rows, end"
+        lines += ["    now = start"]
+    else:
+        done, time = ["done"] * len(sizes), "rows"
+    ahead = [f"{n} + {d} * {size}" if size else n for n, d, size in zip([*xs, *ys], done, sizes, strict=True)]
     lines += [
         "    done = 0",
         "    while done < frames:",
         f"        rows = {rows}",
-        f"        step({', '.join([*memory, 'rows', *ahead])})",
+        f"        step({', '.join([*memory, time, *ahead])})",
         "        done += rows",
+        *(["        now += rows"] if plan.clocks else []),
+        *([f"    put({counter}, 0, now)"] if plan.clocks else []),
         "    return 0",
         "",
         "",

@@ -15,7 +15,7 @@ from tinyrnn.codegen import PORTS, Source, generate
 from tinyrnn.errors import LoadError, TinyRNNError
 from tinyrnn.ir import Graph
 from tinyrnn.op import op_of
-from tinyrnn.passes import Port, Program, bound, prepare
+from tinyrnn.passes import Port, Program, Time, bound, prepare
 from tinyrnn.plan import Plan, make_plan
 from tinyrnn.runtime import Layout, Model, aligned
 from tinyrnn.targets.cpu import compile_source
@@ -44,6 +44,7 @@ def load(
     bind: Mapping[str, Any] | None = None,
     states: Mapping[str, str] | None = None,
     outputs: Sequence[str] | None = None,
+    time: Time | None = None,
     layers: Sequence[Any] | None = None,
 ) -> Model:
     """Load a model from .onnx or .npz and compile it, or take the compiled code from the cache.
@@ -51,6 +52,8 @@ def load(
     bind:    values for inputs that become constants, or for sizes that the file leaves open
     states:  state input → state output of a step model, where they are not found by themselves; {} for none
     outputs: the outputs to keep; what they do not need is dropped
+    time:    which axis of the inputs is time, where no recurrent operator and no open size tells: the axis of every
+             input, the name of an open size, or {input: axis}
     layers:  for plain weights in .npz, what they belong to (see `frontends.npz`)
 
     Raises `LoadError`, `UnsupportedError` or `TargetError`.
@@ -59,7 +62,7 @@ def load(
     graph = bound(graph, bind, outputs)
     if states is None and stored_states is not None and all(v in graph.outputs for v in stored_states.values()):
         states = {k: v for k, v in stored_states.items() if k in graph.inputs}
-    return compile_graph(graph, states)
+    return compile_graph(graph, states, time)
 
 
 def read(path: Path, layers: Sequence[Any] | None = None) -> tuple[Graph, dict[str, str] | None]:
@@ -96,11 +99,11 @@ def save(model: Model, path: str | PathLike[str]) -> None:
     write_npz(Path(path), stages.graph, stages.program.states)
 
 
-def compile_graph(graph: Graph, states: Mapping[str, str] | None = None) -> Model:
+def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: Time | None = None) -> Model:
     """The model of a bound graph, for this machine."""
     machine = host()
     try:
-        program = prepare(graph, states)
+        program = prepare(graph, states, time)
         plan = make_plan(program, machine.lanes, machine.registers)
         source = generate(plan)
     except TinyRNNError:
@@ -129,12 +132,14 @@ def _layout(plan: Plan) -> Layout:
         state_outputs=state_outputs,
         file_inputs=tuple(p.name for p in program.inputs),
         file_outputs=tuple(p.name for p in program.outputs),
-        state_parts=tuple((p.name, p.offset, p.shape) for p in plan.parts),
+        state_parts=tuple((p.name, p.offset, p.shape, p.initial.dtype) for p in plan.parts),
         initial_state=plan.initial_state(),
         weights=weights,
         arena_fixed=plan.arena_fixed,
         arena_per_row=plan.arena_per_row,
         chunk=plan.chunk,
+        lead=plan.lead,
+        waits=tuple(program.waits),
         refuses_stream=program.refuses_stream,
         batches=program.batches,
         multiply_adds=plan.multiply_adds,
@@ -144,4 +149,4 @@ def _layout(plan: Plan) -> Layout:
 
 
 def _user(port: Port) -> UserPort:
-    return UserPort(port.name, port.frame, port.dtype, port.per_row, port.file_shape, port.roles)
+    return UserPort(port.name, port.frame, port.dtype, port.per_row, port.file_shape, port.roles, port.clock)

@@ -7,11 +7,12 @@ for row axes, float64 reference, and how it is lowered to kernel calls. Nothing 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.clock import Clock
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node, Spec
 
@@ -76,7 +77,21 @@ class Started:
     """0 in the first call after a reset, otherwise 1."""
 
 
-Operand = Value | Weight | Scratch | State | Rows | Started | int | float
+@dataclass(frozen=True)
+class Count:
+    """Rows of a value since the reset, before this call."""
+
+    of: str
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Rows that the whole sequence has of a value, or -1 while its end is not known."""
+
+    of: str
+
+
+Operand = Value | Weight | Scratch | State | Rows | Started | Count | Whole | int | float
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,8 @@ class Lowering:
     constants: dict[str, Array]
     per_row: Callable[[str], bool]
     """True where a value has one row per frame; False where there is one per call or it is constant"""
+    clock: Callable[[str], Clock]
+    """the clock of a value per row"""
     carries: Callable[[str], bool]
     """True where a value follows from a state that the graph itself takes in and hands out"""
     lanes: int
@@ -172,9 +189,17 @@ class Op:
         """Groups of axes that are joined or split: row-major, together the same elements."""
         yield from ()
 
-    def frame(self, node: Node, frames: Frames) -> Node:
-        """The node over frames: row axes removed from attributes and from the shapes of its inputs."""
+    def resamples(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
+        """Pairs of axes, of inputs and outputs, where the output's is time if the input's is, with other rows."""
+        yield from ()
+
+    def frame(self, node: Node, frames: Frames) -> Node | list[Node]:
+        """The node over frames, or several: row axes removed from attributes and from the shapes of its inputs."""
         raise Refused("it cannot be computed frame by frame")
+
+    def clock(self, node: Node, of: Clock) -> Clock:
+        """The clock of the outputs of a node of the frame graph whose inputs have the clock `of`."""
+        return of
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         """The operator in plain NumPy, straight from the specification."""
@@ -225,6 +250,8 @@ class Frames:
     roles: dict[Axis, str]
     """'time' or 'batch' for each row axis"""
     constants: dict[str, Array]
+    made: dict[str, Spec] = field(default_factory=dict)
+    """values per row that the frame graph has and the file has not: their frames"""
 
     def role(self, name: str, axis: int) -> str | None:
         return self.roles.get((name, axis))
@@ -244,6 +271,70 @@ class Frames:
     def axis(self, name: str, axis: int) -> int:
         """Where an axis of the file's shape stands in the frame's shape."""
         return self.kept(name).index(axis % max(len(self.specs[name].shape), 1))
+
+    def window(
+        self,
+        node: Node,
+        name: str,
+        offsets: Sequence[int],
+        step: int = 1,
+        extra: int = -1,
+        value: float = 0.0,
+        edge: bool = False,
+        before: Array | None = None,
+        output: str = "",
+    ) -> tuple[Node, str]:
+        """A node, and its output whose row j holds the rows j * step + offset of `name`: [offsets, *frame of name].
+
+        For an input of L rows the output has (L + extra) // step + 1. Rows before the first and after the last are
+        `value`; or, with `edge`, the first and the last; `before` [rows, *frame] are rows that come before the first.
+        With one offset the output, named `output` if given, has the frame of `name`.
+        """
+        frame = self.shape(name) if name in self.specs else self.made[name].sizes
+        spec = Spec((self.specs.get(name) or self.made[name]).dtype, frame if len(offsets) == 1 else (len(offsets), *frame))
+        attributes = {
+            "offsets": tuple(int(o) for o in offsets),
+            "step": int(step),
+            "extra": int(extra),
+            "value": float(value),
+            "edge": edge,
+            "before": before,
+        }
+        return self._make(node, name, "Window", spec, attributes, frame, output)
+
+    def unfold(self, node: Node, name: str, times: int, start: int, extra: int, output: str = "") -> tuple[Node, str]:
+        """A node, and its output whose rows are the `times` rows that each frame [times, *frame] of `name` holds.
+
+        For an input of L rows the output has L * times + extra, without the first `start`.
+        """
+        if extra > -start:
+            raise Refused(f"its output is {extra + start} rows longer than what it is made of")
+        frame = self.shape(name) if name in self.specs else self.made[name].sizes
+        spec = Spec((self.specs.get(name) or self.made[name]).dtype, frame[1:])
+        return self._make(node, name, "Unfold", spec, {"times": times, "start": start, "extra": extra}, frame, output)
+
+    def value(self, stem: str, spec: Spec) -> str:
+        """A new value per row."""
+        name, count = stem, 0
+        while name in self.specs or name in self.made:
+            count += 1
+            name = f"{stem}.{count}"
+        self.made[name] = spec
+        return name
+
+    def _make(
+        self, node: Node, name: str, op: str, spec: Spec, attributes: dict[str, Any], frame: tuple[int, ...], output: str
+    ) -> tuple[Node, str]:
+        made = output or self.value(f"{name}.{op.lower()}", spec)
+        return Node(
+            op,
+            made if made in self.made else f"{node.name}.{op.lower()}",
+            (name,),
+            (made,),
+            attributes,
+            domain=OURS,
+            shapes=(frame,),
+        ), made
 
     def node(self, node: Node, attributes: dict[str, Any] | None = None, shapes: Sequence[tuple[int, ...]] | None = None) -> Node:
         """The node over frames, by default seeing each input in its frame shape."""

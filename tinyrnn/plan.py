@@ -9,15 +9,15 @@ program serves any number of rows.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
 
+from tinyrnn.clock import FRAMES, Clock
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Node
-from tinyrnn.op import Call, Lowering, Operand, Refused, Rows, Scratch, Started, State, Value, Weight, op_of
-from tinyrnn.ops.walk import copy_f32, walk
+from tinyrnn.op import Call, Count, Lowering, Operand, Refused, Rows, Scratch, Started, State, Value, Weight, Whole, op_of
+from tinyrnn.ops.walk import walk
 from tinyrnn.passes import Program
 
 ALIGNMENT = 64
@@ -42,9 +42,15 @@ class Part:
 
     name: str
     offset: int
-    """elements into the state"""
+    """float32 elements into the state"""
     shape: tuple[int, ...]
     initial: np.ndarray[Any, Any]
+    """of any type; the state holds its bytes"""
+
+    @property
+    def size(self) -> int:
+        """float32 elements that it takes."""
+        return -(-self.initial.nbytes // 4)
 
 
 @dataclass(frozen=True)
@@ -90,18 +96,25 @@ class Plan:
     """(input, lowest, highest) of inputs that hold indices"""
     multiply_adds: int = 0
     """per frame"""
+    clocks: list[Clock] = field(default_factory=list)
+    """what the steps count rows of, the input frames first"""
+    lead: int = 0
+    """rows of capacity beyond the frames of a pass: the first pass of a sequence can make more rows than it has frames"""
 
     @property
     def state_size(self) -> int:
-        return sum(prod(p.shape) for p in self.parts)
+        return max((p.offset + p.size for p in self.parts), default=0)
 
     def arena_bytes(self, capacity: int) -> int:
         return self.arena_fixed + self.arena_per_row * capacity
 
     def initial_state(self) -> np.ndarray[Any, Any]:
-        return (
-            np.concatenate([p.initial.ravel() for p in self.parts]).astype(np.float32) if self.parts else np.zeros(0, np.float32)
-        )
+        state = np.zeros(self.state_size, np.float32)
+        for part in self.parts:
+            state[part.offset : part.offset + part.size].view(np.uint8)[: part.initial.nbytes] = np.frombuffer(
+                part.initial.tobytes(), np.uint8
+            )
+        return state
 
     def __str__(self) -> str:
         lines = [
@@ -132,6 +145,7 @@ class _Planner:
             self.graph.specs,
             self.graph.constants,
             lambda name: name in program.per_row,
+            program.clock,
             self._carried().__contains__,
             lanes,
             registers,
@@ -157,15 +171,15 @@ class _Planner:
             plan.steps.append(Step(call.kernel, [self._operand(o, node) for o in call.operands], call.note, node.name))
         for start, end in program.states.items():
             if self._root(end) != start:
-                copied: list[Place | int | float | str] = [
-                    self.places[start],
-                    self._place(self._root(end)),
-                    self.graph.specs[end].elements,
-                ]
-                plan.steps.append(Step(copy_f32, copied, f"state {start} = {end}", end))
+                node = Node("copy", start, (end,), (start,))
+                for call in self._copies(end, start, f"state {start} = {end}"):
+                    plan.steps.append(Step(call.kernel, [self._operand(o, node) for o in call.operands], call.note, end))
         plan.weights = np.concatenate(self.weights) if self.weights else np.zeros(0, np.uint8)
         plan.multiply_adds = sum(op_of(n).multiply_adds(n, self.graph.specs) for n in self.graph.nodes)
         self._choose_chunk()
+        for port in program.outputs:
+            if port.per_row and port.clock != FRAMES:
+                self._counted(port.name)
         return plan
 
     def _choose_chunk(self) -> None:
@@ -178,14 +192,10 @@ class _Planner:
             plan.chunk = max(16, min(LARGEST_CHUNK, CHUNK_BYTES // max(plan.arena_per_row, 1)))
 
     def _place_ports(self) -> None:
-        offset = 0
         for start in self.program.states:
             spec = self.graph.specs[start]
-            if spec.dtype != np.float32:
-                raise UnsupportedError(f"{self.graph.name}: state {start!r} is {spec.dtype}; supported are float32 states")
-            self.places[start] = Place("state", 4 * offset)
-            self.result.parts.append(Part(start, offset, spec.sizes, np.zeros(spec.sizes, np.float32)))
-            offset += spec.elements
+            part = self._add_part(start, np.zeros(spec.sizes, spec.dtype))
+            self.places[start] = Place("state", 4 * part.offset)
         inputs = [name for name in self.graph.inputs if name not in self.program.states]
         self.places |= {name: Place(f"x{i}") for i, name in enumerate(inputs)}
         outputs = [p.name for p in self.program.visible_outputs]
@@ -219,9 +229,6 @@ class _Planner:
             except Refused as error:
                 problems.append(f"  node {node.name!r} ({node.op}): {error}")
         for index, name in self.copied:
-            if self.graph.specs[name].dtype != np.float32:
-                problems.append(f"  output {name!r} is an input or a constant of type {self.graph.specs[name].dtype}")
-                continue
             target = f"output:{index}"
             self.places[target] = Place(f"y{index}")
             calls += self._copy_of(name, target)
@@ -240,8 +247,12 @@ class _Planner:
         self.graph.specs[target] = self.graph.specs[source]
         if source in self.program.per_row:
             self.program.per_row.add(target)
+            self.program.clocks[target] = self.program.clock(source)
         node = Node("copy", target, (source,), (target,))
-        return [(node, call) for call in walk(self.env, target, source, [self.graph.specs[source].elements], [1], [1])]
+        return [(node, call) for call in self._copies(source, target)]
+
+    def _copies(self, source: str, target: str, note: str = "") -> list[Call]:
+        return walk(self.env, target, source, [self.graph.specs[source].elements], [1], [1], note=note)
 
     def _bound(self, name: str, low: int, high: int) -> None:
         producers = self.graph.producers()
@@ -254,6 +265,7 @@ class _Planner:
         """Every value and scratch gets the first gap in the arena that is free while it lives."""
         lives: dict[str, list[int]] = {}
         sizes: dict[str, tuple[int, bool]] = {}
+        used: set[Clock] = set()
         for index, (node, call) in enumerate(calls):
             for operand in call.operands:
                 if isinstance(operand, Value):
@@ -261,13 +273,14 @@ class _Planner:
                     if root in self.places or root in self.graph.constants:
                         continue
                     spec = self.graph.specs[root]
-                    sizes[root] = spec.elements * spec.dtype.itemsize, root in self.program.per_row
+                    sizes[root] = spec.elements * spec.dtype.itemsize * self._times(root, used), root in self.program.per_row
                     lives.setdefault(root, [index, index])[1] = index
                 elif isinstance(operand, Scratch):
                     key = self._scratch(operand, node)
+                    of = self._value_of(node, operand.of)
                     sizes[key] = (
-                        4 * (operand.per_row or operand.fixed),
-                        bool(operand.per_row) and self._rows_of(node, operand.of) != "1",
+                        4 * (operand.per_row * self._times(of, used) or operand.fixed),
+                        bool(operand.per_row) and of in self.program.per_row,
                     )
                     lives.setdefault(key, [index, index])[1] = index
         for end in self.program.states.values():
@@ -288,15 +301,39 @@ class _Planner:
             placed.append(Region(name, free, size, per_row, first, last))
             tops[per_row] = max(tops[per_row], free + size)
         self.result.arena_fixed, self.result.arena_per_row = tops[False], tops[True]
+        self.result.lead = max((clock.lead for clock in used), default=0)
         for r in placed:
             self.places[r.name] = Place("arena", tops[False], r.offset) if r.per_row else Place("arena", r.offset)
 
     def _scratch(self, operand: Scratch, node: Node) -> str:
         return f"scratch:{node.name}:{node.outputs}:{operand.key}"
 
+    def _times(self, name: str, used: set[Clock]) -> int:
+        """Rows of a value for each row of capacity."""
+        if name not in self.program.per_row:
+            return 1
+        used.add(self.program.clock(name))
+        return self.program.clock(name).rate
+
+    @staticmethod
+    def _value_of(node: Node, of: str) -> str:
+        return of or next((o for o in node.outputs if o), "")
+
+    def _counted(self, of: str) -> int:
+        """The number of a value's clock among those that the steps count."""
+        clocks, clock = self.result.clocks, self.program.clock(of)
+        if not clocks:
+            clocks.append(FRAMES)
+            self._part("frames", np.zeros(1, np.int64))
+        if clock not in clocks:
+            clocks.append(clock)
+        return clocks.index(clock)
+
     def _rows_of(self, node: Node, of: str = "") -> str:
-        name = of or next((o for o in node.outputs if o), "")
-        return "rows" if name in self.program.per_row else "1"
+        name = self._value_of(node, of)
+        if name not in self.program.per_row:
+            return "1"
+        return "rows" if self.program.clock(name) == FRAMES else f"rows_{self._counted(name)}"
 
     def _operand(self, operand: Operand, node: Node) -> Place | int | float | str:
         if isinstance(operand, Value):
@@ -311,6 +348,10 @@ class _Planner:
         if isinstance(operand, Rows):
             rows = self._rows_of(node, operand.of)
             return rows if operand.times == 1 else f"{rows} * {operand.times}"
+        if isinstance(operand, Count):
+            return f"count_{self._counted(operand.of)}"
+        if isinstance(operand, Whole):
+            return f"whole_{self._counted(operand.of)}"
         if isinstance(operand, Started):
             return f"started@{4 * self._part('started', np.zeros(1, np.float32))}"
         return operand
@@ -332,9 +373,13 @@ class _Planner:
         for part in self.result.parts:
             if part.name == name:
                 return part.offset
-        offset = self.result.state_size
-        self.result.parts.append(Part(name, offset, initial.shape, initial))
-        return offset
+        return self._add_part(name, initial).offset
+
+    def _add_part(self, name: str, initial: np.ndarray[Any, Any]) -> Part:
+        size = self.result.state_size
+        part = Part(name, size + size % 2 if initial.itemsize > 4 else size, initial.shape, initial)
+        self.result.parts.append(part)
+        return part
 
 
 def _shift(place: Place, bytes_on: int) -> Place:

@@ -31,6 +31,7 @@ from tinyrnn.arrays import (
     rows_first,
     shape_text,
 )
+from tinyrnn.clock import Clock
 from tinyrnn.errors import ShapeError, StreamError
 
 Progress = Callable[[int, int], None]
@@ -53,20 +54,41 @@ class Layout:
     file_inputs: tuple[str, ...]
     """all inputs, states too, in the file's order"""
     file_outputs: tuple[str, ...]
-    state_parts: tuple[tuple[str, int, tuple[int, ...]], ...]
-    """name, offset in elements, shape"""
+    state_parts: tuple[tuple[str, int, tuple[int, ...], np.dtype[Any]], ...]
+    """name, offset in float32 elements, shape, dtype"""
     initial_state: Array
     weights: Array
     arena_fixed: int
     arena_per_row: int
     chunk: int
     """rows of one pass; 0: a call is one pass"""
+    lead: int
+    """rows of capacity more than a pass has frames"""
+    waits: tuple[Clock, ...]
+    """clocks that must come to their end before a sequence is done, where that takes more than its frames"""
     refuses_stream: str
     batches: Mapping[str, Array]
     multiply_adds: int
     header: int
     """context entries before the addresses"""
     metadata: Mapping[str, str]
+
+    def last(self, frames: int) -> int:
+        """After how many frames, the end being known, all rows of a sequence of so many are made."""
+        late, beyond = frames, 1
+        while any(clock.count(late, frames) < clock.whole(frames) for clock in self.waits):
+            late, beyond = late + beyond, 2 * beyond
+        while late > frames and all(clock.count(late - 1, frames) == clock.whole(frames) for clock in self.waits):
+            late -= 1
+        return late
+
+
+def part_views(layout: Layout, state: Array) -> dict[str, Array]:
+    """The parts of a state by name, each in its shape and dtype: views."""
+    return {
+        name: state[offset : offset + -(-prod(shape) * dtype.itemsize // 4)].view(dtype)[: prod(shape)].reshape(shape)
+        for name, offset, shape, dtype in layout.state_parts
+    }
 
 
 def aligned(count: int, dtype: Any = np.uint8) -> Array:
@@ -130,11 +152,20 @@ class Context:
         self.pointer = self.addresses.ctypes.data
         self.addresses[0] = layout.weights.ctypes.data
         self.addresses[1] = self.state.ctypes.data
-        self.reserve(max(layout.chunk, 1))
+        self.addresses[4] = -1
+        self.counter = part_views(layout, self.state).get("frames")
+        self.ended = False
+        self.reserve(max(layout.chunk, 1) + layout.lead)
         self.reset()
 
     def reset(self) -> None:
         self.state[:] = self.layout.initial_state
+        self.ended = False
+
+    @property
+    def frames(self) -> int:
+        """Frames since the reset, where the model counts them."""
+        return 0 if self.counter is None else int(self.counter[0])
 
     def reserve(self, rows: int) -> None:
         """An arena for passes of `rows` rows, its pages touched."""
@@ -144,10 +175,14 @@ class Context:
         self.addresses[2] = self.arena.ctypes.data
         self.addresses[3] = rows
 
-    def execute(self, run: Callable[[int, int], int], arrays: Sequence[Array], frames: int) -> None:
-        """Run over `frames`; arrays are inputs, batch constants and outputs, each as compiled code expects them."""
-        if self.layout.chunk == 0 and frames > self.capacity:
-            self.reserve(frames)
+    def execute(self, run: Callable[[int, int], int], arrays: Sequence[Array], frames: int, end: int = -1) -> None:
+        """Run over `frames`; arrays are inputs, batch constants and outputs, each as compiled code expects them.
+
+        Where the sequence ends after `end` frames, those beyond have no input: they only let late rows be made.
+        """
+        if self.layout.chunk == 0 and frames + self.layout.lead > self.capacity:
+            self.reserve(frames + self.layout.lead)
+        self.addresses[4] = end
         start = self.layout.header
         for index, array in enumerate(arrays):
             self.addresses[start + index] = array.ctypes.data
@@ -189,7 +224,12 @@ class Model:
     @property
     def states(self) -> tuple[Port, ...]:
         """The parts of `Stream.state`, in order."""
-        return tuple(Port(name, shape, np.dtype(np.float32)) for name, _, shape in self._layout.state_parts)
+        return tuple(Port(name, shape, dtype) for name, _, shape, dtype in self._layout.state_parts)
+
+    @property
+    def delay(self) -> int:
+        """Frames by which the outputs of a stream are late, because the model looks ahead: the tail comes with `Stream.flush`."""
+        return max((clock.delay for clock in self._layout.waits), default=0)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -222,6 +262,8 @@ class Model:
         lines += [f"  input  {p}  (file {shape_text(p)})" for p in layout.inputs]
         lines += [f"  output {p}  (file {shape_text(p)})" for p in layout.outputs]
         lines += [f"  state  {p}" for p in self.states]
+        if self.delay:
+            lines.append(f"  delay  {self.delay} frames: it looks ahead")
         if layout.refuses_stream:
             lines.append(f"  cannot stream: {layout.refuses_stream}")
         return "\n".join(lines)
@@ -245,6 +287,7 @@ class _Driver:
         self.run, self.named = model._code.run, model._result
         self.single: Callable[..., Any] | None = None
         self.many: Callable[..., Any] | None = None
+        self.per_call: list[Array | None] = [None] * len(self.layout.inputs)
         if HEADERS_KNOWN and model._code.calls:
             self._prepare_calls(model._code.calls)
 
@@ -255,7 +298,7 @@ class _Driver:
         api = ctypes.pythonapi
         threads = [ctypes.cast(f, ctypes.c_void_p).value or 0 for f in (api.PyEval_SaveThread, api.PyEval_RestoreThread)]
         counting = 0 if sys.version_info >= (3, 12) else 1
-        addresses[4 : layout.header] = np.array([id(np.ndarray), id(None), id(False), counting, *threads], np.int64)
+        addresses[5 : layout.header] = np.array([id(np.ndarray), id(None), id(False), counting, *threads], np.int64)
         self._dtypes = [p.dtype for p in ports]
         addresses[layout.header + len(ports) :] = np.array([id(dtype) for dtype in self._dtypes], np.int64)
         (self.single, first), (self.many, second) = (_builtin(address, addresses) for address in functions)
@@ -318,7 +361,9 @@ class _Driver:
         total = 1 if frames is None else frames
         if total < 0:
             raise ShapeError(f"{layout.name}: run needs at least one input with frames")
-        results = self._results(out, None if frames is None else total)
+        if layout.waits:
+            return self._late(arrays, out, total, frames is None, progress)
+        results = self._results(out, [total] * len(layout.outputs), frames is None)
         if total == 0:
             if not all(p.per_frame for p in layout.outputs):
                 raise ShapeError(f"{layout.name}: a run over no frames has no value for the outputs that belong to a call")
@@ -327,26 +372,76 @@ class _Driver:
         self._execute(arrays, results, total, progress)
         return self._answer(results)
 
+    def _late(self, arrays: list[Array], out: Any, total: int, single: bool, progress: Progress | None) -> Any:
+        """A call of a model whose outputs do not have one row for each frame."""
+        context, layout = self.context, self.layout
+        if context.ended:
+            raise StreamError(f"{layout.name}: the sequence has ended with flush(); reset() begins another")
+        rows = [p.clock.count(context.frames + total) - p.clock.count(context.frames) for p in layout.outputs]
+        alone = single and not any(p.several for p in layout.outputs)
+        if alone and out is not None:
+            given = out if isinstance(out, (tuple, list)) else [out]
+            out = [
+                a[None] if n else np.empty((0, *p.shape), p.dtype) for p, a, n in zip(layout.outputs, given, rows, strict=False)
+            ]
+        results = self._results(out, rows, False)
+        if total:
+            self.per_call = [None if p.per_frame else a.copy() for p, a in zip(layout.inputs, arrays, strict=True)]
+            self._execute(
+                [a[None] if single and p.per_frame else a for p, a in zip(layout.inputs, arrays, strict=True)],
+                results,
+                total,
+                progress,
+            )
+        if not alone:
+            return self._answer(results)
+        pairs = zip(layout.outputs, results, strict=True)
+        return self._answer([r if not p.per_frame else r[0] if len(r) else None for p, r in pairs])
+
+    def flush(self) -> Any:
+        """The rows that still wait for frames, as if the sequence ended here."""
+        context, layout = self.context, self.layout
+        end = context.frames
+        last = layout.last(end) if end and not context.ended else end
+        rows = [p.clock.count(last, end) - p.clock.count(end) if last > end else 0 for p in layout.outputs]
+        if not end and not all(p.per_frame for p in layout.outputs):
+            raise ShapeError(f"{layout.name}: no frames came, so there is no value for the outputs that belong to a call")
+        results = self._results(None, rows, False)
+        if last > end:
+            arrays = [
+                np.empty((0, *p.shape), p.dtype) if a is None else a for p, a in zip(layout.inputs, self.per_call, strict=True)
+            ]
+            context.execute(self.run, [*arrays, *results], last - end, end)
+        context.ended = bool(layout.waits)
+        return self._answer(results)
+
     def _execute(self, arrays: list[Array], results: list[Array], total: int, progress: Progress | None) -> None:
         context, layout = self.context, self.layout
         if progress is None:
             context.execute(self.run, [*arrays, *results], total)
             return
         ports = [*layout.inputs, *layout.outputs]
-        before = context.state.copy()
+        before, counted = context.state.copy(), context.frames
+
+        def rows(port: Port, frame: int) -> int:
+            return port.clock.count(counted + frame) - port.clock.count(counted)
+
         for start in range(0, total, PROGRESS_FRAMES):
-            count = min(PROGRESS_FRAMES, total - start)
-            piece = [a[start : start + count] if p.per_frame else a for p, a in zip(ports, [*arrays, *results], strict=True)]
+            end = min(start + PROGRESS_FRAMES, total)
+            piece = [
+                a[rows(p, start) : rows(p, end)] if p.per_frame else a for p, a in zip(ports, [*arrays, *results], strict=True)
+            ]
             try:
-                context.execute(self.run, piece, count)
+                context.execute(self.run, piece, end - start)
             except ShapeError:
                 context.state[:] = before
                 raise
-            progress(start + count, total)
+            progress(end, total)
 
-    def _results(self, out: Any, frames: int | None) -> list[Array]:
+    def _results(self, out: Any, rows: Sequence[int], single: bool) -> list[Array]:
+        """Arrays for the outputs: of one frame, or with so many rows each."""
         layout = self.layout
-        shapes = [p.shape if frames is None or not p.per_frame else (frames, *p.shape) for p in layout.outputs]
+        shapes = [p.shape if single or not p.per_frame else (n, *p.shape) for p, n in zip(layout.outputs, rows, strict=True)]
         if out is None:
             return [np.empty(shape, p.dtype) for p, shape in zip(layout.outputs, shapes, strict=True)]
         results = [out] if len(layout.outputs) == 1 and not isinstance(out, (tuple, list)) else list(out)
@@ -360,7 +455,7 @@ class _Driver:
                 )
         return results
 
-    def _answer(self, results: list[Array]) -> Any:
+    def _answer(self, results: Sequence[Array | None]) -> Any:
         named = self.named
         return results[0] if named is None else named(*results)
 
@@ -390,10 +485,7 @@ class Stream:
     @property
     def states(self) -> dict[str, Array]:
         """Views of the state by name, each in its shape."""
-        state = self._context.state
-        return {
-            name: state[offset : offset + prod(shape)].reshape(shape) for name, offset, shape in self.model._layout.state_parts
-        }
+        return part_views(self.model._layout, self._context.state)
 
     def reset(self) -> None:
         """Back to the initial state."""
@@ -403,13 +495,25 @@ class Stream:
         """A new stream of the same model that continues from this one's state."""
         other = Stream(self.model)
         other._context.state[:] = self._context.state
+        other._context.ended = self._context.ended
+        other._driver.per_call = self._driver.per_call
         return other
+
+    def flush(self) -> Any:
+        """The tail: the rows that wait for frames to come, as if the sequence ended here; time first, as from `run`.
+
+        A model with `delay` 0 has none. Until `reset` the stream then takes no more frames.
+        """
+        return self._driver.flush()
 
     def step(self, *inputs: Any, out: Any = None, **named: Any) -> Any:
         """One frame: inputs of the shapes of `model.inputs`, in order or by name; the outputs of `model.outputs`.
 
         `out` is an array (several outputs: a sequence of arrays) to write into, C-contiguous and of the right
         dtype; without it new arrays come back. Raises `ShapeError`, with the state unchanged.
+
+        Of a model that looks ahead or has strides over time, an output that has no row yet is None; where one frame
+        can make several rows, they come back as [rows, *frame].
         """
         return self._driver.step(inputs, out, named)
 
@@ -442,8 +546,9 @@ def _run_file(model: Model, inputs: Sequence[Any], named: Mapping[str, Any]) -> 
     outputs = {p.name: p for p in (*layout.outputs, *layout.state_outputs)}
     results = {name: np.empty(full_shape(port, batch, frames), port.dtype) for name, port in outputs.items()}
     context = Context(layout)
-    ends = dict(zip([p.name for p in layout.state_outputs], [n for n, _, _ in layout.state_parts], strict=False))
-    views = {name: context.state[offset : offset + prod(shape)] for name, offset, shape in layout.state_parts}
+    end = frames if layout.waits else -1
+    ends = dict(zip([p.name for p in layout.state_outputs], [p[0] for p in layout.state_parts], strict=False))
+    views = part_views(layout, context.state)
     if layout.kind == "static" and all("batch" in p.roles and p.per_frame for p in (*layout.inputs, *layout.outputs)):
         given = [np.asarray(rows_first(arrays[p.name], p), order="C") for p in layout.inputs]
         made = [np.empty((batch, *p.shape), p.dtype) for p in layout.outputs]
@@ -455,14 +560,17 @@ def _run_file(model: Model, inputs: Sequence[Any], named: Mapping[str, Any]) -> 
     for entry in range(batch):
         context.reset()
         for port in layout.state_inputs:
-            views[port.name][:] = batch_entry(arrays[port.name], port, entry).ravel()
+            views[port.name][...] = batch_entry(arrays[port.name], port, entry).reshape(views[port.name].shape)
         given = [batch_entry(arrays[p.name], p, entry) for p in layout.inputs]
         made = [
-            np.empty((frames, *p.shape) if p.per_frame and layout.kind == "sequence" else p.shape, p.dtype)
+            np.empty((p.clock.whole(frames), *p.shape) if p.per_frame and layout.kind == "sequence" else p.shape, p.dtype)
             for p in layout.outputs
         ]
         context.execute(
-            model._code.run, [*given, *(np.ascontiguousarray(c[entry]) for c in layout.batches.values()), *made], frames
+            model._code.run,
+            [*given, *(np.ascontiguousarray(c[entry]) for c in layout.batches.values()), *made],
+            layout.last(frames),
+            end,
         )
         for port, array in zip(layout.outputs, made, strict=True):
             put_batch_entry(results[port.name], port, entry, array)

@@ -76,7 +76,7 @@ class Data:
 
 def _initial(model: Model, name: str) -> Array:
     layout = model._layout
-    for part, offset, shape in layout.state_parts:
+    for part, offset, shape, _ in layout.state_parts:
         if part == name:
             return layout.initial_state[offset : offset + int(np.prod(shape))].reshape(shape)
     return np.zeros(1, np.float32)

@@ -341,7 +341,8 @@ class _Check:
             stream = self.model.stream()
             for name, value in sample.states.items():
                 stream.states[name][...] = value[entry].reshape(stream.states[name].shape)
-            pieces: list[Sequence[Array]] = []
+            pieces: list[Sequence[Array | None]] = []
+            late = bool(self.model._layout.waits)
             for start in range(0, sample.frames, chunk or 1):
                 where: Any = slice(start, start + chunk) if chunk else start
                 arrays = [
@@ -351,10 +352,15 @@ class _Check:
                 made = stream.run(*arrays) if chunk else stream.step(*arrays)
                 pieces.append(made if isinstance(made, tuple) else (made,))
                 self._tick(min(chunk or 1, sample.frames - start) if entry == 0 else 0)
+            if late:
+                tail = stream.flush()
+                pieces.append(tail if isinstance(tail, tuple) else (tail,))
             for index, port in enumerate(ports):
-                parts = [piece[index] for piece in pieces]
+                parts = [part for piece in pieces if (part := piece[index]) is not None]
+                if port.per_frame and late:  # a step gives one row without its axis, unless it can give several
+                    parts = [part.reshape(-1, *port.shape) for part in parts]
                 outputs[port.name].append(
-                    parts[-1] if not port.per_frame else np.concatenate(parts) if chunk else np.stack(parts)
+                    parts[-1] if not port.per_frame else np.concatenate(parts) if chunk or late else np.stack(parts)
                 )
             for name, value in stream.states.items():
                 states[name].append(value.ravel().copy())

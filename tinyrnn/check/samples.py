@@ -82,7 +82,7 @@ def from_file(port: Port, array: Array, batch: int, frames: int) -> Array:
 
     Raises `ShapeError` where its shape is another.
     """
-    known = {"batch": batch, "time": frames}
+    known = {"batch": batch, "time": port.clock.whole(frames)}
     axes: list[str | None] = [part for role in port.roles for part in (role.split("+") if role else [None])]
     split = [
         known[part] if part else int(size)

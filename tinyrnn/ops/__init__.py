@@ -14,6 +14,7 @@ from tinyrnn.ops import (
     softmax,
     spectrum,
     views,
+    window,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "softmax",
     "spectrum",
     "views",
+    "window",
 ]

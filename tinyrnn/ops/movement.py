@@ -89,13 +89,18 @@ class Concat(Op):
                 node, specs, name, node.outputs[0], {a: a for a in range(rank) if a != axis or len(node.inputs) == 1}
             )
 
+    def resamples(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
+        axis = self.attribute(node, "axis") % len(specs[node.outputs[0]].shape)
+        for name in node.inputs if len(node.inputs) > 1 else ():
+            yield (name, axis), (node.outputs[0], axis)
+
     def frame(self, node: Node, frames: Frames) -> Node:
         output = node.outputs[0]
         axis = self.attribute(node, "axis") % len(frames.specs[output].shape)
         if frames.role(output, axis) is not None:
             if len(node.inputs) == 1:
                 return frames.node(Node("Identity", node.name, node.inputs, node.outputs, {}, node.version))
-            raise Refused("it joins values along the time or batch axis")
+            return self._over_time(node, frames, axis)
         kept = frames.kept(output)
         shapes = [tuple(frames.specs[name].sizes[a] for a in kept) for name in node.inputs]
         return frames.node(node, {"axis": kept.index(axis)}, shapes)
@@ -111,6 +116,34 @@ class Concat(Op):
             calls += walk(env, output, name, shape, to, strides_of(shape), to_offset=at * to[axis])
             at += shape[axis]
         return calls
+
+    def _over_time(self, node: Node, frames: Frames, axis: int) -> Node:
+        """A sequence after constant steps, and before steps of one value."""
+        output, moving = node.outputs[0], [name for name in node.inputs if name not in frames.constants]
+        if len(moving) != 1 or frames.role(moving[0], axis) != "time" or frames.role(output, axis) != "time":
+            raise Refused(
+                "it joins values along the time or batch axis (supported: a sequence with constant steps before or after)"
+            )
+        place = node.inputs.index(moving[0])
+        before, after = (
+            [_steps(frames, name, output, axis) for name in names] for names in (node.inputs[:place], node.inputs[place + 1 :])
+        )
+        tail = np.concatenate([a.ravel() for a in after]) if after else np.zeros(1, np.float32)
+        if (tail != tail[0]).any():
+            raise Refused("it joins a sequence with steps after its end that are not all of one value")
+        extra = sum(len(a) for a in before) + sum(len(a) for a in after) - 1
+        offset = -sum(len(a) for a in before)
+        shape = frames.shape(output)
+        rows = np.concatenate([np.broadcast_to(a, (len(a), *shape)) for a in before]) if before else None
+        return frames.window(node, moving[0], [offset], 1, extra, float(tail[0]), before=rows, output=output)[0]
+
+
+def _steps(frames: Frames, name: str, output: str, axis: int) -> Array:
+    """A constant's steps along the time axis, [steps, *frame]."""
+    array = np.moveaxis(frames.constants[name], axis, 0)
+    others = [a for a in range(array.ndim) if a != axis]
+    index = tuple(0 if frames.role(output, a) is not None else slice(None) for a in others)
+    return array[(slice(None), *index)]
 
 
 @register
@@ -204,22 +237,58 @@ class Slice(Op):
         whole = {a: a for a, r in enumerate(self._slices(node, shape)) if r == range(shape[a])}
         yield from pass_through(node, specs, node.inputs[0], node.outputs[0], whole)
 
-    def frame(self, node: Node, frames: Frames) -> Node:
-        source = node.inputs[0]
+    def resamples(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
+        shape = specs[node.inputs[0]].sizes
+        for axis, taken in enumerate(self._slices(node, shape)):
+            if taken != range(shape[axis]) and len(taken) > 1 and taken.step > 0:
+                yield (node.inputs[0], axis), (node.outputs[0], axis)
+
+    def frame(self, node: Node, frames: Frames) -> Node | list[Node]:
+        source, output = node.inputs[0], node.outputs[0]
         shape = frames.specs[source].sizes
         slices = self._slices(node, shape)
+        cut = None
         for axis in frames.rows(source):
-            if slices[axis] == range(shape[axis] - 1, shape[axis]) and frames.role(source, axis) == "time":
+            timed = frames.role(source, axis) == "time"
+            if timed and self._ends_at(node, axis, shape) is not None:
+                raise Refused(
+                    f"it ends at step {self._ends_at(node, axis, shape)} of the time axis, however long the sequence is"
+                )
+            if slices[axis] == range(shape[axis] - 1, shape[axis]) and timed and shape[axis] > 1:
                 return frames.node(over_time(node))
             if slices[axis] != range(shape[axis]):
-                raise Refused(
-                    f"it takes {_range_text(slices[axis])} of the {shape[axis]} steps of the time or batch axis "
-                    f"(supported: all of them, or the last)"
-                )
+                if not timed or frames.role(output, axis) != "time" or not self._keeps_distance(node, axis, slices[axis], shape):
+                    raise Refused(
+                        f"it takes {_range_text(slices[axis])} of the {shape[axis]} steps of the time or batch axis "
+                        f"(supported: all but some at the start and end, every n-th, or the last)"
+                    )
+                cut = slices[axis], shape[axis]
         kept = [slices[a] for a in frames.kept(source)]
-        return frames.node(
-            node, {"starts": [r.start for r in kept], "ends": [r.stop for r in kept], "steps": [r.step for r in kept]}
-        )
+        inside = {"starts": [r.start for r in kept], "ends": [r.stop for r in kept], "steps": [r.step for r in kept]}
+        if cut is None:
+            return frames.node(node, inside)
+        taken, size = cut
+        extra = taken.stop - size - taken.start - 1
+        if frames.shape(source) == frames.shape(output):
+            return frames.window(node, source, [taken.start], taken.step, extra, output=output)[0]
+        window, part = frames.window(node, source, [taken.start], taken.step, extra)
+        cropped = frames.node(node, inside)
+        cropped.inputs = (part,)
+        return [window, cropped]
+
+    def _keeps_distance(self, node: Node, axis: int, taken: range, shape: Sequence[int]) -> bool:
+        """Whether a cut is at a distance from both ends, whatever the length."""
+        axes, starts = self.attribute(node, "axes"), np.ravel(self.attribute(node, "starts"))
+        places = list(range(len(starts))) if axes is None else [int(a) % len(shape) for a in np.ravel(axes)]
+        start = int(starts[places.index(axis)])
+        return start >= 0 and taken.step > 0 and taken.start + shape[axis] - taken.stop < shape[axis] // 2
+
+    def _ends_at(self, node: Node, axis: int, shape: Sequence[int]) -> int | None:
+        """The step at which a cut ends in sequences of every length, if it is beyond the present one."""
+        axes, ends = self.attribute(node, "axes"), np.ravel(self.attribute(node, "ends"))
+        places = list(range(len(ends))) if axes is None else [int(a) % len(shape) for a in np.ravel(axes)]
+        end = int(ends[places.index(axis)]) if axis in places else 0
+        return end if shape[axis] < end < np.iinfo(np.int32).max else None
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         assert arrays[0] is not None
@@ -278,13 +347,41 @@ class Pad(Op):
         pads = self._pads(node, len(specs[node.inputs[0]].shape))
         yield from pass_through(node, specs, node.inputs[0], node.outputs[0], {a: a for a, p in enumerate(pads) if p == (0, 0)})
 
-    def frame(self, node: Node, frames: Frames) -> Node:
+    def resamples(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
+        for axis, pads in enumerate(self._pads(node, len(specs[node.inputs[0]].shape))):
+            if pads != (0, 0):
+                yield (node.inputs[0], axis), (node.outputs[0], axis)
+
+    def frame(self, node: Node, frames: Frames) -> Node | list[Node]:
         source = node.inputs[0]
         pads = self._pads(node, len(frames.specs[source].shape))
-        if any(pads[a] != (0, 0) for a in frames.rows(source)):
-            raise Refused("it pads the time or batch axis")
         kept = [pads[a] for a in frames.kept(source)]
-        return frames.node(node, {"pads": [p[0] for p in kept] + [p[1] for p in kept], "value": self._value(node)})
+        inside = {"pads": [p[0] for p in kept] + [p[1] for p in kept], "value": self._value(node)}
+        padded = [a for a in frames.rows(source) if pads[a] != (0, 0)]
+        if not padded:
+            return frames.node(node, inside)
+        if [frames.role(source, a) for a in padded] != ["time"]:
+            raise Refused("it pads the batch axis")
+        before, after = pads[padded[0]]
+        mode = self.attribute(node, "mode")
+        if mode not in ("constant", "edge"):
+            raise Refused(f"mode={mode!r} along the time axis; supported there are 'constant' and 'edge'")
+        alone = not any(a or b for a, b in kept)
+        window, part = frames.window(
+            node,
+            source,
+            [-before],
+            1,
+            before + after - 1,
+            self._value(node),
+            edge=mode == "edge",
+            output=node.outputs[0] if alone else "",
+        )
+        if alone:
+            return window
+        around = frames.node(node, inside)
+        around.inputs = (part,)
+        return [window, around]
 
     def alias(self, node: Node) -> str | None:
         return None if any(self.attribute(node, "pads")) else node.inputs[0]

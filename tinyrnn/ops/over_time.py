@@ -17,12 +17,15 @@ from tinyrnn.ops.elementwise import larger, smaller
 
 
 @kernel
-def last_f32(y: Any, x: Any, rows: int, n: int) -> None:
-    """y = the last of `rows` rows of x, n elements each."""
+def last_f32(y: Any, x: Any, kept: Any, rows: int, n: int) -> None:
+    """y = kept = the last of `rows` rows of x, n elements each; without rows kept stays."""
     y = f32(y)
     x = f32(x + 4 * (rows - 1) * n)
+    kept = f32(kept)
     for i in range(0, n, lanes()):
-        store_part(y, i, load_part(x, i, n - i), n - i)
+        if rows > 0:
+            store_part(kept, i, load_part(x, i, n - i), n - i)
+        store_part(y, i, load_part(kept, i, n - i), n - i)
 
 
 @kernel
@@ -103,7 +106,8 @@ class Last(Op):
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         n = _check(node, env)
-        return [Call(last_f32, (Value(node.outputs[0]), Value(node.inputs[0]), Rows(of=node.inputs[0]), n))]
+        kept = State(f"{node.name}.last", np.zeros(n, np.float32))
+        return [Call(last_f32, (Value(node.outputs[0]), Value(node.inputs[0]), kept, Rows(of=node.inputs[0]), n))]
 
 
 @register

@@ -14,10 +14,10 @@ from tinyrnn.passes.bind import bind
 from tinyrnn.passes.dead import refuse_unsupported, remove_dead
 from tinyrnn.passes.fold import choose_probes, fold
 from tinyrnn.passes.fuse import fuse
-from tinyrnn.passes.rows import Port, Program, assign_roles, find_axes, seeds, to_frames
+from tinyrnn.passes.rows import Port, Program, Time, assign_roles, find_axes, seeds, to_frames
 from tinyrnn.passes.states import find_states
 
-__all__ = ["Port", "Program", "bound", "prepare"]
+__all__ = ["Port", "Program", "Time", "bound", "prepare"]
 
 
 def bound(source: Graph, values: Mapping[str, Any] | None, outputs: Sequence[str] | None) -> Graph:
@@ -43,14 +43,14 @@ def _tell_apart(graph: Graph) -> None:
             taken.add(node.name)
 
 
-def prepare(graph: Graph, states: Mapping[str, str] | None = None) -> Program:
-    """The program of a bound graph.
+def prepare(graph: Graph, states: Mapping[str, str] | None = None, time: Time | None = None) -> Program:
+    """The program of a bound graph; `time` says which axis is time where it is not to be found.
 
     Raises `UnsupportedError` where a part cannot run and `LoadError` where states are ambiguous.
     """
-    program = _frames(graph, states, seed=0)
+    program = _frames(graph, states, time, seed=0)
     if any(isinstance(size, str) for name in graph.inputs for size in graph.specs[name].shape):
-        difference = _difference(program, _frames(graph, states, seed=1))
+        difference = _difference(program, _frames(graph, states, time, seed=1))
         if difference:
             sizes = sorted({s for name in graph.inputs for s in graph.specs[name].shape if isinstance(s, str)})
             raise UnsupportedError(
@@ -61,13 +61,15 @@ def prepare(graph: Graph, states: Mapping[str, str] | None = None) -> Program:
     return program
 
 
-def _frames(graph: Graph, states: Mapping[str, str] | None, seed: int) -> Program:
+def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, seed: int) -> Program:
     """Time and batch leave the shapes where that is possible; else time stays inside, then batch."""
     reasons = []
     for roles in (("time", "batch"), ("time",), ("batch",), ()):
-        trial = graph if "batch" in roles else _with_one_batch(graph, seed)
+        if time is not None and "time" not in roles:
+            break
+        trial = graph if "batch" in roles else _with_one_batch(graph, time, seed)
         try:
-            program = _try(trial, states, roles, seed)
+            program = _try(trial, states, roles, time, seed)
         except UnsupportedError as error:
             reasons.append(str(error))
             continue
@@ -91,12 +93,12 @@ def _simplified(graph: Graph, seed: int) -> tuple[Graph, dict[str, tuple[Size, .
     return folded, joined
 
 
-def _with_one_batch(graph: Graph, seed: int) -> Graph:
+def _with_one_batch(graph: Graph, time: Time | None, seed: int) -> Graph:
     """The graph with every open size that is a batch axis fixed to 1."""
     folded, shapes = _simplified(graph, seed)
     axes = find_axes(folded)
     try:
-        roles = assign_roles(folded, axes, seeds(folded, shapes))
+        roles = assign_roles(folded, axes, seeds(folded, shapes, time))
     except Refused:
         roles = {}
     sizes = {
@@ -110,10 +112,10 @@ def _with_one_batch(graph: Graph, seed: int) -> Graph:
     return fixed
 
 
-def _try(graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], seed: int) -> Program:
+def _try(graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], time: Time | None, seed: int) -> Program:
     folded, shapes = _simplified(graph, seed)
     axes = find_axes(folded)
-    wanted = [(axis, role) for axis, role in seeds(folded, shapes) if role in kept]
+    wanted = [(axis, role) for axis, role in seeds(folded, shapes, time) if role in kept]
     try:
         roles = assign_roles(folded, axes, wanted)
     except Refused as error:
@@ -142,6 +144,8 @@ def _difference(a: Program, b: Program) -> str:
     for x, y in zip(a.graph.nodes, b.graph.nodes, strict=True):
         if x.shapes != y.shapes or not _same(x.attributes, y.attributes):
             return f"node {x.name!r} ({x.op})"
+    if a.clocks != b.clocks:
+        return "the number of rows of a value"
     return next((f"value {n!r}" for n, s in a.graph.specs.items() if n in b.graph.specs and b.graph.specs[n] != s), "")
 
 

@@ -8,14 +8,19 @@ and a kernel is called with rows of it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from tinyrnn.errors import UnsupportedError
-from tinyrnn.ir import Graph, Size, Spec
+from tinyrnn.clock import FRAMES, Clock, meeting
+from tinyrnn.errors import LoadError, UnsupportedError
+from tinyrnn.ir import Graph, Node, Size, Spec
 from tinyrnn.op import Axis, Frames, Refused, op_of
+
+Time = int | str | Mapping[str, int]
+"""which axis is time: of all inputs, by the name of an open size, or {input: axis}"""
 
 TIME_NAME = re.compile(r"^(t|time|seq\w*|\w*frames?|\w*steps?|\w*len(gth)?)$", re.IGNORECASE)
 
@@ -32,6 +37,7 @@ class Port:
     frame: tuple[int, ...]
     per_row: bool
     """one value per frame; otherwise one per call"""
+    clock: Clock = FRAMES
 
 
 @dataclass
@@ -48,6 +54,21 @@ class Program:
     refuses_stream: str = ""
     batches: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     """constants that differ along the batch axis, batch first"""
+    clocks: dict[str, Clock] = field(default_factory=dict)
+    """of the values per row that do not have one row for each input frame"""
+
+    def clock(self, name: str) -> Clock:
+        """The clock of a value per row."""
+        return self.clocks.get(name, FRAMES)
+
+    @property
+    def waits(self) -> list[Clock]:
+        """The clocks that must come to their end before a sequence is done, where it takes more than its frames."""
+        found = [p.clock for p in self.outputs if p.per_row]
+        for node in self.graph.nodes:
+            if any(name and name not in self.per_row for name in node.outputs):
+                found += [self.clock(name) for name in node.inputs if name in self.per_row]
+        return [clock for clock in dict.fromkeys(found) if clock != FRAMES]
 
     @property
     def visible_inputs(self) -> list[Port]:
@@ -111,37 +132,87 @@ def find_axes(graph: Graph) -> Axes:
     return axes
 
 
-def seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]]) -> list[tuple[Axis, str]]:
-    """The axes known to be time and batch: from recurrent operators, else from the sizes that the file leaves open."""
+def seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | None = None) -> list[tuple[Axis, str]]:
+    """The axes known to be time and batch: as given, from recurrent operators, else from the sizes that the file leaves open."""
     found: list[tuple[Axis, str]] = []
     producers = graph.producers()
     for node in graph.nodes:
         axes = op_of(node).row_axes(node)
         if axes is None:
             continue
-        time, batch = axes
+        walked, batch = axes
         handed_in = any(name in producers or name in graph.inputs for name in op_of(node).starts_from(node))
-        if graph.specs[time[0]].sizes[time[1]] != 1 or not handed_in:
-            found.append((time, "time"))
+        if time is None and (graph.specs[walked[0]].sizes[walked[1]] != 1 or not handed_in):
+            found.append((walked, "time"))
         found.append((batch, "batch"))
+    if time is not None:
+        given = _given(graph, file_shapes, time)
+        return [
+            *given,
+            *(one for one in found if one[0] not in {axis for axis, _ in given}),
+            *_open_batches(graph, file_shapes, given),
+        ]
     if any(role == "time" for _, role in found):
         return found
     for name in graph.inputs:
         opened = [(axis, size) for axis, size in enumerate(file_shapes[name]) if isinstance(size, str)]
         for place, (axis, size) in enumerate(opened[:2]):
-            found.append(
-                ((name, axis), "time" if place == 1 or (len(opened) == 1 and TIME_NAME.match(size) and axis > 0) else "batch")
-            )
+            alone = len(opened) == 1 and (axis > 0 or bool(TIME_NAME.match(size)))
+            found.append(((name, axis), "time" if place == 1 or alone else "batch"))
     return found
+
+
+def _given(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time) -> list[tuple[Axis, str]]:
+    """The axes that the user calls time. Raises `LoadError` where there are none such."""
+    shapes = {name: file_shapes[name] for name in graph.inputs}
+    shown = ", ".join(f"{name!r} {list(shape)}".replace("'", "") for name, shape in shapes.items())
+    if isinstance(time, Mapping):
+        axes = [(name, axis) for name, axis in time.items()]
+        wrong = next((n for n, a in axes if n not in shapes or not -len(shapes[n]) <= a < len(shapes[n])), None)
+        axes = [(name, axis % len(shapes[name])) for name, axis in axes] if wrong is None else []
+    elif isinstance(time, str):
+        axes = [(name, axis) for name, shape in shapes.items() for axis, size in enumerate(shape) if size == time]
+    else:
+        axes = [(name, time % len(shape)) for name, shape in shapes.items() if -len(shape) <= time < len(shape)]
+    if not axes:
+        raise LoadError(
+            f"{graph.name}: time={time!r} names no axis. The inputs are {shown}; time= takes an axis, the name of an open size, "
+            f"or {{input: axis}}"
+        )
+    return [(axis, "time") for axis in axes]
+
+
+def _open_batches(
+    graph: Graph, file_shapes: dict[str, tuple[Size, ...]], given: list[tuple[Axis, str]]
+) -> list[tuple[Axis, str]]:
+    """The open sizes that are not time."""
+    taken = {axis for axis, _ in given}
+    names = {file_shapes[name][axis] for name, axis in taken}
+    return [
+        ((name, axis), "batch")
+        for name in graph.inputs
+        for axis, size in enumerate(file_shapes[name])
+        if isinstance(size, str) and (name, axis) not in taken and size not in names
+    ]
 
 
 def assign_roles(graph: Graph, axes: Axes, wanted: list[tuple[Axis, str]]) -> dict[Axis, str]:
     """The role of every axis. Raises `Refused` where an axis would be both time and batch."""
     of_class: dict[Axis, str] = {}
-    for axis, role in wanted:
+    resampled = [pair for node in graph.nodes for pair in op_of(node).resamples(node, graph.specs)]
+    waiting = list(wanted)
+    while waiting:
+        axis, role = waiting.pop(0)
         root = axes.find(axis)
         if of_class.setdefault(root, role) != role:
             raise Refused(f"axis {axis[1]} of {axis[0]!r} is time for one operator and batch for another")
+        if not waiting:
+            waiting = [
+                (other, "time")
+                for pair in resampled
+                for one, other in (pair, pair[::-1])
+                if of_class.get(axes.find(one)) == "time" and axes.find(other) not in of_class
+            ]
     for root, parts in axes.parts.items():
         roles = [of_class.get(axes.find(part)) for part in parts]
         if all(roles) and axes.find(root) not in of_class:
@@ -158,18 +229,26 @@ def assign_roles(graph: Graph, axes: Axes, wanted: list[tuple[Axis, str]]) -> di
 def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: dict[str, str], roles: dict[Axis, str]) -> Program:
     """The program over frames. Raises `UnsupportedError` naming the first node that cannot work so."""
     frames = Frames(graph.specs, roles, graph.constants)
-    nodes = []
+    nodes: list[Node] = []
     for node in graph.nodes:
         try:
-            nodes.append(op_of(node).frame(node, frames))
+            made_of = op_of(node).frame(node, frames)
         except Refused as error:
             raise UnsupportedError(f"node {node.name!r} ({node.op}): {error}") from None
+        nodes += [made_of] if isinstance(made_of, Node) else made_of
+    timed = any("time" in role for role in roles.values())
+    per_row = {
+        name
+        for name, spec in graph.specs.items()
+        if name not in graph.constants and (not timed or any("time" in roles.get((name, a), "") for a in range(len(spec.shape))))
+    } | set(frames.made)
+    nodes, clocks = _clocked(nodes, frames, per_row)
     alive = {*graph.inputs, *graph.outputs, *graph.constants, *(name for n in nodes for name in (*n.inputs, *n.outputs) if name)}
     framed = Graph(
         graph.name,
         list(graph.inputs),
         list(graph.outputs),
-        {name: Spec(graph.specs[name].dtype, frames.shape(name)) for name in alive},
+        {name: frames.made.get(name) or Spec(graph.specs[name].dtype, frames.shape(name)) for name in alive},
         {},
         nodes,
         graph.metadata,
@@ -185,11 +264,8 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
             framed.inputs.append(name)
         else:
             framed.constants[name] = value
-    timed = any("time" in role for role in roles.values())
     made = {name for node in nodes for name in node.outputs if name} | set(framed.inputs)
-    per_row = {
-        name for name in made if not timed or any("time" in roles.get((name, a), "") for a in range(len(graph.specs[name].shape)))
-    }
+    per_row &= made
     kind = "sequence" if timed else "step" if states else "static"
 
     def port(name: str) -> Port:
@@ -199,14 +275,39 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
         while kind != "sequence" and len(frame) > 1 and frame[0] == 1:
             frame = frame[1:]
         shape = file_shapes.get(name, tuple(r or n for r, n in zip(own, graph.specs[name].sizes, strict=True)))
-        return Port(name, graph.specs[name].dtype, shape, own, frame, name in per_row)
+        return Port(name, graph.specs[name].dtype, shape, own, frame, name in per_row, clocks.get(name, FRAMES))
 
     refusal = next((f"node {n.name!r} ({n.op}): {reason}" for n in nodes if (reason := op_of(n).forbids_stream(n))), "")
     if batches:
         refusal = refusal or f"constant {next(iter(batches))!r} differs from one batch entry to the next"
     return Program(
-        framed, [port(n) for n in graph.inputs], [port(n) for n in graph.outputs], states, kind, per_row, refusal, batches
+        framed, [port(n) for n in graph.inputs], [port(n) for n in graph.outputs], states, kind, per_row, refusal, batches, clocks
     )
+
+
+def _clocked(nodes: list[Node], frames: Frames, per_row: set[str]) -> tuple[list[Node], dict[str, Clock]]:
+    """The nodes, with windows where a node's inputs have rows at different times, and the clocks that are not the input's."""
+    clocks: dict[str, Clock] = {}
+    late: dict[tuple[str, Clock], str] = {}
+    result = []
+    for node in nodes:
+        given = {name: clocks.get(name, FRAMES) for name in node.inputs if name in per_row}
+        target = meeting(list(given.values())) if given else FRAMES
+        for name, clock in given.items():
+            if clock == target:
+                continue
+            if (name, target) not in late:
+                aligned, late[name, target] = frames.window(node, name, [0])
+                aligned.attributes["clock"] = target
+                clocks[late[name, target]] = target
+                per_row.add(late[name, target])
+                result.append(aligned)
+            node.inputs = tuple(late[name, target] if i == name else i for i in node.inputs)
+        made = op_of(node).clock(node, target)
+        if made != FRAMES:
+            clocks |= {name: made for name in node.outputs if name in per_row}
+        result.append(node)
+    return result, clocks
 
 
 def _constant_frame(name: str, array: np.ndarray[Any, Any], frames: Frames) -> tuple[np.ndarray[Any, Any], bool]:
