@@ -20,6 +20,7 @@ from tinyrnn.op import (
     Refused,
     Rows,
     Scratch,
+    SizesDiffer,
     Value,
     Weight,
     register,
@@ -187,8 +188,9 @@ class LayerNormalization(Standardize):
         assert x is not None
         over = self.over(node, len(x.shape))
         for name, value in self.by(node):
-            if np.broadcast_shapes(value.shape, x.sizes) != x.sizes:
-                raise Refused(f"its {name} {list(value.shape)} does not fit {x}")
+            pairs = [(n, size) for n, size in zip(x.sizes[::-1], value.shape[::-1], strict=False) if size not in (1, n)]
+            if pairs or value.ndim > len(x.shape):
+                raise SizesDiffer(f"its {name} {list(value.shape)} does not fit {x}", pairs)
         one = Spec(x.dtype, tuple(1 if a in over else n for a, n in enumerate(x.sizes)))
         return [x, one, one][: len(self.outputs)]
 
