@@ -157,6 +157,17 @@ def _artanh() -> Constants:
     return named("ARTANH_", (3, 5, 7, 9), c)
 
 
+def _power() -> Constants:
+    from mpmath import mpf
+
+    def f(z: Any) -> Any:
+        return sum(z**k / (2 * k + 3) / mpf(4) ** (k + 1) for k in range(60))
+
+    c, e = remez(f, lambda z: (1 + z * f(z)) / max(z, 1e-3), (0, mpf("0.3432") ** 2), 4)
+    report("2 artanh(w / 2) near zero, relative", e)
+    return named("LOG_RATIO_", (3, 5, 7, 9), c)
+
+
 def _erf() -> Constants:
     from mpmath import erf, erfc, log, mpf, pi, sqrt
 
@@ -175,7 +186,7 @@ def _erf() -> Constants:
     return named("ERF_", range(0, 12, 2), c) | named("ERFC_", range(6), d)
 
 
-FITS = {"reduction": _reduction, "exp": _exp, "tanh": _tanh, "log": _log, "softplus": _artanh, "erf": _erf}
+FITS = {"reduction": _reduction, "exp": _exp, "tanh": _tanh, "log": _log, "softplus": _artanh, "erf": _erf, "power": _power}
 
 
 def report(what: str, error: float) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from cases_norm import normalizations
+from cases_numbers import numbers
 from onnx import TensorProto, helper, numpy_helper
 from op_case import Input, OpCase, b, case, f, k, v, w, x
 from recurrent_cases import GATES
@@ -312,7 +313,7 @@ def _products() -> Iterator[OpCase]:
 
 
 CASES: dict[str, OpCase] = {}
-for _family in (_unary, _binary, _clip, _known, _cast, _movement, _views, _reductions, _products, normalizations):
+for _family in (_unary, _binary, _clip, _known, _cast, _movement, _views, _reductions, _products, normalizations, numbers):
     for _case in _family():
         assert _case.name not in CASES, _case.name
         CASES[_case.name] = _case

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn.ops  # noqa: F401  (registers them)
@@ -72,10 +73,8 @@ def build(case: OpCase) -> tuple[onnx.ModelProto, dict[str, Array]]:
     names = [f"x{i}" if given is not None else "" for i, given in enumerate(case.inputs)]
     nodes = [helper.make_node(case.op, names, made, "node", **case.attributes)]
     constants = [numpy_helper.from_array(array, name) for name, array in arrays.items() if name not in inputs]
-    first = next(iter(arrays.values()), np.zeros(1, np.float32))
-    dtype = case.attributes["to"] if case.op == "Cast" else helper.np_dtype_to_tensor_dtype(first.dtype)
     if case.folded:
-        dtype, inputs["x"] = TensorProto.FLOAT, rng.standard_normal(1).astype(np.float32)
+        inputs["x"] = rng.standard_normal(1).astype(np.float32)
         for known, output in zip(made, outputs, strict=True):
             nodes.append(helper.make_node("Cast", [known], [f"{known}_float"], f"cast_{known}", to=TensorProto.FLOAT))
             nodes.append(helper.make_node("Add", [f"{known}_float", "x"], [output], f"add_{known}"))
@@ -83,10 +82,11 @@ def build(case: OpCase) -> tuple[onnx.ModelProto, dict[str, Array]]:
         nodes,
         "case",
         [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in inputs.items()],
-        [helper.make_tensor_value_info(name, dtype, None) for name in outputs],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
         constants,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", case.opset)], ir_version=9), inputs
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", case.opset)], ir_version=9)
+    return onnx.shape_inference.infer_shapes(model), inputs
 
 
 def x(*shape: int, dtype: str = "float32", low: float = -3.0, high: float = 3.0) -> Input:

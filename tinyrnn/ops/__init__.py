@@ -1,11 +1,14 @@
 """The operators, one file per family; importing this registers them all."""
 
 from tinyrnn.ops import (
+    arithmetic,
     batch_normalization,
     cast,
     elementwise,
+    functions,
     indexing,
     linear,
+    logic,
     movement,
     normalization,
     recurrent,
@@ -18,11 +21,14 @@ from tinyrnn.ops import (
 )
 
 __all__ = [
+    "arithmetic",
     "batch_normalization",
     "cast",
     "elementwise",
+    "functions",
     "indexing",
     "linear",
+    "logic",
     "movement",
     "normalization",
     "recurrent",

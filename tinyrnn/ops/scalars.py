@@ -49,9 +49,9 @@ def conversion(dtype: DType) -> str:
     return "as_bool" if dtype == np.bool_ else f"as_{POINTERS[dtype]}"
 
 
-def scalar_literal(value: Any, dtype: DType) -> str:
-    """A finite number of a type in words of the kernel language."""
-    return f"as_{POINTERS[dtype]}({float(value)!r})" if dtype.kind == "f" else f"as_{POINTERS[dtype]}({int(value)})"
+def scalar_literal(name: str, value: Any, dtype: DType) -> str:
+    """A finite number of the type of a value in words of the kernel language. Raises `Refused`."""
+    return f"as_{pointer(name, dtype)}({float(value) if dtype.kind == 'f' else int(value)!r})"
 
 
 def _converter(name: str, scalar: type[np.generic]) -> Callable[[Any], Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tinyrnn.ir import Node
 from tinyrnn.op import op_of
-from tinyrnn.ops.elementwise import chain_node
+from tinyrnn.ops.elementwise import chain_node, in_vectors
 from tinyrnn.passes.rows import Program
 
 LONGEST = 12
@@ -12,7 +12,7 @@ LONGEST = 12
 
 
 def fuse(program: Program) -> None:
-    """Give every element-wise node to the loop of its only consumer where both have the same rows and shape."""
+    """Give every element-wise node to the loop of its only consumer where both have the same rows, shape and kind of loop."""
     graph = program.graph
     consumers = graph.consumers()
     chains: dict[str, list[Node]] = {}
@@ -30,7 +30,8 @@ def fuse(program: Program) -> None:
         if head is not None:
             last = chains[head][-1]
             fits = (
-                graph.specs[last.outputs[0]] == graph.specs[output]
+                graph.specs[last.outputs[0]].shape == graph.specs[output].shape
+                and in_vectors(last, graph.specs, graph.constants) == in_vectors(node, graph.specs, graph.constants)
                 and len(chains[head]) < LONGEST
                 and (output in program.per_row) == (last.outputs[0] in program.per_row)
             )
