@@ -118,14 +118,14 @@ def test_hallway_over_all_observations() -> None:
 WORDS, LETTERS, LONGEST = 400, 24, 25
 
 
-def lexicon(letters: dict[str, int]) -> list[tuple[str, str]]:
-    """The first words that the encoder can read, and their sounds."""
+def lexicon(letters: dict[str, int], count: int | None = WORDS) -> list[tuple[str, str]]:
+    """The first `count` words (None: all) that the encoder can read, and their sounds."""
     found = []
     for line in shared("data/lexicon_id.tsv").read_text(encoding="utf-8").splitlines():
         word, _, sounds = line.partition("\t")
         if 0 < len(word) <= LETTERS and set(word) <= set(letters):
             found.append((word, sounds.replace(" ", "").replace("ɡ", "g")))
-    return found[:WORDS]
+    return found[:count]
 
 
 def one_hot(index: int, size: int) -> Array:
