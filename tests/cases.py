@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from cases_moves import products
 from cases_norm import normalizations
 from cases_numbers import numbers
 from onnx import TensorProto, helper, numpy_helper
@@ -313,7 +314,20 @@ def _products() -> Iterator[OpCase]:
 
 
 CASES: dict[str, OpCase] = {}
-for _family in (_unary, _binary, _clip, _known, _cast, _movement, _views, _reductions, _products, normalizations, numbers):
+for _family in (
+    _unary,
+    _binary,
+    _clip,
+    _known,
+    _cast,
+    _movement,
+    _views,
+    _reductions,
+    _products,
+    products,
+    normalizations,
+    numbers,
+):
     for _case in _family():
         assert _case.name not in CASES, _case.name
         CASES[_case.name] = _case

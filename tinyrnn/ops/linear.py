@@ -164,74 +164,6 @@ class Linear(Op):
         return calls
 
 
-class _Product(Op):
-    """A product that `to_linear` turns into Linear where its second operand is known."""
-
-    def refuse(self) -> None:
-        raise Refused("both operands depend on the input; supported is a product with constant weights on the right")
-
-    def frame(self, node: Node, frames: Frames) -> Node:
-        self.refuse()
-        return node
-
-
-@register
-class MatMul(_Product):
-    """ONNX MatMul with constant weights on the right."""
-
-    name = "MatMul"
-    inputs = ("A", "B")
-
-    def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
-        a, b = specs
-        assert a is not None and b is not None
-        left = (1, *a.sizes) if len(a.shape) == 1 else a.sizes
-        right = (*b.sizes, 1) if len(b.shape) == 1 else b.sizes
-        if left[-1] != right[-2]:
-            raise Refused(f"{a} and {b} do not fit")
-        shape = (*np.broadcast_shapes(left[:-2], right[:-2]), left[-2], right[-1])
-        shape = shape[:-2] + shape[-1:] if len(a.shape) == 1 else shape
-        return [Spec(a.dtype, shape[:-1] if len(b.shape) == 1 else shape)]
-
-    def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
-        rank = len(specs[node.outputs[0]].shape)
-        for axis in range(len(specs[node.inputs[0]].shape) - 1):
-            if rank == len(specs[node.inputs[0]].shape):
-                yield (node.inputs[0], axis), (node.outputs[0], axis)
-
-    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        a, b = arrays
-        assert a is not None and b is not None
-        return (np.matmul(a, b),)
-
-
-@register
-class Gemm(_Product):
-    """ONNX Gemm with constant weights."""
-
-    name = "Gemm"
-    inputs = ("A", "B", "C?")
-    attributes = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, "broadcast": 0}
-
-    def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
-        a, b = specs[0], specs[1]
-        assert a is not None and b is not None
-        left = a.sizes[::-1] if self.attribute(node, "transA") else a.sizes
-        right = b.sizes[::-1] if self.attribute(node, "transB") else b.sizes
-        if left[-1] != right[0]:
-            raise Refused(f"{a} and {b} do not fit")
-        return [Spec(a.dtype, (left[0], right[1]))]
-
-    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        a, b = arrays[0], arrays[1]
-        assert a is not None and b is not None
-        product = (a.T if self.attribute(node, "transA") else a) @ (b.T if self.attribute(node, "transB") else b)
-        total = self.attribute(node, "alpha") * product
-        if len(arrays) > 2 and arrays[2] is not None:
-            total = total + self.attribute(node, "beta") * arrays[2]
-        return (total.astype(a.dtype),)
-
-
 @rewrite
 def to_linear(graph: Graph) -> None:
     """Gemm and MatMul by constants become Linear, with alpha, beta and transposition folded in; then Add of a constant joins."""
@@ -242,10 +174,13 @@ def to_linear(graph: Graph) -> None:
         if node.domain or node.op not in ("MatMul", "Gemm") or node.inputs[1] not in constants:
             continue
         weights, bias = constants[node.inputs[1]], None
-        if weights.ndim != 2 or weights.dtype != np.float32:
+        if weights.ndim < 2 or prod(weights.shape[:-2]) != 1 or weights.ndim > len(graph.specs[node.inputs[0]].shape):
+            continue
+        weights = weights.reshape(weights.shape[-2:])
+        if weights.dtype != np.float32:
             continue
         if node.op == "Gemm":
-            attributes = {**Gemm.attributes, **node.attributes}
+            attributes = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, **node.attributes}
             if attributes["transA"] or (len(node.inputs) > 2 and node.inputs[2] and node.inputs[2] not in constants):
                 continue
             weights = (weights.T if attributes["transB"] else weights) * np.float32(attributes["alpha"])

@@ -101,7 +101,11 @@ class _Matcher:
         """One time step cut from a product over the whole sequence: the value itself, times one."""
         width, value = self.graph.specs[name].sizes[-1:], name
         node = self.producers.get(value)
-        while node is not None and op_of(node).moves and [i for i in node.inputs if i not in self.graph.constants] == [node.inputs[0]]:
+        while (
+            node is not None
+            and op_of(node).moves
+            and [i for i in node.inputs if i not in self.graph.constants] == [node.inputs[0]]
+        ):
             value = node.inputs[0]
             node = self.producers.get(value)
         cut = self.graph.specs[value].elements > self.graph.specs[name].elements

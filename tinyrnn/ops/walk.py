@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from tinyrnn.ir import Node, Spec
-from tinyrnn.lanes import f32, get, i32, i64, kernel, lanes, load, load_part, put, store, store_part, u8
-from tinyrnn.op import Axis, Call, Lowering, Refused, Rows, Value
+from tinyrnn.lanes import f32, get, i16, i32, kernel, lanes, load, load_part, put, store, store_part, u8
+from tinyrnn.op import Array, Axis, Call, Frames, Lowering, Operand, Refused, Rows, Scratch, Value, Weight
 
 Link = tuple[Axis, Axis]
+
+MOST_WALKS = 9
+"""pieces up to which an irregular move becomes a walk each; more are walked by a table"""
 
 # fmt: off
 
@@ -28,11 +32,11 @@ def _walk(y: Any, x: Any, rows: int, y_row: int, x_row: int, n0: int, n1: int, n
 
 
 @kernel
-def walk_f32(y: Any, x: Any, y_at: int, x_at: int, rows: int, y_row: int, x_row: int, n0: int, n1: int, n2: int,
-             y0: int, y1: int, y2: int, x0: int, x1: int, x2: int) -> None:
-    """y[r, a, b, c] = x[r, a, b, c], each with its own strides, from element y_at and x_at on."""
-    y = f32(y + 4 * y_at)
-    x = f32(x + 4 * x_at)
+def walk_words(y: Any, x: Any, rows: int, y_row: int, x_row: int, n0: int, n1: int, n2: int,
+               y0: int, y1: int, y2: int, x0: int, x1: int, x2: int) -> None:
+    """y[r, a, b, c] = x[r, a, b, c], each with its own strides, in words of four bytes."""
+    y = f32(y)
+    x = f32(x)
     if y2 == 1 and x2 == 1:
         for r in range(rows):
             for a in range(n0):
@@ -47,30 +51,83 @@ def walk_f32(y: Any, x: Any, y_at: int, x_at: int, rows: int, y_row: int, x_row:
         _walk(y, x, rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2)
 
 
-def _walker(name: str, pointer: Callable[[int], Any], size: int) -> Callable[..., None]:
-    """As `walk_f32`, for elements of another type."""
+@kernel
+def walk_halves(y: int, x: int, rows: int, y_row: int, x_row: int, n0: int, n1: int, n2: int,
+                y0: int, y1: int, y2: int, x0: int, x1: int, x2: int) -> None:
+    """As `walk_words`, in units of two bytes."""
+    _walk(i16(y), i16(x), rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2)
 
-    def walker(y: int, x: int, y_at: int, x_at: int, rows: int, y_row: int, x_row: int, n0: int, n1: int, n2: int,
+
+@kernel
+def walk_bytes(y: int, x: int, rows: int, y_row: int, x_row: int, n0: int, n1: int, n2: int,
                y0: int, y1: int, y2: int, x0: int, x1: int, x2: int) -> None:
-        _walk(pointer(y + size * y_at), pointer(x + size * x_at), rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2)
+    """As `walk_words`, in bytes."""
+    _walk(u8(y), u8(x), rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2)
 
-    walker.__name__ = walker.__qualname__ = name
-    return kernel(walker)
+
+def _six(name: str, walker: Callable[..., None], unit: int) -> Callable[..., None]:
+    """Three loops round a walk."""
+
+    def six(y: int, x: int, rows: int, y_row: int, x_row: int, n0: int, n1: int, n2: int, n3: int, n4: int, n5: int,
+            y0: int, y1: int, y2: int, y3: int, y4: int, y5: int, x0: int, x1: int, x2: int, x3: int, x4: int, x5: int) -> None:
+        for r in range(rows):
+            for a in range(n0):
+                for b in range(n1):
+                    for c in range(n2):
+                        to = y + unit * (r * y_row + a * y0 + b * y1 + c * y2)
+                        start = x + unit * (r * x_row + a * x0 + b * x1 + c * x2)
+                        walker(to, start, 1, 0, 0, n3, n4, n5, y3, y4, y5, x3, x4, x5)
+
+    six.__name__ = six.__qualname__ = name
+    return kernel(six)
+
+
+def _by_table(name: str, walker: Callable[..., None], unit: int) -> Callable[..., None]:
+    """The kernel below, over another walk."""
+
+    def by_table(y: int, x: int, table: Any, rows: int, y_row: int, x_row: int, n: int, n1: int, n2: int,
+                 y1: int, y2: int, x1: int, x2: int) -> None:
+        """For each of n pairs of offsets in the table: a walk from there to there."""
+        table = i32(table)
+        for r in range(rows):
+            for i in range(n):
+                to = y + unit * (r * y_row + get(table, 2 * i))
+                start = x + unit * (r * x_row + get(table, 2 * i + 1))
+                walker(to, start, 1, 0, 0, 1, n1, n2, 0, y1, y2, 0, x1, x2)
+
+    by_table.__name__ = by_table.__qualname__ = name
+    return kernel(by_table)
 
 
 # fmt: on
 
-walk_i64 = _walker("walk_i64", i64, 8)
-walk_i32 = _walker("walk_i32", i32, 4)
-walk_u8 = _walker("walk_u8", u8, 1)
 
-WALKS: dict[np.dtype[Any], Callable[..., None]] = {
-    np.dtype(np.float32): walk_f32,
-    np.dtype(np.int64): walk_i64,
-    np.dtype(np.int32): walk_i32,
-    np.dtype(np.uint8): walk_u8,
-    np.dtype(np.bool_): walk_u8,
+@dataclass(frozen=True)
+class Walker:
+    """The walks over elements of one size."""
+
+    unit: int
+    """bytes of what they move"""
+    three: Callable[..., None]
+    six: Callable[..., None]
+    by_table: Callable[..., None]
+
+
+walk_six_words = _six("walk_six_words", walk_words, 4)
+walk_table_words = _by_table("walk_table_words", walk_words, 4)
+walk_six_halves = _six("walk_six_halves", walk_halves, 2)
+walk_table_halves = _by_table("walk_table_halves", walk_halves, 2)
+walk_six_bytes = _six("walk_six_bytes", walk_bytes, 1)
+walk_table_bytes = _by_table("walk_table_bytes", walk_bytes, 1)
+
+WORDS = Walker(4, walk_words, walk_six_words, walk_table_words)
+WALKERS = {
+    1: Walker(1, walk_bytes, walk_six_bytes, walk_table_bytes),
+    2: Walker(2, walk_halves, walk_six_halves, walk_table_halves),
+    4: WORDS,
+    8: WORDS,
 }
+"""bytes of an element → how it is moved"""
 
 
 @kernel
@@ -87,6 +144,26 @@ def strides_of(shape: Sequence[int]) -> list[int]:
     return [prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
+@dataclass(frozen=True)
+class End:
+    """One end of a walk: an address, and the elements from one row to the next."""
+
+    operand: Operand
+    row: int
+
+
+def end_of(env: Lowering, name: str, offset: int = 0) -> End:
+    """The end of a walk that is a value, from one of its elements on."""
+    return End(Value(name, offset), env.row_stride(name))
+
+
+def moved(name: str, spec: Spec) -> Walker:
+    """How the elements of a value are moved. Raises `Refused`."""
+    if spec.dtype.kind not in "biuf" or spec.dtype.itemsize not in WALKERS:
+        raise Refused(f"{name!r} is {spec.dtype}; supported are bool, integers and floating numbers of up to eight bytes")
+    return WALKERS[spec.dtype.itemsize]
+
+
 def walk(
     env: Lowering,
     output: str,
@@ -99,50 +176,148 @@ def walk(
     note: str = "",
 ) -> list[Call]:
     """Calls that set output[to_offset + i·to] = source[start_offset + i·start] for every index i of `shape`."""
-    dtype = env.specs[output].dtype
-    if dtype not in WALKS:
-        raise Refused(f"{output!r} is {dtype}; supported are {', '.join(map(str, WALKS))}")
-    dims = [(n, t, s) for n, t, s in zip(shape, to, start, strict=True) if n != 1]
+    ends = end_of(env, output, to_offset), end_of(env, source, start_offset)
+    return walk_between(*ends, env.specs[output].dtype, shape, to, start, note or f"{output} from {source}")
+
+
+def walk_between(
+    y: End,
+    x: End,
+    dtype: np.dtype[Any],
+    shape: Sequence[int],
+    to: Sequence[int],
+    start: Sequence[int],
+    note: str,
+    rows: Rows | None = None,
+) -> list[Call]:
+    """As `walk`, between any two ends."""
+    walker = moved(note, Spec(dtype, ()))
+    scale = dtype.itemsize // walker.unit
+    loops = _merged(
+        [(n, t * scale, s * scale) for n, t, s in zip(shape, to, start, strict=True)] + ([(scale, 1, 1)] if scale > 1 else [])
+    )
+    axes = 3 if len(loops) <= 3 else 6
+    loops = [(1, 0, 0)] * (axes - len(loops)) + loops
+    calls = []
+    outer, inner = loops[:-axes], loops[-axes:]
+    for index in np.ndindex(*(loop[0] for loop in outer)):
+        y_at, x_at = (sum(i * loop[side] for i, loop in zip(index, outer, strict=True)) // scale for side in (1, 2))
+        operands: tuple[Operand, ...] = (
+            _shifted(y.operand, y_at),
+            _shifted(x.operand, x_at),
+            rows or Rows(),
+            y.row * scale,
+            x.row * scale,
+            *(loop[0] for loop in inner),
+            *(loop[1] for loop in inner),
+            *(loop[2] for loop in inner),
+        )
+        calls.append(Call(walker.three if axes == 3 else walker.six, operands, note))
+    return calls
+
+
+def _shifted(operand: Operand, by: int) -> Operand:
+    if not by:
+        return operand
+    assert isinstance(operand, Value | Weight | Scratch)
+    return replace(operand, offset=operand.offset + by)
+
+
+def _merged(loops: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """The same loops (size, stride, stride), as few as possible, at least one."""
     merged: list[tuple[int, int, int]] = []
-    for n, t, s in reversed(dims):
+    for n, t, s in reversed([loop for loop in loops if loop[0] != 1]):
         if merged and t == merged[0][1] * merged[0][0] and s == merged[0][2] * merged[0][0]:
             merged[0] = (n * merged[0][0], merged[0][1], merged[0][2])
         else:
             merged.insert(0, (n, t, s))
-    while len(merged) < 3:
-        merged.insert(0, (1, 0, 0))
-    calls = []
-    *outer, a, b, c = merged
-    if not any(m[0] != 1 for m in merged):
-        a, b, c = (1, 0, 0), (1, 0, 0), (1, 1, 1)
-    for index in np.ndindex(*(o[0] for o in outer)):
-        y_at = to_offset + sum(i * o[1] for i, o in zip(index, outer, strict=True))
-        x_at = start_offset + sum(i * o[2] for i, o in zip(index, outer, strict=True))
-        calls.append(
-            Call(
-                WALKS[dtype],
-                (
-                    Value(output),
-                    Value(source),
-                    y_at,
-                    x_at,
-                    Rows(),
-                    env.row_stride(output),
-                    env.row_stride(source),
-                    a[0],
-                    b[0],
-                    c[0],
-                    a[1],
-                    b[1],
-                    c[1],
-                    a[2],
-                    b[2],
-                    c[2],
-                ),
-                note or f"{output} from {source}",
-            )
-        )
-    return calls
+    return merged or [(1, 1, 1)]
+
+
+def place(env: Lowering, output: str, source: str, to: Array, start: Array) -> list[Call]:
+    """Calls that set output[to[i]] = source[start[i]] for every index i of the two arrays of element offsets.
+
+    Where elements of the output are named more than once, which one it gets is not said.
+    """
+    if not to.size:
+        return []
+    to, start = to.squeeze(), start.squeeze()
+    regular = _pieces(to, start, 0, MOST_WALKS)
+    if regular is not None:
+        return [
+            call
+            for t, s in regular
+            for call in walk(env, output, source, t.shape, _steps(t), _steps(s), int(t.flat[0]), int(s.flat[0]))
+        ]
+    walker = moved(output, env.specs[output])
+    scale = env.specs[output].dtype.itemsize // walker.unit
+    even = [axis for axis in range(to.ndim) if _cuts(to, start, axis) == [0]][-2 if scale == 1 else -1 :]
+    first = tuple(0 if axis in even else slice(None) for axis in range(to.ndim))
+    inner = _merged(
+        [(to.shape[a], _steps(to)[a] * scale, _steps(start)[a] * scale) for a in even] + ([(scale, 1, 1)] if scale > 1 else [])
+    )
+    inner = [(1, 0, 0)] * (2 - len(inner)) + inner
+    table = np.stack([to[first].ravel() * scale, start[first].ravel() * scale], axis=-1)
+    if table.max() >= 1 << 31:
+        raise Refused(f"{output!r} or {source!r} is too large to be walked by a table")
+    operands: tuple[Operand, ...] = (
+        Value(output),
+        Value(source),
+        Weight(table.astype(np.int32)),
+        Rows(),
+        env.row_stride(output) * scale,
+        env.row_stride(source) * scale,
+        len(table),
+        *(loop[0] for loop in inner),
+        *(loop[1] for loop in inner),
+        *(loop[2] for loop in inner),
+    )
+    return [Call(walker.by_table, operands, f"{output} from {source}, {len(table)} pieces")]
+
+
+def pick(env: Lowering, output: str, source: str, start: Array) -> list[Call]:
+    """Calls that set every element of the output: output[i] = source[start[i]], `start` in the output's frame shape."""
+    return place(env, output, source, np.arange(start.size).reshape(start.shape), start)
+
+
+def _steps(offsets: Array) -> list[int]:
+    """The stride along every axis of offsets that are regular."""
+    flat = [(0,) * axis + (1,) + (0,) * (offsets.ndim - axis - 1) for axis in range(offsets.ndim)]
+    return [int(offsets[i] - offsets.flat[0]) if n > 1 else 0 for i, n in zip(flat, offsets.shape, strict=True)]
+
+
+def _cuts(to: Array, start: Array, axis: int) -> list[int]:
+    """Where, along an axis, runs of equal steps begin."""
+    n = to.shape[axis]
+    if n < 3:
+        uniform = [np.diff(offsets, axis=axis) for offsets in (to, start)]
+        return [0] if n < 2 or all((d == d.flat[0]).all() for d in uniform) else [0, 1]
+    steps = [np.moveaxis(np.diff(offsets, axis=axis), axis, 0).reshape(n - 1, -1) for offsets in (to, start)]
+    even = np.logical_and(*((s == s[:, :1]).all(axis=1) for s in steps))
+    a, b = (s[:, 0] for s in steps)
+    cuts, begin = [0], 0
+    for i in range(1, n):
+        first = i - 1 == begin
+        follows = even[i - 1] and (first or (a[i - 1] == a[begin] and b[i - 1] == b[begin]))
+        if not follows:
+            cuts.append(i)
+            begin = i
+    return cuts
+
+
+def _pieces(to: Array, start: Array, axis: int, most: int) -> list[tuple[Array, Array]] | None:
+    """The offsets in parts that are regular along every axis; None where there would be more than `most`."""
+    if axis == to.ndim:
+        return [(to, start)]
+    cuts = _cuts(to, start, axis)
+    found: list[tuple[Array, Array]] = []
+    for begin, end in zip(cuts, [*cuts[1:], to.shape[axis]], strict=True):
+        part = (slice(None),) * axis + (slice(begin, end),)
+        inner = _pieces(to[part], start[part], axis + 1, most - len(found)) if len(cuts) <= most else None
+        if inner is None or len(found) + len(inner) > most:
+            return None
+        found += inner
+    return found
 
 
 def pass_through(node: Node, specs: dict[str, Spec], source: str, output: str, axes: dict[int, int]) -> Iterator[Link]:
@@ -150,3 +325,14 @@ def pass_through(node: Node, specs: dict[str, Spec], source: str, output: str, a
     for start, to in axes.items():
         if specs[source].shape[start] == specs[output].shape[to]:
             yield (source, start), (output, to)
+
+
+def refuse_twice(frames: Frames, output: str) -> None:
+    """A value has one time axis and one batch axis at most. Raises `Refused`."""
+    roles = [part for axis in frames.rows(output) for part in frames.roles[output, axis].split("+")]
+    for role in dict.fromkeys(roles):
+        if roles.count(role) > 1:
+            raise Refused(
+                f"every {'step' if role == 'time' else 'batch entry'} meets every other one: {output!r} would have "
+                f"{roles.count(role)} {role} axes"
+            )
