@@ -252,6 +252,8 @@ class Frames:
     constants: dict[str, Array]
     made: dict[str, Spec] = field(default_factory=dict)
     """values per row that the frame graph has and the file has not: their frames"""
+    windows: dict[str, Node] = field(default_factory=dict)
+    """the windows made, by output"""
 
     def role(self, name: str, axis: int) -> str | None:
         return self.roles.get((name, axis))
@@ -290,6 +292,12 @@ class Frames:
         `value`; or, with `edge`, the first and the last; `before` [rows, *frame] are rows that come before the first.
         With one offset the output, named `output` if given, has the frame of `name`.
         """
+        inner = self.windows.get(name)
+        if inner is not None and len(inner.attributes["offsets"]) == 1 and min(offsets) >= 0 and extra < -max(offsets):
+            first, name = inner.attributes, inner.inputs[0]  # rows of rows are rows, where none lies outside
+            offsets = [o * first["step"] + first["offsets"][0] for o in offsets]
+            step, extra = step * first["step"], first["extra"] + first["step"] * (1 + extra)
+            value, edge, before = first["value"], first["edge"], first["before"]
         frame = self.shape(name) if name in self.specs else self.made[name].sizes
         spec = Spec((self.specs.get(name) or self.made[name]).dtype, frame if len(offsets) == 1 else (len(offsets), *frame))
         attributes = {
@@ -300,7 +308,9 @@ class Frames:
             "edge": edge,
             "before": before,
         }
-        return self._make(node, name, "Window", spec, attributes, frame, output)
+        window, made = self._make(node, name, "Window", spec, attributes, frame, output)
+        self.windows[made] = window
+        return window, made
 
     def unfold(self, node: Node, name: str, times: int, start: int, extra: int, output: str = "") -> tuple[Node, str]:
         """A node, and its output whose rows are the `times` rows that each frame [times, *frame] of `name` holds.

@@ -18,6 +18,7 @@ from tinyrnn.clock import FRAMES, Clock, meeting
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.ir import Graph, Node, Size, Spec
 from tinyrnn.op import Axis, Frames, Refused, op_of
+from tinyrnn.passes.dead import remove_dead
 
 Time = int | str | Mapping[str, int]
 """which axis is time: of all inputs, by the name of an open size, or {input: axis}"""
@@ -253,6 +254,8 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
         nodes,
         graph.metadata,
     )
+    remove_dead(framed)
+    nodes = framed.nodes
     batches = {}
     read = {name for node in nodes for name in node.inputs} | set(graph.outputs)
     for name, array in graph.constants.items():
@@ -277,7 +280,7 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
         shape = file_shapes.get(name, tuple(r or n for r, n in zip(own, graph.specs[name].sizes, strict=True)))
         return Port(name, graph.specs[name].dtype, shape, own, frame, name in per_row, clocks.get(name, FRAMES))
 
-    refusal = next((f"node {n.name!r} ({n.op}): {reason}" for n in nodes if (reason := op_of(n).forbids_stream(n))), "")
+    refusal = next((f"node {n.name!r} ({n.op}): {reason}" for n in framed.nodes if (reason := op_of(n).forbids_stream(n))), "")
     if batches:
         refusal = refusal or f"constant {next(iter(batches))!r} differs from one batch entry to the next"
     return Program(
