@@ -109,7 +109,7 @@ def _stem(name: str) -> str:
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)
     words = [w.lower() for w in words]
     words = [re.sub(r"^([a-z])n$", r"\1", w) for w in words]
-    return " ".join(w for w in words if w not in SIDES and w not in ("0", "1"))
+    return " ".join([w for w in words if w not in SIDES and w not in ("0", "1")] or words[:1])
 
 
 def _by_name(graph: Graph, inputs: list[str], outputs: list[str]) -> dict[str, str]:
