@@ -49,7 +49,7 @@ def step_model(path: Path, inputs: dict[str, list[Any]], outputs: dict[str, tupl
         ({"z": 1}, ["bind names 'z'", "inputs and open sizes are 'x', 'h', 'c', 'B'"]),
         ({"X": 1}, ["'X'", "did you mean 'x'?"]),
         ({"h": np.zeros((1, 7), np.float32)}, ["'h'", "[1, 7]", "float32[B, 6]"]),
-        ({"h": np.zeros(6, np.float32)}, ["'h'", "[6]"]),
+        ({"h": np.zeros(7, np.float32)}, ["'h'", "[1, 7]"]),
         ({"h": "text"}, ["'h'", "which is no float32"]),
         ({"h": None}, ["'h'", "which is no float32"]),
         ({"h": [[1], [2, 3]]}, ["'h'", "which is no float32"]),
