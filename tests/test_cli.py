@@ -21,7 +21,7 @@ SEQUENCE = MODELS / "lstm_layernorm_lstm_dynT_legacy.onnx"
 BACKWARD = MODELS / "lstm_l1_bi_sf_zero_fixT_b2_legacy.onnx"
 STATES = MODELS / "lstm_l2_uni_sf_states_dynT_dynB_legacy.onnx"
 LANGUAGE = ROOT / "tinyrnn" / "models" / "char_lm.onnx"
-COMMANDS = ("inspect", "run", "check", "bench", "demo")
+COMMANDS = ("inspect", "run", "check", "bench", "generate", "demo")
 
 
 def call(*arguments, status=0):
@@ -389,6 +389,34 @@ def test_bench_without_a_model_is_a_table(monkeypatch):
     monkeypatch.setattr(bench, "table", lambda **rest: small(cells=("RNN",), sizes=(16,), **rest))
     assert "RNN" in call("bench", "--frames", 20).stdout
     assert json.loads(call("bench", "--frames", 20, "--json").stdout)["rows"][0]["hidden"] == 16
+
+
+def test_generate_writes_text_and_figures():
+    from tinyrnn import decode
+    from tinyrnn.demo import encode, vocabulary_of
+
+    model = tinyrnn.load(LANGUAGE)
+    vocabulary = vocabulary_of(model)
+    start = encode("ROMEO:", vocabulary)
+    wanted = decode.generate(model, start, 50, method="sample", temperature=0.7, top_k=20, seed=4)
+    text = "".join(vocabulary[t] for t in wanted.tokens)
+    options = ("--start", "ROMEO:", "--steps", 50, "--temperature", 0.7, "--top-k", 20, "--seed", 4)
+    assert call("generate", LANGUAGE, *options).stdout == f"ROMEO:{text}\n"
+    found = json.loads(call("generate", LANGUAGE, *options, "--json").stdout)
+    assert found["tokens"] == wanted.tokens.tolist() and found["text"] == text and not found["stopped"]
+    assert call("generate", LANGUAGE, "--start", "A", "--steps", 300, "--stop", ".!").stdout[-2] in ".!"
+    best = decode.beam(model, start, 20, width=3, n_best=2)
+    found = json.loads(call("generate", LANGUAGE, "--start", "ROMEO:", "--steps", 20, "--width", 3, "--n-best", 2, "--json").stdout)
+    assert [h["tokens"] for h in found["hypotheses"]] == [h.tokens.tolist() for h in best]
+    assert call("generate", LANGUAGE, "--start", "A", "--steps", 5, "--method", "beam").stdout.startswith("-")
+
+
+def test_generate_refuses():
+    assert "does not know 'é'" in refused("generate", LANGUAGE, "--start", "\u00e9")
+    assert "takes a token chosen by" in refused("generate", STEP, "--start", 0)
+    for options in ([], ["--start", "A", "--method", "greedy", "--top-k", 3], ["--start", "A", "--width", 2, "--top-p", 0.5],
+                    ["--start", "A", "--top-p", 0], ["--start", "A", "--temperature", -1], ["--start", "A", "--input", "x"]):
+        refused("generate", LANGUAGE, *options, status=2)
 
 
 def text_of(*arguments):

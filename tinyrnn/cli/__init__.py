@@ -1,4 +1,4 @@
-"""The command line: `tinyrnn inspect | run | check | bench | demo`, each a thin layer over the public API."""
+"""The command line: `tinyrnn inspect | run | check | bench | generate | demo`, each a thin layer over the public API."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from tinyrnn import __version__
+from tinyrnn.cli.generate import generate
 from tinyrnn.cli.options import FILE, json_option, model_options, print_json, progress_bar
 from tinyrnn.cli.run import run
 from tinyrnn.errors import TinyRNNError
@@ -67,6 +68,7 @@ def inspect(model: Path, how: dict[str, Any], graph: bool, plan: bool, source: b
         click.echo("\n\n".join(text.rstrip("\n") for text in shown.values()) or page(summary(loaded, model)))
 
 
+main.add_command(generate)
 main.add_command(run)
 
 

@@ -88,6 +88,7 @@ class Decoder:
         self._outputs = [np.zeros(p.shape, p.dtype) for p in model.outputs]
         self._fed = self._inputs[model.inputs.index(self.feed)]
         self._addresses = np.array([a.ctypes.data for a in (*self._inputs, *self._outputs)], np.int64)
+        self._call = _native().run
         self._weights = aligned(self.vocabulary + 1, np.float32)
         self._order = np.empty(self.vocabulary, np.int64)
         job = self._job = np.zeros(k.WORDS, np.int64)
@@ -287,7 +288,7 @@ class Decoder:
         context.addresses[layout.header : layout.header + len(self._addresses)] = self._addresses
         self._fed[...] = 0
         job[k.HOT] = 0
-        status = _native().run(job.ctypes.data, steps)
+        status = self._call(job.ctypes.data, steps)
         if status == k.DONE:
             return
         what = f"{self.name}: output {self.output.name!r}"
