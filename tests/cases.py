@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from op_case import Input, OpCase, b, case, f, k, v, w, x
 from recurrent_cases import GATES
 
-COVERED_ELSEWHERE = frozenset(GATES)
+RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+COVERED_ELSEWHERE = frozenset(GATES) | frozenset(RANDOM)
 NAN, INF = float("nan"), float("inf")
 
 UNARY: dict[str, tuple[float, float]] = {

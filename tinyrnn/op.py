@@ -174,6 +174,10 @@ class Op:
         value = node.attributes.get(name, self.attributes[name])
         return None if value is REQUIRED else value
 
+    def refuses(self, node: Node) -> str | None:
+        """Why a node with these attributes cannot run, whatever its inputs are."""
+        return None
+
     def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
         """Bring the forms of all opset versions to one; raise `Refused` where a value is not supported."""
 

@@ -55,7 +55,7 @@ def _problem(node: Node) -> str | None:
         return f"{node.op} with attribute {unknown[0]}={node.attributes[unknown[0]]!r} (supported: {known})"
     if not _count_fits(op, node):
         return f"{node.op} with {len(node.inputs)} inputs (supported: {', '.join(op.inputs) or 'none'})"
-    return None
+    return op.refuses(node)
 
 
 def _count_fits(op: Op, node: Node) -> bool:
