@@ -316,7 +316,7 @@ def _add_first_step(steps: _Steps, chain: _Chain) -> tuple[str, bool] | None:
     for x in _ancestors(steps, results[0]):
         if steps.spec(x) != steps.spec(inputs[0]) or x in results or not _starts_from_zero(steps, chain, x):
             continue
-        for backwards in (False, True):
+        for backwards in (True, False):
             names = [x, *inputs]
             whole = steps.stack(names[::-1] if backwards else names)
             if whole is not None:
@@ -382,9 +382,9 @@ def _roll(steps: _Steps, chain: _Chain) -> bool:
     shape, starts = steps.spec(xs[0]).sizes, _starts(chain.first)
     if _states_go_elsewhere(steps, chain):
         return False
-    found, backwards = steps.stack(xs), False
+    found, backwards = steps.stack(xs[::-1]), True
     if found is None:
-        found, backwards = steps.stack(xs[::-1]), True
+        found, backwards = steps.stack(xs), False
     if found is None:
         extended = _add_first_step(steps, chain)
         if extended is None:
@@ -455,6 +455,9 @@ def _in_order(graph: Graph) -> None:
 @rewrite
 def roll_unrolled(graph: Graph) -> None:
     """Chains of single steps become one recurrent node over time."""
+    if sum(_is_step(graph, node) for node in graph.nodes) < SHORTEST:
+        return
+    _in_order(graph)
     steps = _Steps(graph)
     rolled = [chain for chain in list(_chains(steps)) if _roll(steps, chain)]
     if rolled:
