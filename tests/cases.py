@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from cases_moves import products
+from cases_moves import lookups, products
 from cases_norm import normalizations
 from cases_numbers import numbers
 from onnx import TensorProto, helper, numpy_helper
@@ -326,6 +326,7 @@ for _family in (
     _reductions,
     _products,
     products,
+    lookups,
     normalizations,
     numbers,
 ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from op_case import OpCase, case, w, x
+from op_case import Input, OpCase, case, k, v, w, x
 
 
 def products() -> Iterator[OpCase]:
@@ -49,6 +49,51 @@ def products() -> Iterator[OpCase]:
     yield case("Einsum folded", w(3, 4), w(4, 2), equation="ij,jk")
 
 
+TYPES = ("float32", "float64", "int64", "int32", "uint8", "int16", "bool")
+
+
+def _given(dtype: str, *shape: int) -> Input:
+    return x(*shape, dtype=dtype, low=0, high=1 if dtype == "bool" else 9)
+
+
+def lookups() -> Iterator[OpCase]:
+    for dtype in TYPES:
+        given = _given(dtype, 4, 7)
+        yield case(f"Gather run time {dtype}", given, v([[3, -1], [0, -4]], "int64"), axis=1)
+        yield case(f"Gather irregular {dtype}", given, k([3, 0, 0, 2, 1, 1, 3, 0, 2, 2, 0, 3, 1, 0, 3]), axis=0)
+        yield case(f"GatherElements {dtype}", given, x(4, 3, dtype="int64", low=-7, high=6), axis=1)
+        yield case(f"GatherElements constant {dtype}", given, k([[0, 3, -1], [2, -4, 1]]), axis=0)
+        yield case(f"GatherND {dtype}", given, v([[0], [-3], [3], [2]], "int64"))
+        yield case(f"ScatterND {dtype}", given, v([[1, 2], [0, -1], [3, 0]], "int64"), _given(dtype, 3))
+        yield case(f"ScatterND constant {dtype}", given, k([[3], [1]]), _given(dtype, 2, 7))
+        yield case(f"ScatterElements {dtype}", given, v([[1, 0, -1, 3, 1, 2, 0]], "int32"), _given(dtype, 1, 7))
+        yield case(f"ScatterElements constant {dtype}", given, k([[6, 0], [2, -2]]), _given(dtype, 2, 2), axis=1)
+    yield case("Gather run time middle", x(2, 5, 19), x(3, dtype="int32", low=-5, high=4), axis=1)
+    yield case("Gather run time scalar", x(2, 5, 3), v(-2, "int64"), axis=-1)
+    yield case("Gather run time constant data", w(2, 5, 3), x(2, 2, dtype="int64", low=0, high=4), axis=1)
+    yield case("Gather windows", x(2, 9), k([[0, 1, 2], [2, 3, 4], [4, 5, 6]]), axis=1)
+    yield case("Gather backwards", x(2, 9), k([8, 6, 4, 2]), axis=1)
+    yield case("GatherElements last", x(2, 3, 17), x(2, 3, 17, dtype="int64", low=-17, high=16), axis=-1)
+    yield case("GatherElements part", x(4, 3, 5), x(2, 2, 5, dtype="int64", low=-3, high=2), axis=1)
+    yield case("GatherElements constant data", w(4, 5), x(2, 5, dtype="int64", low=0, high=3))
+    yield case("GatherND tuples", x(3, 4, 5), v([[[0, 1], [2, -1]], [[1, 3], [-3, 0]]], "int64"))
+    yield case("GatherND elements", x(3, 4), v([[0, 1], [2, -1]], "int64"))
+    yield case("GatherND batch", x(2, 3, 19), v([[1], [-3]], "int64"), batch_dims=1)
+    yield case("GatherND batch tuples", x(2, 3, 4, 5), v([[[1, 3]], [[0, -1]]], "int64"), batch_dims=1)
+    yield case("GatherND constant", x(3, 4, 5), k([[2, 0], [0, 3]]))
+    yield case("ScatterND rows", x(4, 3, 17), v([[[1], [-1]]], "int64"), x(1, 2, 3, 17))
+    yield case("ScatterND region", x(3, 6), k(REGION), x(2, 4))
+    yield case("ScatterND constant data", w(3, 6), v([[1]], "int64"), x(1, 6))
+    yield case("Scatter", x(3, 5), v([[1, 0, 2, 1, 2]], "int64"), x(1, 5), opset=9)
+    for reduction in ("add", "mul", "max", "min"):
+        for dtype in ("float32", "int64"):
+            given = _given(dtype, 4, 7)
+            name = f"{reduction} {dtype}"
+            yield case(f"ScatterElements {name}", given, v([[0, 3, 0]], "int64"), _given(dtype, 1, 3), opset=18, axis=1, reduction=reduction)
+            yield case(f"ScatterND {name}", given, k([[2], [0], [2]]), _given(dtype, 3, 7), opset=18, reduction=reduction)
+
+
+REGION = [[[row, column] for column in (1, 2, 3, 4)] for row in (0, 2)]
 EQUATIONS: tuple[tuple[object, ...], ...] = (
     ("ij,jk->ik", (3, 5), (5, 17)),
     ("ij,jk", (3, 5), (5, 4)),

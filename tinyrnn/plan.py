@@ -256,9 +256,13 @@ class _Planner:
 
     def _bound(self, name: str, low: int, high: int) -> None:
         producers = self.graph.producers()
+        specs = self.graph.specs
         while name in producers and op_of(producers[name]).moves:
-            name = producers[name].inputs[0]
-        if name in self.graph.inputs and name not in self.program.states:
+            source = producers[name].inputs[0]
+            if specs[source].elements != specs[name].elements:
+                return  # only some of its elements are these indices
+            name = source
+        if name in self.graph.inputs and name not in self.program.states and specs[name].dtype in (np.int64, np.int32):
             self.result.bounds.append((self.places[name].memory, low, high))
 
     def _place_arena(self, calls: list[tuple[Node, Call]]) -> None:
