@@ -56,7 +56,7 @@ SIZES = st.lists(st.integers(0, 700), min_size=1, max_size=6).filter(any)
 # --- models of our own -----------------------------------------------------------------------------------------------
 
 
-def save(path: Path, nodes: list[Any], inputs: dict[str, list[int]], outputs: list[str], constants: dict[str, Any], **more: str) -> Path:
+def save(path: Path, nodes: list[Any], inputs: dict[str, list[Any]], outputs: list[str], constants: dict[str, Any], **more: str) -> Path:
     graph = helper.make_graph(
         nodes, path.stem,
         [helper.make_tensor_value_info(n, TensorProto.INT64 if n == "sr" else TensorProto.FLOAT, s) for n, s in inputs.items()],
@@ -318,6 +318,51 @@ def test_what_belongs_to_a_call_covers_everything(tmp_path: Path) -> None:
     assert within("close", files.read_array(tmp_path / "out.csv")[0].astype(np.float32), wanted)
     assert "is no sound" in refused("run", path, tmp_path / "in.wav", "-o", tmp_path / "out.wav")
     assert "not all outputs come frame by frame" in refused("run", path, tmp_path / "in.wav", "-o", "-")
+
+
+def shifted(path: Path, values: int, ahead: int, step: int = 1) -> Path:
+    """y[t] = |x[step * t + ahead]|, zeros after the end, over the frames of a sequence."""
+    nodes = [helper.make_node("Pad", ["x", "pads"], ["padded"]), helper.make_node("Slice", ["padded", "start", "end", "axis", "step"], ["later"]),
+             helper.make_node("Abs", ["later"], ["y"])]
+    constants = {"pads": np.array([0, 0, ahead, 0]), "start": np.array([ahead]), "end": np.array([np.iinfo(np.int64).max]),
+                 "axis": np.array([0]), "step": np.array([step])}
+    return save(path, nodes, {"x": ["T", values]}, ["y"], constants)
+
+
+def test_a_mask_that_comes_late(folder: Path) -> None:
+    """Masks of a model that looks two frames ahead meet the spectra that they are for."""
+    model = tinyrnn.load(shifted(folder / "ahead.onnx", 65, 2))
+    assert model.delay == 2
+    samples = sound(1500)
+    mask = audio.SpectralMask(model, hop=64, window="hann")
+    stft = audio.Stft(128, 64, "hann")
+    spectra = np.concatenate([stft.push(samples), stft.push(np.zeros(-1500 % 64 + 64, np.float32))])
+    later = np.concatenate([np.abs(spectra)[2:], np.zeros((2, 65))])
+    inverse = audio.InverseStft(128, 64, "hann")
+    wanted = np.concatenate([inverse.push(spectra * later), inverse.finish()])[64:1564]
+    found = mask.run(samples)
+    assert within("close", found, wanted.astype(np.float32))
+    for sizes in ([1], [64], [700, 3]):
+        np.testing.assert_array_equal(fed(mask, samples, sizes), found)
+
+
+def test_fewer_rows_than_frames(tmp_path: Path, folder: Path) -> None:
+    samples = sound(3203)
+    frames = np.concatenate([samples, np.zeros(-3203 % 160, np.float32)]).reshape(-1, 160)
+    fewer = tinyrnn.load(shifted(folder / "fewer.onnx", 160, 1, 2))
+    listener = audio.Listener(fewer)
+    assert listener.hops() == {"y": 320}
+    wanted = np.abs(np.concatenate([frames, np.zeros((1, 160))])[1::2])
+    assert within("close", listener.run(samples)["y"], wanted)
+    files.write_array(tmp_path / "in.wav", samples, RATE, "float")
+    call("run", folder / "fewer.onnx", tmp_path / "in.wav", "-o", tmp_path / "out.csv", "--plot", tmp_path / "p.png")
+    np.testing.assert_allclose(files.read_array(tmp_path / "out.csv")[:, 0], np.arange(len(wanted)) * 0.02)
+    made = audio.SampleFilter(fewer).run(samples)
+    assert within("close", made, wanted.ravel()[: -(-3203 // 2)])
+    call("run", folder / "fewer.onnx", tmp_path / "in.wav", "-o", tmp_path / "out.wav")
+    assert files.read_wav(tmp_path / "out.wav")[1] == 8000
+    with pytest.raises(ShapeError, match="has 500 rows for 1000 frames"):
+        audio.SpectralMask(tinyrnn.load(shifted(folder / "half.onnx", 65, 1, 2)))
 
 
 def test_models_that_are_not_for_sound(folder: Path, echo_model: tinyrnn.Model, masking: tinyrnn.Model) -> None:

@@ -65,11 +65,11 @@ class Form:
                 f"{model.name}: {port} does not hold the spectrum of a block of {2 * (bins - 1)} samples: magnitudes have "
                 f"{bins} values, real and imaginary parts an axis of 2 besides"
             )
-        self.shape, self.last = port.shape, sizes[-1] == 2
+        self.bins, self.shape, self.last = bins, port.shape, sizes[-1] == 2
 
     def parts(self, frames: Array) -> tuple[Array, Array]:
         """Real and imaginary parts [T, bins], float64, of frames in complex form."""
-        wide = frames.reshape(len(frames), *((-1, 2) if self.last else (2, -1))).astype(np.float64)
+        wide = frames.reshape(-1, *((self.bins, 2) if self.last else (2, self.bins))).astype(np.float64)
         return (wide[..., 0], wide[..., 1]) if self.last else (wide[:, 0], wide[:, 1])
 
     def frames(self, spectrum: Array) -> Array:

@@ -79,25 +79,31 @@ def _waveform(axes: Any, samples: Array, rate: float, colour: str = "tab:blue") 
 
 
 def plot_figures(
-    path: str | PathLike[str], samples: Array, figures: Mapping[str, Array], rate: float, hop: int, title: str = ""
+    path: str | PathLike[str],
+    samples: Array,
+    figures: Mapping[str, Array],
+    rate: float,
+    hop: float | Mapping[str, float],
+    title: str = "",
 ) -> None:
-    """Draw a sound and, under it, what a `Listener` gave for it, frame by frame, into an image file.
+    """Draw a sound and, under it, what a `Listener` gave for it, row by row, into an image file.
 
-    Frame t is drawn over its new samples, t * hop to (t + 1) * hop. Raises `TinyRNNError` without matplotlib, or where
-    the file cannot be written.
+    Row t is drawn over its new samples, t * hop to (t + 1) * hop; `hop` may be by the name of each output, as from
+    `Listener.hops`. Raises `TinyRNNError` without matplotlib, or where the file cannot be written.
     """
     shown = {name: np.asarray(a, np.float64).reshape(len(a), -1) for name, a in figures.items() if np.ndim(a)}
     if not shown or not all(a.size for a in shown.values()):
         raise TinyRNNError(f"{fspath(path)}: nothing to draw: there are no figures over time")
+    hops = {name: float(hop[name] if isinstance(hop, Mapping) else hop) for name in shown}
 
     def draw(figure: Any, axes: list[Any]) -> None:
         _waveform(axes[0], samples, rate)
         for place, (name, values) in zip(axes[1:], shown.items(), strict=True):
-            edges = np.arange(len(values) + 1) * hop / rate
+            edges = np.arange(len(values) + 1) * hops[name] / rate
             if values.shape[1] > LINES:
-                image = place.imshow(
-                    values.T, aspect="auto", origin="lower", extent=(0, edges[-1], -0.5, values.shape[1] - 0.5), cmap="magma"
-                )
+                cells = _groups(values, max(len(values) // COLUMNS, 1)).max(axis=1).T
+                extent = (0, edges[-1], -0.5, values.shape[1] - 0.5)
+                image = place.imshow(cells, aspect="auto", origin="lower", extent=extent, cmap="magma")
                 figure.colorbar(image, ax=place, pad=0.01)
                 place.set_ylabel(f"{name}\n(index)")
                 continue
@@ -116,7 +122,7 @@ def plot_figures(
                     )
             if values.shape[1] > 1:
                 place.legend(loc="upper right", fontsize=8)
-        axes[0].set_xlim(0, max(len(samples), hop) / rate)
+        axes[0].set_xlim(0, max(len(samples), 1) / rate)
         axes[0].set_title(title, fontsize=11, loc="left")
 
     _save(path, [1.6] + [2.2] * len(shown), draw)

@@ -7,18 +7,44 @@ pieces the samples come. A model's state is carried from push to push; `reset` a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from tinyrnn.arrays import Port
 from tinyrnn.audio.frames import Array, OverlapAdd, blocks
 from tinyrnn.audio.front import Form, Front, magnitude, sound_input, sound_output
 from tinyrnn.errors import ShapeError
-from tinyrnn.runtime import Model, Progress
+from tinyrnn.runtime import Model, Progress, Stream
 
 GIVES = ("mask", "spectrum")
 PIECE = 1 << 15
 """samples of a recording that go through at once"""
+
+
+def rows_per_frame(port: Port) -> Fraction:
+    """Rows of an output for each frame that goes in, in the long run."""
+    many = port.clock.stride << 10
+    return Fraction(port.clock.whole(2 * many) - port.clock.whole(many), many)
+
+
+def _frame_for_frame(model: Model) -> None:
+    port = model.outputs[0]
+    if any(port.clock.whole(n) != n for n in (1, 1000, 1001)):
+        raise ShapeError(
+            f"{model.name}: output {port} has {port.clock.whole(1000)} rows for 1000 frames, and blocks are added frame by frame"
+        )
+
+
+def _run(stream: Stream, frames: Array, rest: tuple[int, ...]) -> Array:
+    """The one output of a stream over frames that have come, [rows, *rest]."""
+    return np.asarray(stream.run(frames)).reshape(-1, *rest) if len(frames) else np.empty((0, *rest), np.float32)
+
+
+def _flush(stream: Stream, rest: tuple[int, ...]) -> Array:
+    """The rows that the one output of a stream still owes, [rows, *rest]."""
+    return np.asarray(stream.flush()).reshape(-1, *rest) if stream.model.delay else np.empty((0, *rest), np.float32)
 
 
 class Pipeline(ABC):
@@ -88,9 +114,10 @@ class Listener(Pipeline):
         channels: int = 1,
     ) -> None:
         self.model, self.front = model, Front(model, takes, block, hop, window, channels)
-        self.stream = model.stream()
+        self.stream, self._heard = model.stream(), False
 
     def reset(self) -> None:
+        self._heard = False
         self.front.reset()
         self.stream.reset()
 
@@ -99,15 +126,25 @@ class Listener(Pipeline):
 
     def finish(self) -> dict[str, Array]:
         figures = self._figures(self.front.finish())
+        if self._heard and self.model.delay:
+            figures = self.join([figures, self._named(self.stream.flush())])
         self.reset()
         return figures
+
+    def hops(self) -> dict[str, float]:
+        """Samples from one row to the next of every output that has rows."""
+        return {p.name: float(self.hop / rows_per_frame(p)) for p in self.model.outputs if p.per_frame}
 
     def _figures(self, frames: Array) -> dict[str, Array]:
         ports = self.model.outputs
         if len(frames) == 0:
             return {p.name: np.empty((0, *p.shape), p.dtype) for p in ports if p.per_frame}
-        answer = self.stream.run(frames)
-        return dict(zip([p.name for p in ports], [answer] if len(ports) == 1 else answer, strict=True))
+        self._heard = True
+        return self._named(self.stream.run(frames))
+
+    def _named(self, answer: Any) -> dict[str, Array]:
+        names = [p.name for p in self.model.outputs]
+        return dict(zip(names, [answer] if len(names) == 1 else answer, strict=True))
 
     def join(self, parts: list[Any]) -> dict[str, Array]:
         found: dict[str, Array] = {}
@@ -122,13 +159,15 @@ class Listener(Pipeline):
 class SoundPipeline(Pipeline):
     """Samples to samples: what comes out is cut to the length of what went in, sample for sample."""
 
+    model: Model
+
     def _lay_out(self, size: int, add: bool, window: str | Array | None, normalize: bool) -> None:
         """Of frames of `size` samples: added where they overlap, or joined."""
         hop = self.front.hop
         self._adder = OverlapAdd(size, hop, window, normalize) if add else None
         self._lead = size - hop if add else 0
         self._late = (-(-size // hop) - 1) * hop if add else 0
-        self.made = hop if add else size
+        self.made = Fraction(hop) if add else size * rows_per_frame(self.model.outputs[0])
         """samples that come out for `hop` samples that go in"""
         self._restart()
 
@@ -140,12 +179,19 @@ class SoundPipeline(Pipeline):
 
     @abstractmethod
     def _frames(self, samples: Any) -> Array:
-        """Frames of sound, [T, size] or [T, size, channels]."""
+        """Frames of sound, [T, size] or [T, size, channels], as samples come."""
+
+    @abstractmethod
+    def _tail(self) -> Array:
+        """Those that models which look ahead still owe."""
 
     def push(self, samples: Any) -> Array:
-        """The samples that are complete, each once: sample k needs those up to k + block - 1."""
+        """The samples that are complete, each once: sample k needs those up to k + block - 1, and the models' delay."""
         frames = self._frames(samples)
         self._taken += len(samples)
+        return self._deliver(frames)
+
+    def _deliver(self, frames: Array) -> Array:
         made = frames.reshape(-1, *frames.shape[2:]) if self._adder is None else self._adder.push(frames)
         skipped = min(self._skip, len(made))
         self._skip -= skipped
@@ -153,9 +199,12 @@ class SoundPipeline(Pipeline):
         return made[skipped:]
 
     def finish(self) -> Array:
-        total, sent = -(-self._taken * self.made // self.hop), self._sent
-        missing = -self._taken % self.hop + (self._late if self._taken else 0)
-        rest = self.push(np.zeros((missing, *self.front.framer.shape), np.float32))[: total - sent]
+        total, sent = -int(-self._taken * self.made // self.hop), self._sent
+        rest: Array = np.empty((0, *self.front.framer.shape), np.float32)
+        if self._taken:
+            missing = -self._taken % self.hop + self._late
+            last = self._frames(np.zeros((missing, *self.front.framer.shape), np.float32))
+            rest = self._deliver(np.concatenate([last, self._tail()]))[: total - sent]
         self.reset()
         return rest
 
@@ -187,6 +236,8 @@ class SampleFilter(SoundPipeline):
         several = channels > 1 and port.shape[-1:] == (channels,)
         self._shape = (port.size // channels, channels) if several else (port.size,)
         add = self._shape == (self.block,) and self.hop < self.block
+        if add:
+            _frame_for_frame(model)
         self._lay_out(self._shape[0], add, window, normalize)
         self.stream = model.stream()
 
@@ -195,10 +246,10 @@ class SampleFilter(SoundPipeline):
         self.stream.reset()
 
     def _frames(self, samples: Any) -> Array:
-        frames = self.front.push(samples)
-        if len(frames) == 0:
-            return np.empty((0, *self._shape), np.float32)
-        return np.asarray(self.stream.run(frames), np.float32).reshape(-1, *self._shape)
+        return _run(self.stream, self.front.push(samples), self._shape)
+
+    def _tail(self) -> Array:
+        return _flush(self.stream, self._shape)
 
 
 class SpectralMask(SoundPipeline):
@@ -247,7 +298,13 @@ class SpectralMask(SoundPipeline):
                 if port.size != self.block:
                     raise ShapeError(f"{model2.name}: {port} is no block of {self.block} samples, as {model.name} needs")
         self.streams = [m.stream() for m in (model, model2) if m is not None]
+        for stream in self.streams:
+            _frame_for_frame(stream.model)
         self._lay_out(self.block, True, self.front.window, model2 is None if normalize is None else normalize)
+
+    def _restart(self) -> None:
+        super()._restart()
+        self._waiting = np.empty((0, self.block // 2 + 1), np.complex128)
 
     def reset(self) -> None:
         self._restart()
@@ -256,14 +313,21 @@ class SpectralMask(SoundPipeline):
 
     def _frames(self, samples: Any) -> Array:
         frames = self.front.push(samples)
-        if len(frames) == 0:
-            return np.empty((0, self.block), np.float32)
-        made = blocks(self._changed(self.front.spectrum, self.streams[0].run(frames)), self.block)
+        self._waiting = np.concatenate([self._waiting, self.front.spectrum])
+        return self._through(_run(self.streams[0], frames, self._out.shape))
+
+    def _tail(self) -> Array:
+        made = self._through(_flush(self.streams[0], self._out.shape))
+        return made if self.model2 is None else np.concatenate([made, _flush(self.streams[1], (self.block,))])
+
+    def _through(self, answer: Array) -> Array:
+        """Frames of sound of what the first model gave; spectra wait for it where it looks ahead."""
+        spectrum, self._waiting = self._waiting[: len(answer)], self._waiting[len(answer) :]
+        made = blocks(self._changed(spectrum, answer), self.block)
         if self.model2 is None:
             return made
-        port = self.model2.inputs[0]
-        second = made.astype(np.float32).reshape(len(made), *port.shape)
-        return np.asarray(self.streams[1].run(second)).reshape(len(made), self.block)
+        second = made.astype(np.float32).reshape(len(made), *self.model2.inputs[0].shape)
+        return _run(self.streams[1], second, (self.block,))
 
     def _changed(self, spectrum: Array, answer: Array) -> Array:
         """The new spectra, by operations on real numbers that round alike wherever a value stands."""

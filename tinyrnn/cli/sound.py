@@ -71,15 +71,25 @@ def out_rate(pipeline: Any, rate: int | None, model: Model) -> int | None:
         return None
     made = rate * pipeline.made / pipeline.hop
     if made != int(made) or made < 1000:
+        values = f"{pipeline.made} value{'s'[: pipeline.made != 1]}"
         raise ShapeError(
-            f"{model.name}: gives {pipeline.made} value{'s'[: pipeline.made != 1]} for {pipeline.hop} new samples, {made:,.6g} a "
+            f"{model.name}: gives {values} for {pipeline.hop} new samples, {float(made):,.6g} a "
             f"second: figures and no sound; write .csv, .npy or .npz"
         )
     return int(made)
 
 
-def columns(figures: Mapping[str, Any], rate: int, hop: int, first: int = 0) -> dict[str, Any]:
-    """A table of figures over time: the second at which the new samples of each frame start, then every value."""
+def row_hop(listener: Any) -> float:
+    """Samples from row to row of all outputs. Raises `ShapeError` where these differ."""
+    hops = listener.hops()
+    if len(set(hops.values())) > 1:
+        text = ", ".join(f"{name} every {hop:g}" for name, hop in hops.items())
+        raise ShapeError(f"{listener.model.name}: rows of {text} samples make no table; choose with --outputs, or write .npz")
+    return float(next(iter(hops.values())))
+
+
+def columns(figures: Mapping[str, Any], rate: int, hop: float, first: int = 0) -> dict[str, Any]:
+    """A table of figures over time: the second at which the new samples of each row start, then every value."""
     import numpy as np
 
     count = min((len(a) for a in figures.values()), default=0)
@@ -122,7 +132,7 @@ class _Sink:
     def _lines(self, part: Any) -> bytes:
         import numpy as np
 
-        table = columns(part, self.rate or 1, self.pipeline.hop, self.rows)
+        table = columns(part, self.rate or 1, row_hop(self.pipeline), self.rows)
         head = "" if self.rows else ",".join(table) + "\n"
         rows = np.stack(list(table.values()), axis=1)
         self.rows += len(rows)
@@ -217,7 +227,7 @@ def _write(
     output: Path,
     kind: str,
     model: Model,
-    pipeline: Pipeline,
+    pipeline: Any,
     results: Mapping[str, Any],
     to_sound: bool,
     rate: int | None,
@@ -232,20 +242,22 @@ def _write(
         return files.write_arrays(output, results, made_rate, bits)
     timed = {p.name: results[p.name] for p in model.outputs if p.per_frame}
     if kind == ".csv" and len(timed) == len(results) and rate is not None:
-        files.write_table(output, columns(timed, rate, pipeline.hop))
+        files.write_table(output, columns(timed, rate, row_hop(pipeline)))
         return 0
     if kind == ".csv":
         results = {n: a.reshape(1, -1) for n, a in results.items()}
     if kind == ".npz" and "seconds" not in results and timed and rate is not None:
-        count = len(next(iter(timed.values())))
-        results = {**results, "seconds": np.arange(count) * pipeline.hop / rate}
+        hops = pipeline.hops()
+        if len(set(hops.values())) == 1:
+            name, array = next(iter(timed.items()))
+            results = {**results, "seconds": np.arange(len(array)) * hops[name] / rate}
     return files.write_arrays(output, results)
 
 
 def _draw(
     plot: Path,
     model: Model,
-    pipeline: Pipeline,
+    pipeline: Any,
     source: Source,
     before: Any,
     results: Mapping[str, Any],
@@ -262,7 +274,7 @@ def _draw(
         plot_sounds(plot, sounds, f"{through} on {name}, {rate:,} Hz")
     else:
         timed = {p.name: results[p.name] for p in model.outputs if p.per_frame}
-        plot_figures(plot, before, timed, rate, pipeline.hop, f"{model.name} on {name}, {rate:,} Hz")
+        plot_figures(plot, before, timed, rate, pipeline.hops(), f"{model.name} on {name}, {rate:,} Hz")
 
 
 def _report(as_json: bool, live: bool, found: dict[str, Any]) -> None:
