@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from cases_moves import lookups, products
+from cases_moves import lookups, products, rearrangements
 from cases_norm import normalizations
 from cases_numbers import numbers
 from onnx import TensorProto, helper, numpy_helper
@@ -327,6 +327,7 @@ for _family in (
     _products,
     products,
     lookups,
+    rearrangements,
     normalizations,
     numbers,
 ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from op_case import Input, OpCase, case, k, v, w, x
+from op_case import OPSET, Input, OpCase, case, f, k, v, w, x
 
 
 def products() -> Iterator[OpCase]:
@@ -94,6 +94,42 @@ def lookups() -> Iterator[OpCase]:
 
 
 REGION = [[[row, column] for column in (1, 2, 3, 4)] for row in (0, 2)]
+def rearrangements() -> Iterator[OpCase]:
+    for mode in ("reflect", "edge", "wrap"):
+        opset = 19 if mode == "wrap" else OPSET
+        yield case(f"Pad {mode}", x(3, 19), k([0, 2, 0, 3]), opset=opset, mode=mode)
+        yield case(f"Pad {mode} several axes", x(2, 5, 7), k([0, 2, 1, 0, 3, 2]), opset=opset, mode=mode)
+        yield case(f"Pad {mode} int64", _given("int64", 4, 5), k([1, 0, 2, 1]), opset=opset, mode=mode)
+    yield case("Pad edge crop", x(4, 9), k([-1, 2, 0, -3]), mode="edge")
+    yield case("Pad infinite", x(2, 3), k([0, 1, 0, 1]), f(float("-inf")))
+    for dtype in ("float64", "int64", "int32", "uint8", "bool"):
+        yield case(f"Pad {dtype}", _given(dtype, 2, 3), k([0, 1, 1, 0]), k(1, dtype))
+        yield case(f"Tile {dtype}", _given(dtype, 2, 3), k([2, 2]))
+        yield case(f"Expand columns {dtype}", _given(dtype, 3, 1), k([2, 1, 4]))
+    yield case("Tile last", x(2, 17), k([1, 3]))
+    yield case("Tile first", x(1, 5), k([4, 1]))
+    yield case("Tile nothing", x(2, 5), k([1, 1]))
+    yield case("Tile three axes", x(2, 3, 5), k([2, 1, 2]))
+    yield case("Transpose six axes", x(2, 3, 2, 2, 3, 2), perm=[5, 2, 4, 0, 3, 1])
+    yield case("Transpose eight axes", x(2, 2, 2, 2, 2, 2, 2, 3), perm=[7, 5, 6, 3, 4, 1, 2, 0])
+    yield case("Transpose six axes int64", _given("int64", 2, 3, 2, 2, 3, 2), perm=[5, 2, 4, 0, 3, 1])
+    for mode in ("DCR", "CRD"):
+        yield case(f"DepthToSpace {mode}", x(1, 8, 2, 3), blocksize=2, mode=mode)
+    yield case("DepthToSpace default", x(2, 9, 2, 1), blocksize=3)
+    yield case("SpaceToDepth", x(2, 3, 4, 6), blocksize=2)
+    for upper in (0, 1):
+        yield case(f"Trilu {upper}", x(2, 4, 5), upper=upper)
+        yield case(f"Trilu {upper} offset", x(4, 5), k(1), upper=upper)
+        yield case(f"Trilu {upper} int64", _given("int64", 3, 3), k(-1), upper=upper)
+    yield case("EyeLike", x(3, 4), k=1)
+    yield case("EyeLike type", x(3, 3), dtype=7)
+    yield case("Compress", x(3, 4), k([False, True, True], "bool"), axis=0)
+    yield case("Compress flat", x(3, 2), k([False, True, False, False, True], "bool"))
+    yield case("ReverseSequence", x(4, 3, 5), v([1, 4, 3], "int64"))
+    yield case("ReverseSequence batch first", x(3, 4), v([4, 2, 1], "int64"), batch_axis=0, time_axis=1)
+    yield case("ReverseSequence int64", _given("int64", 4, 2), k([2, 3]))
+
+
 EQUATIONS: tuple[tuple[object, ...], ...] = (
     ("ij,jk->ik", (3, 5), (5, 17)),
     ("ij,jk", (3, 5), (5, 4)),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from tinyrnn.ir import Node, Spec
-from tinyrnn.lanes import f32, kernel, lanes, splat, store_part
-from tinyrnn.op import REQUIRED, Array, Call, Frames, Lowering, Op, Refused, Rows, Value, register
+from tinyrnn.op import REQUIRED, Array, Call, Frames, Lowering, Op, Refused, register
 from tinyrnn.ops.elementwise import broadcast_frame
 from tinyrnn.ops.over_time import over_time
-from tinyrnn.ops.walk import Link, pass_through, strides_of, walk
+from tinyrnn.ops.walk import Link, fill, pass_through, pick, strides_of, walk
 
 
 @register
@@ -309,9 +309,12 @@ def _range_text(r: range) -> str:
     return f"[{r.start}:{r.stop}:{r.step}]"
 
 
+PAD_MODES = ("constant", "reflect", "edge", "wrap")
+
+
 @register
 class Pad(Op):
-    """ONNX Pad with mode constant: zeros, or another value known at load, round the input."""
+    """ONNX Pad: a value known at load, or the input itself, round the input; negative pads cut."""
 
     name = "Pad"
     inputs = ("data", "pads?", "constant_value?", "axes?")
@@ -327,14 +330,18 @@ class Pad(Op):
             result[axis] = int(pads[place]), int(pads[place + len(pads) // 2])
         return result
 
-    def _value(self, node: Node) -> float:
+    def _value(self, node: Node) -> Any:
         given = node.attributes.get("value", node.attributes.get("constant_value", 0.0))
-        return float(np.ravel(given)[0]) if np.size(given) else 0.0
+        return np.ravel(given)[0].item() if np.size(given) else 0
 
     def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
         assert specs[0] is not None
-        if any(n for pair in self._pads(node, len(specs[0].shape)) for n in pair) and self.attribute(node, "mode") != "constant":
-            raise Refused(f"mode={self.attribute(node, 'mode')!r}; supported is 'constant'")
+        mode = self.attribute(node, "mode")
+        if mode not in PAD_MODES:
+            raise Refused(f"mode={mode!r}; supported are {', '.join(map(repr, PAD_MODES))}")
+        for n, (a, b) in zip(specs[0].sizes, self._pads(node, len(specs[0].shape)), strict=True):
+            if mode != "constant" and (a > 0 or b > 0) and n + min(a, 0) + min(b, 0) < 1:
+                raise Refused(f"mode={mode!r} of an axis of which nothing is left")
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
         assert specs[0] is not None
@@ -356,14 +363,14 @@ class Pad(Op):
         source = node.inputs[0]
         pads = self._pads(node, len(frames.specs[source].shape))
         kept = [pads[a] for a in frames.kept(source)]
-        inside = {"pads": [p[0] for p in kept] + [p[1] for p in kept], "value": self._value(node)}
+        mode = self.attribute(node, "mode")
+        inside = {"pads": [p[0] for p in kept] + [p[1] for p in kept], "value": self._value(node), "mode": mode}
         padded = [a for a in frames.rows(source) if pads[a] != (0, 0)]
         if not padded:
             return frames.node(node, inside)
         if [frames.role(source, a) for a in padded] != ["time"]:
             raise Refused("it pads the batch axis")
         before, after = pads[padded[0]]
-        mode = self.attribute(node, "mode")
         if mode not in ("constant", "edge"):
             raise Refused(f"mode={mode!r} along the time axis; supported there are 'constant' and 'edge'")
         alone = not any(a or b for a, b in kept)
@@ -391,27 +398,25 @@ class Pad(Op):
         assert x is not None
         pads = self._pads(node, x.ndim)
         cut = x[tuple(slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(x.shape, pads, strict=True))]
-        return (np.pad(cut, [(max(a, 0), max(b, 0)) for a, b in pads], constant_values=self._value(node)),)
+        widths, mode = [(max(a, 0), max(b, 0)) for a, b in pads], self.attribute(node, "mode")
+        if mode == "constant":
+            return (np.pad(cut, widths, constant_values=self._value(node)),)
+        return (np.pad(cut, widths, mode=mode),)
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         output, shape = node.outputs[0], env.specs[node.outputs[0]].sizes
-        if env.specs[output].dtype != np.float32:
-            raise Refused(f"{output!r} is {env.specs[output].dtype}; padding takes float32")
+        if self.attribute(node, "mode") != "constant":
+            given = np.arange(prod(node.shapes[0])).reshape(node.shapes[0])
+            return pick(env, output, node.inputs[0], self.reference(node, [given])[0])
         pads, before = self._pads(node, len(shape)), node.shapes[0]
         to, start = strides_of(shape), strides_of(before)
         kept = [n + min(a, 0) + min(b, 0) for n, (a, b) in zip(before, pads, strict=True)]
         base = sum(max(a, 0) * s for (a, _), s in zip(pads, to, strict=True))
         first = sum(max(-a, 0) * s for (a, _), s in zip(pads, start, strict=True))
-        fill = Call(fill_f32, (Value(output), Rows(), env.specs[output].elements, self._value(node)))
-        return [fill, *walk(env, output, node.inputs[0], kept, to, start, to_offset=base, start_offset=first)]
-
-
-@kernel
-def fill_f32(y: Any, rows: int, n: int, value: float) -> None:
-    """Every element of `rows` rows of n is `value`."""
-    y = f32(y)
-    for i in range(0, rows * n, lanes()):
-        store_part(y, i, splat(value), rows * n - i)
+        return [
+            fill(env, output, self._value(node)),
+            *walk(env, output, node.inputs[0], kept, to, start, to_offset=base, start_offset=first),
+        ]
 
 
 @register

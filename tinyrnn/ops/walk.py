@@ -11,7 +11,8 @@ import numpy as np
 
 from tinyrnn.ir import Node, Spec
 from tinyrnn.lanes import f32, get, i16, i32, kernel, lanes, load, load_part, put, store, store_part, u8
-from tinyrnn.op import Array, Axis, Call, Frames, Lowering, Operand, Refused, Rows, Scratch, Value, Weight
+from tinyrnn.op import Array, Axis, Call, Frames, Lowering, Operand, Refused, Rows, Scratch, Value, Weight, literal
+from tinyrnn.ops.scalars import conversion, pointer
 
 Link = tuple[Axis, Axis]
 
@@ -318,6 +319,19 @@ def _pieces(to: Array, start: Array, axis: int, most: int) -> list[tuple[Array, 
             return None
         found += inner
     return found
+
+
+def fill(env: Lowering, output: str, value: Any) -> Call:
+    """A call that sets every element of the output to a number."""
+    spec = env.specs[output]
+    word = pointer(output, spec.dtype)
+    if spec.dtype == np.float32:
+        body = f"    for i in range(0, n, lanes()):\n        store_part(y, i, {literal(float(value))}, n - i)\n"
+    else:
+        number = repr(float(value)).replace("inf", "1e999") if spec.dtype.kind == "f" else repr(int(value))
+        body = f"    for i in range(n):\n        put(y, i, {conversion(spec.dtype)}({number}))\n"
+    text = f"def KERNEL(y, n):\n    y = {word}(y)\n{body}"
+    return Call(text, (Value(output), Rows(times=spec.elements)), f"{output} = {value}")
 
 
 def pass_through(node: Node, specs: dict[str, Spec], source: str, output: str, axes: dict[int, int]) -> Iterator[Link]:
