@@ -9,6 +9,7 @@ from op_case import Input, OpCase, b, case, f, k, v, w, x
 NAN, INF = float("nan"), float("inf")
 WHOLE = ("int32", "int64")
 BYTES = ("uint8", "int8")
+INT64_REDUCTIONS = ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare")
 LOWEST = {"int32": -(2**31), "int64": -(2**63)}
 
 
@@ -135,6 +136,27 @@ def casts() -> Iterator[OpCase]:
     yield case("CastLike bool", x(3, 5, dtype="int64"), k([True], "bool"), opset=19)
 
 
+def reductions() -> Iterator[OpCase]:
+    for op in ("ReduceLogSum", "ReduceLogSumExp"):
+        span = {"low": 0.1, "high": 3.0} if op == "ReduceLogSum" else {"low": -60.0, "high": 60.0}
+        for size in (1, 3, 16, 17, 40):
+            yield case(f"{op} last {size}", x(3, size, **span), k([-1]), opset=18)
+        yield case(f"{op} middle", x(2, 5, 19, **span), k([1]), opset=18, keepdims=0)
+        yield case(f"{op} all", x(3, 6, **span), opset=11)
+        yield case(f"{op} folded", w(3, 6, **span), k([1]), opset=18)
+    yield case("ReduceLogSumExp infinite", v([[-INF, 1.0], [-INF, -INF], [INF, 1.0], [NAN, 1.0]]), k([1]), opset=18)
+    for op in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceLogSumExp", "ReduceL2", "ReduceProd"):
+        yield case(f"{op} apart", x(3, 5, 2, 7, low=-1, high=1), k([0, 2]), opset=18)
+        yield case(f"{op} apart last", x(3, 5, 2, 18, low=-1, high=1), k([1, 3]), opset=18, keepdims=0)
+        yield case(f"{op} apart one", x(4, 1, 17, low=-1, high=1), k([0, 2]), opset=18, keepdims=0)
+    for op in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare", "ReduceL1"):
+        for dtype in ("int32", "float64", *(["int64"] if op in INT64_REDUCTIONS else [])):
+            yield case(f"{op} {dtype}", x(3, 5, 2, dtype=dtype), k([1]), opset=18)
+            yield case(f"{op} {dtype} apart", x(3, 2, 3, dtype=dtype), k([0, 2]), opset=18, keepdims=0)
+    yield case("ReduceMax bool", x(3, 4, dtype="bool", low=0, high=1), k([1]), opset=20)
+    yield case("ReduceMin uint8", x(3, 4, dtype="uint8", low=0, high=255), k([1]), opset=18)
+
+
 def numbers() -> Iterator[OpCase]:
-    for family in (on_types, arithmetic, functions, casts):
+    for family in (on_types, arithmetic, functions, casts, reductions):
         yield from family()
