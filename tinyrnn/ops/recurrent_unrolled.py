@@ -39,7 +39,7 @@ def same(a: Any, b: Any) -> bool:
 def alike(a: Node, b: Node) -> bool:
     """Whether two nodes do the same to their inputs."""
     return (
-        (a.op, a.domain, len(a.inputs), len(a.outputs)) == (b.op, b.domain, len(b.inputs), len(b.outputs))
+        (a.op, a.domain, len(a.inputs)) == (b.op, b.domain, len(b.inputs))
         and a.attributes.keys() == b.attributes.keys()
         and all(same(value, b.attributes[key]) for key, value in a.attributes.items())
     )
@@ -90,12 +90,20 @@ class _Steps:
             node = self.producers.get(source)
 
     def viewed(self, name: str) -> str:
-        """What `name` is another shape of."""
+        """What `name` holds all elements of, in the same order."""
         node = self.producers.get(name)
-        while node is not None and isinstance(op_of(node), View):
-            name = node.inputs[0]
+        while node is not None and (source := self.data(node)) is not None and self._only_views(node, name, source):
+            name = source
             node = self.producers.get(name)
         return name
+
+    def _only_views(self, node: Node, name: str, source: str) -> bool:
+        if isinstance(op_of(node), View):
+            return True
+        if self.spec(name).elements != self.spec(source).elements or self.spec(name).dtype != self.spec(source).dtype:
+            return False
+        taken = self.taken(name, source).ravel()
+        return np.array_equal(taken, np.arange(taken.size))
 
     def taken(self, name: str, source: str) -> Array:
         """Which elements of `source`, counted row-major, `name` consists of."""
@@ -368,8 +376,8 @@ def _states_go_elsewhere(steps: _Steps, chain: _Chain) -> bool:
             if name in steps.graph.outputs:
                 return True
             for user in consumers.get(name, []):
-                if isinstance(op_of(user), View):
-                    waiting += user.outputs
+                if user.outputs[0] and steps.viewed(user.outputs[0]) == steps.viewed(name):
+                    waiting.append(user.outputs[0])
                 elif not any(user is step for step in chain.nodes):
                     return True
     return False
