@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,22 @@ from typing import Any
 from tinyrnn import ops
 from tinyrnn.arrays import Port as UserPort
 from tinyrnn.codegen import PORTS, Source, generate
-from tinyrnn.errors import LoadError, TinyRNNError
+from tinyrnn.errors import LoadError, TinyRNNError, UnsupportedError
 from tinyrnn.ir import Graph
 from tinyrnn.op import op_of
 from tinyrnn.passes import Port, Program, Time, bound, prepare
+from tinyrnn.passes.bind import bind as fix
 from tinyrnn.plan import Plan, make_plan
 from tinyrnn.runtime import Layout, Model, aligned
+from tinyrnn.sized import SizedModel
 from tinyrnn.targets.cpu import compile_source
 from tinyrnn.targets.machine import host
 
 __all__ = ["Stages", "compile_graph", "load", "ops", "read", "save"]
 
 LARGEST_FILE = 1 << 31
+EXAMPLE_SIZE = 17
+"""of an axis that is only known when a sequence comes"""
 UNSOUND = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
@@ -101,20 +105,53 @@ def save(model: Model, path: str | PathLike[str]) -> None:
 
 def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: Time | None = None) -> Model:
     """The model of a bound graph, for this machine."""
-    machine = host()
     try:
-        program = prepare(graph, states, time)
-        plan = make_plan(program, machine.lanes, machine.registers)
-        source = generate(plan)
-    except TinyRNNError:
-        raise
-    except UNSOUND as error:
-        raise LoadError(f"{graph.name}: the graph is not sound ({type(error).__name__}: {error})") from error
+        stages = _stages(graph, states, time)
+    except UnsupportedError as error:
+        model = _for_each_size(graph, states, time, str(error).removeprefix(f"{graph.name}: "))
+        if model is None:
+            raise
+        return model
+    program = stages.program
     for node in program.graph.nodes:
         doubt = op_of(node).doubt(node, graph.metadata.get("producer", ""))
         if doubt:
             warnings.warn(f"{graph.name}: node {node.name!r} ({node.op}): {doubt}", stacklevel=3)
-    return Model(_layout(plan), compile_source(source), Stages(graph, program, plan, source))
+    return Model(_layout(stages.plan), compile_source(stages.source), stages)
+
+
+def _stages(graph: Graph, states: Mapping[str, str] | None, time: Time | None) -> Stages:
+    machine = host()
+    try:
+        program = prepare(graph, states, time)
+        plan = make_plan(program, machine.lanes, machine.registers)
+        return Stages(graph, program, plan, generate(plan))
+    except TinyRNNError:
+        raise
+    except UNSOUND as error:
+        raise LoadError(f"{graph.name}: the graph is not sound ({type(error).__name__}: {error})") from error
+
+
+def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | None, reason: str) -> SizedModel | None:
+    """The model of a graph that runs whole where its open sizes are known, compiled for each; None where that does not help."""
+    shapes = {name: graph.specs[name].shape for name in graph.inputs}
+    opened = list(dict.fromkeys(s for shape in shapes.values() for s in shape if isinstance(s, str)))
+    inner = [s for s in opened if any(s in shape[1:] for shape in shapes.values())]
+
+    def specialised(sizes: Mapping[str, int]) -> Graph:
+        fixed = graph.copy()
+        fix(fixed, sizes, None)
+        return fixed
+
+    for names in (inner, opened) if inner != opened else (opened,):
+        try:
+            stages = _stages(specialised(dict.fromkeys(names, EXAMPLE_SIZE)), states, time)
+        except TinyRNNError:
+            continue
+        if names and stages.program.kind == "static":
+            example = Model(_layout(stages.plan), None, replace(stages, graph=graph))
+            return SizedModel(example, shapes, names, reason, lambda sizes: compile_graph(specialised(sizes), states, time))
+    return None
 
 
 def _layout(plan: Plan) -> Layout:

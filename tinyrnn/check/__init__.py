@@ -18,6 +18,7 @@ from tinyrnn.check.report import Difference, Report, Row
 from tinyrnn.check.samples import Sample, fixed_sizes, from_file, given_sample, random_sample, repeated
 from tinyrnn.errors import ShapeError, TinyRNNError
 from tinyrnn.runtime import Model, Progress
+from tinyrnn.sized import SizedModel
 from tinyrnn.targets.reference import Reference
 
 __all__ = ["TOLERANCES", "Difference", "Report", "Row", "Tolerance", "check", "check_model", "difference", "excess", "within"]
@@ -51,6 +52,8 @@ REFERENCE_FRAMES = 64
 """frames of the comparison with float64 where something faster gives the rest"""
 EXTRA_FRAMES = 16
 """frames for which a step model runs from random states"""
+WHOLE = 64
+"""the size of a random sequence for a model that is compiled for each size"""
 LONGEST_REASON = 320
 TENTHS = 10
 GROWTH = 4.0
@@ -162,6 +165,11 @@ def check_model(
     progress: Progress | None = None,
 ) -> Report:
     """`check` of a model that is loaded; `path` is its file, and `bind` as it was given to `load`."""
+    if isinstance(model, SizedModel):
+        known = data is not None and all(name in data for name in model._layout.file_inputs)
+        sizes = model.sizes_of(data) if known and data else dict.fromkeys(model.open_sizes, min(frames, WHOLE))
+        bind = {**(bind or {}), **{name: sizes[name] for name in model.open_sizes}}
+        model = model.sized({name: bind[name] for name in model.open_sizes})
     if frames < 1 or any(n < 1 for n in chunks):
         raise ShapeError(f"{model.name}: frames={frames} and chunks={tuple(chunks)} must be 1 or more")
     if level not in TOLERANCES:

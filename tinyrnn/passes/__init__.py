@@ -69,12 +69,12 @@ def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, s
             break
         trial = graph if "batch" in roles else _with_one_batch(graph, time, seed)
         try:
-            program = _try(trial, states, roles, time, seed)
+            program, timed = _try(trial, states, roles, time, seed)
         except UnsupportedError as error:
             reasons.append(str(error))
             continue
-        if reasons and "time" not in roles and not program.refuses_stream and program.kind == "sequence":
-            program.refuses_stream = reasons[0]
+        if reasons and timed and "time" not in roles and not program.refuses_stream and program.kind != "step":
+            program.refuses_stream = reasons[0].removeprefix(graph.name + ": ")
         return program
     raise UnsupportedError(f"{graph.name}: {reasons[0].removeprefix(graph.name + ': ')}")
 
@@ -112,10 +112,14 @@ def _with_one_batch(graph: Graph, time: Time | None, seed: int) -> Graph:
     return fixed
 
 
-def _try(graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], time: Time | None, seed: int) -> Program:
+def _try(
+    graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], time: Time | None, seed: int
+) -> tuple[Program, bool]:
+    """The program with those roles, and whether an axis could be time."""
     folded, shapes = _simplified(graph, seed)
     axes = find_axes(folded)
-    wanted = [(axis, role) for axis, role in seeds(folded, shapes, time) if role in kept]
+    known = seeds(folded, shapes, time)
+    wanted = [(axis, role) for axis, role in known if role in kept]
     try:
         roles = assign_roles(folded, axes, wanted)
     except Refused as error:
@@ -132,7 +136,8 @@ def _try(graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], ti
                     f"fix it: bind={{{size!r}: 16}}"
                 )
     stepwise = not any("time" in role for role in roles.values())
-    return to_frames(folded, shapes, find_states(folded, states, stepwise), roles)
+    program = to_frames(folded, shapes, find_states(folded, states, stepwise), roles)
+    return program, any(role == "time" for _, role in known)
 
 
 def _difference(a: Program, b: Program) -> str:

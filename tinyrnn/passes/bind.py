@@ -63,7 +63,8 @@ def _fit(graph: Graph, name: str, value: Any, fixed: dict[str, int]) -> np.ndarr
     if not np.array_equal(array, given) if whole else bool(np.any(np.isinf(array) & np.isfinite(given))):
         raise LoadError(f"{graph.name}: bind gives {name!r} the value {value!r:.80}, which {spec.dtype} cannot hold")
     if array.ndim < len(spec.shape) or array.size == 1:
-        array = array.reshape([1] * (len(spec.shape) - array.ndim) + list(array.shape) if array.size > 1 else [1] * len(spec.shape))
+        ones = [1] * len(spec.shape)
+        array = array.reshape(ones if array.size == 1 else [*ones[array.ndim :], *array.shape])
     fits = array.ndim == len(spec.shape) and all(
         isinstance(size, str) or size == n for size, n in zip(spec.shape, array.shape, strict=True)
     )
