@@ -89,11 +89,21 @@ def lookups() -> Iterator[OpCase]:
         for dtype in ("float32", "int64"):
             given = _given(dtype, 4, 7)
             name = f"{reduction} {dtype}"
-            yield case(f"ScatterElements {name}", given, v([[0, 3, 0]], "int64"), _given(dtype, 1, 3), opset=18, axis=1, reduction=reduction)
+            yield case(
+                f"ScatterElements {name}",
+                given,
+                v([[0, 3, 0]], "int64"),
+                _given(dtype, 1, 3),
+                opset=18,
+                axis=1,
+                reduction=reduction,
+            )
             yield case(f"ScatterND {name}", given, k([[2], [0], [2]]), _given(dtype, 3, 7), opset=18, reduction=reduction)
 
 
 REGION = [[[row, column] for column in (1, 2, 3, 4)] for row in (0, 2)]
+
+
 def rearrangements() -> Iterator[OpCase]:
     for mode in ("reflect", "edge", "wrap"):
         opset = 19 if mode == "wrap" else OPSET

@@ -76,6 +76,12 @@ class Tile(Rearranged):
 class _Blocks(Rearranged):
     """Blocks of blocksize × blocksize positions [N, C, H, W], as channels or as positions."""
 
+    attributes: ClassVar[dict[str, Any]] = {"blocksize": REQUIRED, "mode": "DCR"}
+
+    def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
+        if self.attribute(node, "mode") not in ("DCR", "CRD"):
+            raise Refused(f"mode={self.attribute(node, 'mode')!r}; supported are 'DCR' and 'CRD'")
+
     def _check(self, divides: Sequence[int], block: int, shape: Sequence[int]) -> None:
         if block < 1 or any(n % block for n in divides):
             raise Refused(f"blocksize={block} does not divide {list(shape)}")
@@ -94,11 +100,6 @@ class DepthToSpace(_Blocks):
     """ONNX DepthToSpace: channels become positions."""
 
     name = "DepthToSpace"
-    attributes = {"blocksize": REQUIRED, "mode": "DCR"}
-
-    def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
-        if self.attribute(node, "mode") not in ("DCR", "CRD"):
-            raise Refused(f"mode={self.attribute(node, 'mode')!r}; supported are 'DCR' and 'CRD'")
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         x, block = arrays[0], int(self.attribute(node, "blocksize"))
@@ -117,15 +118,15 @@ class SpaceToDepth(_Blocks):
     """ONNX SpaceToDepth: positions become channels."""
 
     name = "SpaceToDepth"
-    attributes = {"blocksize": REQUIRED}
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         x, block = arrays[0], int(self.attribute(node, "blocksize"))
         assert x is not None
         *lead, c, h, w = x.shape
         self._check([h, w], block, x.shape)
+        order = (2, 4, 0, 1, 3) if self.attribute(node, "mode") == "DCR" else (0, 2, 4, 1, 3)
         apart = x.reshape(*lead, c, h // block, block, w // block, block)
-        moved_axes = apart.transpose(*range(len(lead)), *(len(lead) + a for a in (2, 4, 0, 1, 3)))
+        moved_axes = apart.transpose(*range(len(lead)), *(len(lead) + a for a in order))
         return (moved_axes.reshape(*lead, c * block**2, h // block, w // block),)
 
 
