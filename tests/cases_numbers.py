@@ -157,6 +157,38 @@ def reductions() -> Iterator[OpCase]:
     yield case("ReduceMin uint8", x(3, 4, dtype="uint8", low=0, high=255), k([1]), opset=18)
 
 
+def extremes() -> Iterator[OpCase]:
+    for op in ("ArgMax", "ArgMin"):
+        for dtype in ("float32", "int32", "int64", "float64"):
+            yield case(f"{op} {dtype}", x(3, 5, 4, dtype=dtype), opset=13, axis=1, keepdims=0)
+        yield case(f"{op} default", x(4, 17), opset=13)
+        yield case(f"{op} last of equals", v([[2, 1, 2, 1], [3, 3, 3, 3]], "int32"), opset=13, axis=-1, select_last_index=1)
+        yield case(f"{op} first of equals", v([[2, 1, 2, 1], [3, 3, 3, 3]], "int32"), opset=13, axis=-1)
+        yield case(f"{op} one", x(3, 1), opset=11, axis=1)
+        yield case(f"{op} folded", w(3, 4), opset=13, axis=1)
+    for largest in (0, 1):
+        for dtype in ("float32", "int32", "int64", "float64"):
+            yield case(f"TopK {dtype} {largest}", x(3, 9, dtype=dtype), k([4]), outputs=2, largest=largest)
+        yield case(f"TopK middle {largest}", x(2, 7, 3), k([7]), outputs=2, largest=largest, axis=1)
+        yield case(f"TopK one {largest}", x(5), k([1]), outputs=2, largest=largest)
+        yield case(f"TopK equals {largest}", v([1.0, 3.0, 1.0, 3.0, 2.0]), k([3]), outputs=2, largest=largest)
+    yield case("TopK attribute", x(3, 9), outputs=2, opset=9, k=3)
+    yield case("TopK folded", w(3, 9), k([2]), outputs=2)
+    for dtype in ("float32", "int32", "int64", "float64"):
+        for number, (exclusive, reverse) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
+            given = x(2, 5, 3, dtype=dtype)
+            yield case(f"CumSum {dtype} {number}", given, k(number % 3), opset=14, exclusive=exclusive, reverse=reverse)
+    yield case("CumSum last", x(17), k([-1], "int32"), opset=14)
+    for axis in (-1, 0, 1):
+        yield case(f"OneHot {axis}", v([[1, -1, 7], [0, -5, 4]], "int64"), k([5]), v([-1.0, 3.0]), axis=axis)
+    yield case("OneHot default", x(3, 2, dtype="int64", low=0, high=3), k(4), k([0, 1]))
+    yield case("Hardmax", x(3, 17), opset=13)
+    yield case("Hardmax axis", x(2, 5, 3), opset=13, axis=1)
+    yield case("Hardmax old", x(2, 5, 3), opset=11, axis=1)
+    yield case("Hardmax equals", v([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]]), opset=13)
+    yield case("NonZero", k([[1, 0, 3], [0, 5, 0]]))
+
+
 def numbers() -> Iterator[OpCase]:
-    for family in (on_types, arithmetic, functions, casts, reductions):
+    for family in (on_types, arithmetic, functions, casts, reductions, extremes):
         yield from family()
