@@ -73,10 +73,9 @@ def test_integers_at_their_edges(dtype: str, tmp_path: Path) -> None:
         "Abs": np.abs(a),
         "Sign": np.sign(a),
     }
-    if info.min == 0:
-        steps += [("BitShift", ["a", "b"], [way], {"direction": way}) for way in ("LEFT", "RIGHT")]
-        wanted["LEFT"] = exact(lambda x, n: x << n if n < info.bits else 0)
-        wanted["RIGHT"] = exact(lambda x, n: x >> n if n < info.bits else 0)
+    steps += [("BitShift", ["a", "b"], [way], {"direction": way}) for way in ("LEFT", "RIGHT")]
+    wanted["LEFT"] = exact(lambda x, n: x << n if 0 <= n < info.bits else 0)
+    wanted["RIGHT"] = exact(lambda x, n: x >> (n if 0 <= n < info.bits else info.bits))
     model = loaded(model_of(steps, {"a": a, "b": b}), tmp_path, states={})
     agree("exact", whole(model, {"a": a, "b": b}), wanted)
 

@@ -85,20 +85,15 @@ class Mod(Elementwise):
     attributes = {"fmod": 0}
     in_words = False
 
-    def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
-        assert specs[0] is not None
-        if specs[0].dtype.kind == "f" and not self.attribute(node, "fmod"):
-            raise Refused(f"fmod=0 for {specs[0].dtype}; ONNX has fmod=1 for floating numbers")
-
     def evaluate(self, node: Node, arrays: Sequence[Array]) -> Array:
         return _rest(arrays[0], arrays[1], self.attribute(node, "fmod"))
 
     def scalar(self, node: Node, operands: Sequence[str], env: Lowering) -> str:
         kind = env.specs[node.inputs[0]].dtype.kind
-        words = {"f": "fmod_f", "i": "fmod_i" if self.attribute(node, "fmod") else "mod_i", "u": "mod_u"}
-        if kind not in words:
+        if kind not in "fiu":
             return super().scalar(node, operands, env)
-        return f"{words[kind]}({', '.join(operands)})"
+        word = "fmod" if self.attribute(node, "fmod") and kind != "u" else "mod"
+        return f"{word}_{kind}({', '.join(operands)})"
 
 
 @register
@@ -194,13 +189,18 @@ class Clip(Elementwise):
 
 def _shifted(x: Array, n: Array, direction: str) -> Array:
     bits = 8 * x.dtype.itemsize
-    inside = np.minimum(n, bits - 1).astype(x.dtype)
-    return np.where(n >= bits, np.zeros_like(x), x << inside if direction == "LEFT" else x >> inside)
+    far = (n < 0) | (n >= bits)
+    inside = np.where(far, bits - 1, n).astype(x.dtype)
+    return (
+        x >> inside
+        if direction == "RIGHT" and x.dtype.kind == "i"
+        else np.where(far, 0, x << inside if direction == "LEFT" else x >> inside)
+    )
 
 
 @register
 class BitShift(Elementwise):
-    """ONNX BitShift of unsigned integers; by as many bits as the type has, or more, it is 0."""
+    """ONNX BitShift; to the right of signed integers it keeps the sign. No bit is left of a shift by all or more, or by n < 0."""
 
     name = "BitShift"
     inputs = ("X", "Y")
@@ -216,6 +216,7 @@ class BitShift(Elementwise):
 
     def scalar(self, node: Node, operands: Sequence[str], env: Lowering) -> str:
         dtype = env.specs[node.inputs[0]].dtype
-        if dtype.kind != "u":
-            raise Refused(f"BitShift of {dtype}; supported are unsigned integers")
-        return f"shift_{self.attribute(node, 'direction').lower()}({operands[0]}, {operands[1]}, {8 * dtype.itemsize})"
+        if dtype.kind not in "iu":
+            raise Refused(f"BitShift of {dtype}; supported are integers")
+        word = "shift_left" if self.attribute(node, "direction") == "LEFT" else f"shift_right_{dtype.kind}"
+        return f"{word}({operands[0]}, {operands[1]}, {8 * dtype.itemsize})"

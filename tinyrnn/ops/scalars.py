@@ -150,6 +150,15 @@ def fmod_f(a: Any, b: Any) -> Any:
 
 
 @kernel
+def mod_f(a: Any, b: Any) -> Any:
+    """The exact rest of a / b with the sign of b."""
+    rest = fmod_f(a, b)
+    if rest == 0.0:
+        return -0.0 if b < 0.0 else 0.0
+    return rest + np.float64(b) if (rest < 0.0) != (b < 0.0) else rest
+
+
+@kernel
 def power_i(x: Any, n: Any) -> Any:
     """x**n for a signed integer x, by squaring; the integer part where n < 0, and 0**n = 0 there."""
     base, left, result = np.int64(x), np.int64(n), np.int64(1)
@@ -194,14 +203,21 @@ def power_f(x: Any, n: Any) -> Any:
 
 @kernel
 def shift_left(x: Any, n: Any, bits: Any) -> Any:
-    """x * 2**n for an unsigned x of some bits; 0 where none is left."""
+    """x * 2**n for an integer of some bits; 0 where none is left, as for n < 0."""
     return np.uint64(0) if np.uint64(n) >= np.uint64(bits) else np.uint64(x) << np.uint64(n)
 
 
 @kernel
-def shift_right(x: Any, n: Any, bits: Any) -> Any:
+def shift_right_u(x: Any, n: Any, bits: Any) -> Any:
     """x / 2**n for an unsigned x of some bits, rounded down; 0 where none is left."""
     return np.uint64(0) if np.uint64(n) >= np.uint64(bits) else np.uint64(x) >> np.uint64(n)
+
+
+@kernel
+def shift_right_i(x: Any, n: Any, bits: Any) -> Any:
+    """x / 2**n for a signed x of some bits, rounded down: 0 or -1 where none is left, as for n < 0."""
+    far = n < 0 or n >= bits
+    return np.int64(x) >> np.int64(bits - 1 if far else n)
 
 
 @kernel
