@@ -1,4 +1,4 @@
-"""Fit the coefficients of tinyrnn/lanes_math.py and measure the errors of its functions.
+"""Fit the coefficients of tinyrnn/lanes_math.py, lanes_power.py and lanes_trig.py, and measure the errors of its functions.
 
     python bench/fit_functions.py                        # fit and print the constants to paste (seconds)
     python bench/fit_functions.py --exhaustive [NAME...] # largest error over all 2**32 float32 (minutes each)
@@ -168,6 +168,29 @@ def _power() -> Constants:
     return named("LOG_RATIO_", (3, 5, 7, 9), c)
 
 
+def _trigonometry() -> Constants:
+    from mpmath import factorial, mp, mpf, pi
+
+    mp.dps = 40
+    constants, rest = {"TWO_BY_PI": float(np.float32(float(2 / pi)))}, pi / 2
+    for part in ("UPPER", "MIDDLE", "LOWER"):
+        constants[f"HALF_PI_{part}"] = float(np.float32(float(rest)))
+        rest -= mpf(constants[f"HALF_PI_{part}"])
+    most = (pi / 4 * mpf("1.0001")) ** 2
+
+    def sine(z: Any) -> Any:
+        return sum((-1) ** (k + 1) * z**k / factorial(2 * k + 3) for k in range(14))
+
+    def cosine(z: Any) -> Any:
+        return sum((-1) ** k * z**k / factorial(2 * k + 4) for k in range(14))
+
+    c, e = remez(sine, lambda z: (1 + z * sine(z)) / max(z, 1e-3), (0, most), 3)
+    report("sine, relative", e)
+    d, e = remez(cosine, lambda z: (1 - z / 2 + z * z * cosine(z)) / max(z * z, 1e-3), (0, most), 3)
+    report("cosine, relative", e)
+    return constants | named("SIN_", (3, 5, 7), c) | named("COS_", (4, 6, 8), d)
+
+
 def _erf() -> Constants:
     from mpmath import erf, erfc, log, mpf, pi, sqrt
 
@@ -186,7 +209,16 @@ def _erf() -> Constants:
     return named("ERF_", range(0, 12, 2), c) | named("ERFC_", range(6), d)
 
 
-FITS = {"reduction": _reduction, "exp": _exp, "tanh": _tanh, "log": _log, "softplus": _artanh, "erf": _erf, "power": _power}
+FITS = {
+    "reduction": _reduction,
+    "exp": _exp,
+    "tanh": _tanh,
+    "log": _log,
+    "softplus": _artanh,
+    "erf": _erf,
+    "power": _power,
+    "trigonometry": _trigonometry,
+}
 
 
 def report(what: str, error: float) -> None:
@@ -234,6 +266,18 @@ def _elu_reference(x: float) -> float:
     return x if x > 0.0 else math.expm1(x)
 
 
+def _sin_reference(x: float) -> float:
+    return math.sin(x)
+
+
+def _cos_reference(x: float) -> float:
+    return math.cos(x)
+
+
+def _tan_reference(x: float) -> float:
+    return math.tan(x)
+
+
 REFERENCES: dict[str, Reference] = {
     "exp": _exp_reference,
     "log": _log_reference,
@@ -243,9 +287,13 @@ REFERENCES: dict[str, Reference] = {
     "softsign": _softsign_reference,
     "erf": _erf_reference,
     "elu": _elu_reference,
+    "sin": _sin_reference,
+    "cos": _cos_reference,
+    "tan": _tan_reference,
 }
-BOUNDED = {"tanh", "sigmoid", "softsign", "erf"}
-ODD = {"tanh", "softsign", "erf"}
+LARGEST_ARGUMENT = {"sin": 1e5, "cos": 1e5, "tan": 1e5}
+BOUNDED = {"tanh", "sigmoid", "softsign", "erf", "sin", "cos"}
+ODD = {"tanh", "softsign", "erf", "sin", "tan"}
 FLUSHED = {"sigmoid": 2.0**-126}
 WRONG, LARGEST_ERROR, WHERE, FLUSHED_ERROR = range(4)
 
@@ -258,8 +306,7 @@ def measure(name: str, step: int, progress: Callable[[float], None]) -> np.ndarr
     """
     from numba import njit
 
-    from tinyrnn import lanes_llvm
-    from tinyrnn import lanes_math as functions
+    from tinyrnn import lanes_llvm, lanes_math, lanes_trig
     from tinyrnn.lanes import f32, load, splat, store
 
     if not lanes_llvm.install.cache_info().currsize:
@@ -267,7 +314,8 @@ def measure(name: str, step: int, progress: Callable[[float], None]) -> np.ndarr
     exact = njit(error_model="numpy")(REFERENCES[name])
     overflow, flushed = 2.0**128 - 2.0**103, FLUSHED.get(name, 0.0)
     bounded, odd = name in BOUNDED, name in ODD
-    function: Any = getattr(functions, name)
+    function: Any = getattr(lanes_trig if hasattr(lanes_trig, name) else lanes_math, name)
+    largest = LARGEST_ARGUMENT.get(name, math.inf)
 
     @njit(error_model="numpy")
     def evaluate(x: int, y: int, n: int) -> None:
@@ -282,6 +330,8 @@ def measure(name: str, step: int, progress: Callable[[float], None]) -> np.ndarr
     @njit(error_model="numpy")
     def compare(x: np.ndarray, y: np.ndarray, mirrored: np.ndarray, found: np.ndarray) -> None:
         for i in range(len(x)):
+            if abs(x[i]) > largest:
+                continue
             value, right = np.float64(y[i]), exact(np.float64(x[i]))
             if math.isnan(right) or abs(right) >= overflow:
                 same = math.isnan(value) if math.isnan(right) else math.isinf(value) and value * right > 0

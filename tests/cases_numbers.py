@@ -95,6 +95,9 @@ FUNCTIONS: dict[str, tuple[float, float, int]] = {
     "Celu": (-5, 3, 12),
     "Shrink": (-3, 3, 9),
     "Swish": (-9, 9, 24),
+    "Sin": (-20, 20, 9),
+    "Cos": (-20, 20, 9),
+    "Tan": (-1.4, 1.4, 9),
 }
 """operator → range of its inputs, opset"""
 
@@ -103,6 +106,8 @@ def functions() -> Iterator[OpCase]:
     for op, (low, high, opset) in FUNCTIONS.items():
         yield case(op, x(3, 17, low=low, high=high), opset=opset)
         yield case(f"{op} folded", w(2, 3, low=low, high=high), opset=opset)
+    for op in ("Sin", "Cos"):
+        yield case(f"{op} far out", x(2, 19, low=-9000, high=9000))
     yield case("Celu alpha", x(2, 19), opset=12, alpha=0.4)
     yield case("Shrink parameters", x(2, 19), opset=9, lambd=1.1, bias=0.7)
     yield case("Swish alpha", x(2, 19), opset=24, alpha=1.7)

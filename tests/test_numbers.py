@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from driving import agree, in_onnxruntime, loaded, whole
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
-from tinyrnn import UnsupportedError
+from tinyrnn import UnsupportedError, lanes_power, lanes_trig
 
 Array = np.ndarray[Any, Any]
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -154,3 +155,46 @@ def test_argmax_over_time_does_not_stream(tmp_path: Path) -> None:
     proto = sequence([("ArgMax", ["h"], ["place"], {"axis": 0, "keepdims": 0})])
     with pytest.raises(tinyrnn.TinyRNNError, match=r"ArgMax along the time axis"):
         loaded(proto, tmp_path).stream()
+
+
+def _ulps(found: Array, exact: Array) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = exact.astype(np.float32)
+        ulps = np.abs(found - exact) / np.spacing(np.abs(rounded)).astype(np.float64)
+        return np.asarray(np.where(np.isfinite(rounded), ulps, 0.0))
+
+
+def _stated(function: Any) -> float:
+    stated = re.search(r"(\d+\.\d+) ULP", function.__doc__)
+    assert stated, "the docstring states no maximum error"
+    return float(stated.group(1))
+
+
+def test_trigonometry_within_the_errors_of_the_docstrings(tmp_path: Path) -> None:
+    x = np.arange(0, 1 << 32, 9973, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    steps: list[Step] = [(name.capitalize(), ["x"], [name], {}) for name in ("sin", "cos", "tan")]
+    found = whole(loaded(model_of(steps, {"x": x}), tmp_path, states={}), {"x": x})
+    near, defined = np.abs(x) <= 1e5, np.abs(x) <= lanes_trig.BOUND
+    for name, function in {"sin": np.sin, "cos": np.cos, "tan": np.tan}.items():
+        y, exact = found[name], function(np.where(defined, x, 0).astype(np.float64))
+        assert _ulps(y[near], exact[near]).max() <= _stated(getattr(lanes_trig, name))
+        np.testing.assert_array_equal(np.isnan(y), ~defined)
+        if name != "tan":
+            assert np.abs(y[defined] - exact[defined]).max() <= 1e-6
+
+
+def test_powers_within_the_error_of_the_docstring(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = np.exp(np.concatenate([rng.uniform(-1, 1, 60000), rng.uniform(-103, 88, 60000)])).astype(np.float32)
+    y = (rng.uniform(-87, 89, len(x)) / np.log(x.astype(np.float64))).astype(np.float32)
+    edges = np.array([0.0, -0.0, 1, -1, 2, -2, 0.5, -0.5, 3, -3, 2.5, np.inf, -np.inf, np.nan, 2.0**25, -1e38, 1e-40], np.float32)
+    x, y = (np.concatenate([random, e.ravel()]) for random, e in zip((x, y), np.meshgrid(edges, edges), strict=True))
+    given = {"x": x, "y": y}
+    found = whole(loaded(model_of([("Pow", ["x", "y"], ["z"], {})], given), tmp_path, states={}), given)["z"]
+    with np.errstate(all="ignore"):
+        exact = np.power(x.astype(np.float64), y.astype(np.float64))
+        rounded = exact.astype(np.float32)
+    assert _ulps(found, exact).max() <= _stated(lanes_power.power)
+    special = ~np.isfinite(rounded) | (rounded == 0) | (np.abs(rounded) == 1)
+    np.testing.assert_array_equal(found[special], rounded[special])
+    np.testing.assert_array_equal(np.signbit(found[rounded == 0]), np.signbit(rounded[rounded == 0]))

@@ -79,7 +79,7 @@ def power_of_positive(x: Vec, y: Vec) -> Vec:
 
 @kernel
 def power(x: Vec, y: Vec) -> Vec:
-    """x**y to 1.9 ULP, with the special cases of IEEE 754's pow; underflow is gradual.
+    """x**y to 2.90 ULP (the largest of 10**7 random pairs: 2.75), with the special cases of IEEE 754's pow; underflow is gradual.
 
     A negative x has a power for whole y alone; a whole y of 2**24 or more is even. x**0 and 1**y are 1,
     even for NaN, and (-1)**inf is 1.

@@ -26,6 +26,7 @@ from tinyrnn.ops import (
     scatter,
     softmax,
     spectrum,
+    trigonometry,
     views,
     window,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "scatter",
     "softmax",
     "spectrum",
+    "trigonometry",
     "views",
     "window",
 ]
