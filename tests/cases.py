@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from cases_convolution import convolutions
 from cases_moves import lookups, products, rearrangements
 from cases_norm import normalizations
 from cases_numbers import numbers
@@ -309,9 +310,6 @@ def _products() -> Iterator[OpCase]:
     yield case("Gemm alpha beta", x(2, 7), w(7, 5), w(1, 5), alpha=0.5, beta=-2.0)
     yield case("Gemm scalar bias", x(2, 7), w(7, 5), w(1))
     yield case("Gemm folded", w(3, 2), w(3, 4), w(2, 1), transA=1)
-    yield case("Conv", x(1, 5, 1), w(17, 5, 1), w(17))
-    yield case("Conv no bias", x(1, 5, 1), w(3, 5, 1), kernel_shape=[1], strides=[1], pads=[0, 0])
-    yield case("Conv two axes", x(1, 5, 1, 1), w(3, 5, 1, 1), w(3))
 
 
 CASES: dict[str, OpCase] = {}
@@ -325,6 +323,7 @@ for _family in (
     _views,
     _reductions,
     _products,
+    convolutions,
     products,
     lookups,
     rearrangements,

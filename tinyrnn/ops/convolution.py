@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -272,7 +273,7 @@ class Conv(_Convolution):
         parts = padded.reshape(x.shape[0], group, w.shape[1], *padded.shape[2:])
         kernels = w.reshape(group, -1, *w.shape[1:])
         for taps in np.ndindex(*w.shape[2:]):
-            cut = [
+            cut: list[Any] = [
                 slice(k * s.dilation, k * s.dilation + (n - 1) * s.stride + 1, s.stride)
                 for k, s, n in zip(taps, found, counts, strict=True)
             ]
@@ -424,12 +425,13 @@ class ConvTranspose(_Convolution):
         parts = x.reshape(x.shape[0], group, -1, *x.shape[2:])
         kernels = w.reshape(group, -1, *w.shape[1:])
         for taps in np.ndindex(*w.shape[2:]):
-            cut = [
+            cut: list[Any] = [
                 slice(k * s.dilation, k * s.dilation + (n - 1) * s.stride + 1, s.stride)
                 for k, (s, _), n in zip(taps, ways, x.shape[2:], strict=True)
             ]
             y[(..., *cut)] += np.einsum("ngc...,gcm->ngm...", parts, kernels[(..., *taps)])
-        y = y[(..., *(slice(s.before, s.before + size) for s, size in ways))].reshape(x.shape[0], -1, *(size for _, size in ways))
+        middle: list[Any] = [slice(s.before, s.before + size) for s, size in ways]
+        y = y[(..., *middle)].reshape(x.shape[0], -1, *(size for _, size in ways))
         if len(arrays) > 2 and arrays[2] is not None:
             y = y + arrays[2].reshape(1, -1, *[1] * len(ways))
         return (y,)

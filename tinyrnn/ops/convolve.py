@@ -22,9 +22,9 @@ from tinyrnn.ops.linear import GROUP, pack
 
 WIDTHS = (3, 2, 1)
 """vectors of positions in a block of `convolve_along`"""
-HEIGHTS = {32: (8, 2, 1), 16: (4, 1)}
+HEIGHTS: dict[int, Sequence[int]] = {32: (8, 2, 1), 16: (4, 1)}
 """output channels in a block of `convolve_along`, by the number of vector registers"""
-PLACES = {32: {GROUP: (4, 2, 1), 1: (8, 2, 1)}, 16: {GROUP: (2, 1), 1: (8, 2, 1)}}
+PLACES: dict[int, dict[int, Sequence[int]]] = {32: {GROUP: (4, 2, 1), 1: (8, 2, 1)}, 16: {GROUP: (2, 1), 1: (8, 2, 1)}}
 """positions in a block of `convolve_across`, for a group of panels and for one"""
 MOVE = 1.5
 """cost of moving one element, in vector fma"""
@@ -200,7 +200,7 @@ class Convolution(Op):
 
     def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
         positions = prod(s.count for s in self.attribute(node, "slides"))
-        return int(self.attribute(node, "lead")) * positions * int(self.attribute(node, "W").size)
+        return int(self.attribute(node, "lead") * positions * self.attribute(node, "W").size)
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         source, output = node.inputs[0], node.outputs[0]
@@ -294,7 +294,7 @@ class Convolution(Op):
 
     def _group(self, grid: Grid, slides: Sequence[Slide], channel: int) -> int:
         """Elements from one group's channels to the next group's."""
-        return len(slides[channel].taps) * prod(grid.shape[channel + 1 :])
+        return len(slides[channel].taps) * int(prod(grid.shape[channel + 1 :]))
 
     def _spread(self, node: Node, m: int, by_position: int, positions: int) -> tuple[Array, int]:
         """Where in the sums each output element stands, by position and phase; and the output channels."""

@@ -92,10 +92,10 @@ class Grid:
     def elements(self) -> int:
         return prod(self.shape)
 
-    def runs(self) -> tuple[Array, int]:
-        """First places, and the number of places that follow each of them one by one."""
+    def runs(self, first: int = 0) -> tuple[Array, int]:
+        """First places, and the number of places that follow each of them one by one, along axes from `first` on."""
         counts = self.places.shape
-        for axis in range(len(counts)):
+        for axis in range(first, len(counts)):
             n = prod(counts[axis:])
             rows = self.places.reshape(-1, n)
             if np.array_equal(rows, rows[:, :1] + np.arange(n)):
