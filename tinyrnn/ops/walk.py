@@ -23,78 +23,91 @@ MOST_WALKS = 9
 
 
 @kernel
-def _walk(y: Any, x: Any, rows: int, y_row: int, x_row: int, n0: int, n1: int, n2: int,
-          y0: int, y1: int, y2: int, x0: int, x1: int, x2: int) -> None:
-    for r in range(rows):
-        for a in range(n0):
-            for b in range(n1):
-                for c in range(n2):
-                    put(y, r * y_row + a * y0 + b * y1 + c * y2, get(x, r * x_row + a * x0 + b * x1 + c * x2))
+def _copy_words(y: Any, x: Any, n: int) -> None:
+    m = n - n % lanes()
+    for i in range(0, m, lanes()):
+        store(y, i, load(x, i))
+    if m < n:
+        store_part(y, m, load_part(x, m, n - m), n - m)
 
 
 @kernel
-def walk_words(y: Any, x: Any, rows: int, y_row: int, x_row: int, n0: int, n1: int, n2: int,
-               y0: int, y1: int, y2: int, x0: int, x1: int, x2: int) -> None:
-    """y[r, a, b, c] = x[r, a, b, c], each with its own strides, in words of four bytes."""
-    y = f32(y)
-    x = f32(x)
+def _strided(y: Any, x: Any, n1: int, n2: int, y1: int, y2: int, x1: int, x2: int) -> None:
+    for b in range(n1):
+        for c in range(n2):
+            put(y, b * y1 + c * y2, get(x, b * x1 + c * x2))
+
+
+@kernel
+def _two_words(y: int, x: int, n1: int, n2: int, y1: int, y2: int, x1: int, x2: int) -> None:
     if y2 == 1 and x2 == 1:
-        for r in range(rows):
-            for a in range(n0):
-                for b in range(n1):
-                    to, start = r * y_row + a * y0 + b * y1, r * x_row + a * x0 + b * x1
-                    m = n2 - n2 % lanes()
-                    for i in range(0, m, lanes()):
-                        store(y, to + i, load(x, start + i))
-                    if m < n2:
-                        store_part(y, to + m, load_part(x, start + m, n2 - m), n2 - m)
+        for b in range(n1):
+            _copy_words(f32(y + 4 * b * y1), f32(x + 4 * b * x1), n2)
     else:
-        _walk(y, x, rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2)
+        _strided(f32(y), f32(x), n1, n2, y1, y2, x1, x2)
 
 
 @kernel
-def walk_halves(y: int, x: int, rows: int, y_row: int, x_row: int, n0: int, n1: int, n2: int,
-                y0: int, y1: int, y2: int, x0: int, x1: int, x2: int) -> None:
-    """As `walk_words`, in units of two bytes."""
-    _walk(i16(y), i16(x), rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2)
+def _two_halves(y: int, x: int, n1: int, n2: int, y1: int, y2: int, x1: int, x2: int) -> None:
+    _strided(i16(y), i16(x), n1, n2, y1, y2, x1, x2)
 
 
 @kernel
-def walk_bytes(y: int, x: int, rows: int, y_row: int, x_row: int, n0: int, n1: int, n2: int,
-               y0: int, y1: int, y2: int, x0: int, x1: int, x2: int) -> None:
-    """As `walk_words`, in bytes."""
-    _walk(u8(y), u8(x), rows, y_row, x_row, n0, n1, n2, y0, y1, y2, x0, x1, x2)
+def _two_bytes(y: int, x: int, n1: int, n2: int, y1: int, y2: int, x1: int, x2: int) -> None:
+    _strided(u8(y), u8(x), n1, n2, y1, y2, x1, x2)
 
 
-def _six(name: str, walker: Callable[..., None], unit: int) -> Callable[..., None]:
-    """Three loops round a walk."""
+@kernel
+def walk_through(y: int, x: int, rows: int, y_row: int, x_row: int, n: int) -> None:
+    """n words of every row."""
+    for r in range(rows):
+        _copy_words(f32(y + 4 * r * y_row), f32(x + 4 * r * x_row), n)
 
-    def six(y: int, x: int, rows: int, y_row: int, x_row: int, n0: int, n1: int, n2: int, n3: int, n4: int, n5: int,
-            y0: int, y1: int, y2: int, y3: int, y4: int, y5: int, x0: int, x1: int, x2: int, x3: int, x4: int, x5: int) -> None:
+
+def _three(name: str, two: Callable[..., None], unit: int) -> Callable[..., None]:
+    """The kernel below, in units of some bytes."""
+
+    def three(y: int, x: int, loops: Any, rows: int) -> None:
+        """y[r, a, b, c] = x[r, a, b, c]; loops: (1, stride in y, stride in x) of rows, then (size, stride, stride) of each."""
+        loops = i32(loops)
         for r in range(rows):
-            for a in range(n0):
-                for b in range(n1):
-                    for c in range(n2):
-                        to = y + unit * (r * y_row + a * y0 + b * y1 + c * y2)
-                        start = x + unit * (r * x_row + a * x0 + b * x1 + c * x2)
-                        walker(to, start, 1, 0, 0, n3, n4, n5, y3, y4, y5, x3, x4, x5)
+            for a in range(get(loops, 3)):
+                to = y + unit * (r * get(loops, 1) + a * get(loops, 4))
+                start = x + unit * (r * get(loops, 2) + a * get(loops, 5))
+                two(to, start, get(loops, 6), get(loops, 9), get(loops, 7), get(loops, 10), get(loops, 8), get(loops, 11))
+
+    three.__name__ = three.__qualname__ = name
+    return kernel(three)
+
+
+def _six(name: str, three: Callable[..., None], unit: int) -> Callable[..., None]:
+    """As `walk_words`, with three more loops outside: rows, the outer ones, then what `walk_words` takes."""
+
+    def six(y: int, x: int, loops: Any, rows: int) -> None:
+        o = i32(loops)
+        for r in range(rows):
+            for a in range(get(o, 3)):
+                for b in range(get(o, 6)):
+                    for c in range(get(o, 9)):
+                        to = y + unit * (r * get(o, 1) + a * get(o, 4) + b * get(o, 7) + c * get(o, 10))
+                        start = x + unit * (r * get(o, 2) + a * get(o, 5) + b * get(o, 8) + c * get(o, 11))
+                        three(to, start, loops + 48, 1)
 
     six.__name__ = six.__qualname__ = name
     return kernel(six)
 
 
-def _by_table(name: str, walker: Callable[..., None], unit: int) -> Callable[..., None]:
-    """The kernel below, over another walk."""
+def _by_table(name: str, two: Callable[..., None], unit: int) -> Callable[..., None]:
+    """The kernel below, in units of some bytes."""
 
-    def by_table(y: int, x: int, table: Any, rows: int, y_row: int, x_row: int, n: int, n1: int, n2: int,
-                 y1: int, y2: int, x1: int, x2: int) -> None:
-        """For each of n pairs of offsets in the table: a walk from there to there."""
+    def by_table(y: int, x: int, table: Any, rows: int, n: int) -> None:
+        """A walk for each of n pairs of offsets; table: (1, stride in y, stride in x) of rows, two loops, the pairs."""
         table = i32(table)
         for r in range(rows):
             for i in range(n):
-                to = y + unit * (r * y_row + get(table, 2 * i))
-                start = x + unit * (r * x_row + get(table, 2 * i + 1))
-                walker(to, start, 1, 0, 0, 1, n1, n2, 0, y1, y2, 0, x1, x2)
+                to = y + unit * (r * get(table, 1) + get(table, 9 + 2 * i))
+                start = x + unit * (r * get(table, 2) + get(table, 10 + 2 * i))
+                two(to, start, get(table, 3), get(table, 6), get(table, 4), get(table, 7), get(table, 5), get(table, 8))
 
     by_table.__name__ = by_table.__qualname__ = name
     return kernel(by_table)
@@ -114,12 +127,15 @@ class Walker:
     by_table: Callable[..., None]
 
 
+walk_words = _three("walk_words", _two_words, 4)
 walk_six_words = _six("walk_six_words", walk_words, 4)
-walk_table_words = _by_table("walk_table_words", walk_words, 4)
+walk_table_words = _by_table("walk_table_words", _two_words, 4)
+walk_halves = _three("walk_halves", _two_halves, 2)
 walk_six_halves = _six("walk_six_halves", walk_halves, 2)
-walk_table_halves = _by_table("walk_table_halves", walk_halves, 2)
+walk_table_halves = _by_table("walk_table_halves", _two_halves, 2)
+walk_bytes = _three("walk_bytes", _two_bytes, 1)
 walk_six_bytes = _six("walk_six_bytes", walk_bytes, 1)
-walk_table_bytes = _by_table("walk_table_bytes", walk_bytes, 1)
+walk_table_bytes = _by_table("walk_table_bytes", _two_bytes, 1)
 
 WORDS = Walker(4, walk_words, walk_six_words, walk_table_words)
 WALKERS = {
@@ -197,24 +213,29 @@ def walk_between(
     loops = _merged(
         [(n, t * scale, s * scale) for n, t, s in zip(shape, to, start, strict=True)] + ([(scale, 1, 1)] if scale > 1 else [])
     )
+    rows = rows or Rows()
+    if walker.unit == 4 and len(loops) == 1 and loops[0][1:] == (1, 1):
+        return [Call(walk_through, (y.operand, x.operand, rows, y.row * scale, x.row * scale, loops[0][0]), note)]
     axes = 3 if len(loops) <= 3 else 6
     loops = [(1, 0, 0)] * (axes - len(loops)) + loops
     calls = []
     outer, inner = loops[:-axes], loops[-axes:]
+    inner.insert(0, (1, y.row * scale, x.row * scale))
+    if axes == 6:
+        inner.insert(4, (1, 0, 0))
     for index in np.ndindex(*(loop[0] for loop in outer)):
         y_at, x_at = (sum(i * loop[side] for i, loop in zip(index, outer, strict=True)) // scale for side in (1, 2))
-        operands: tuple[Operand, ...] = (
-            _shifted(y.operand, y_at),
-            _shifted(x.operand, x_at),
-            rows or Rows(),
-            y.row * scale,
-            x.row * scale,
-            *(loop[0] for loop in inner),
-            *(loop[1] for loop in inner),
-            *(loop[2] for loop in inner),
-        )
-        calls.append(Call(walker.three if axes == 3 else walker.six, operands, note))
+        ends = _shifted(y.operand, y_at), _shifted(x.operand, x_at)
+        calls.append(Call(walker.three if axes == 3 else walker.six, (*ends, _numbers(inner, note), rows), note))
     return calls
+
+
+def _numbers(loops: Sequence[tuple[int, int, int]], what: str, *more: Array) -> Weight:
+    """The numbers of loops, and more, as a kernel reads them. Raises `Refused` where they are too large."""
+    table = np.concatenate([np.array(loops, np.int64).ravel(), *more])
+    if np.abs(table).max() >= 1 << 31:
+        raise Refused(f"{what}: more elements than a walk can count")
+    return Weight(table.astype(np.int32))
 
 
 def _shifted(operand: Operand, by: int) -> Operand:
@@ -258,22 +279,10 @@ def place(env: Lowering, output: str, source: str, to: Array, start: Array) -> l
         [(to.shape[a], _steps(to)[a] * scale, _steps(start)[a] * scale) for a in even] + ([(scale, 1, 1)] if scale > 1 else [])
     )
     inner = [(1, 0, 0)] * (2 - len(inner)) + inner
-    table = np.stack([to[first].ravel() * scale, start[first].ravel() * scale], axis=-1)
-    if table.max() >= 1 << 31:
-        raise Refused(f"{output!r} or {source!r} is too large to be walked by a table")
-    operands: tuple[Operand, ...] = (
-        Value(output),
-        Value(source),
-        Weight(table.astype(np.int32)),
-        Rows(),
-        env.row_stride(output) * scale,
-        env.row_stride(source) * scale,
-        len(table),
-        *(loop[0] for loop in inner),
-        *(loop[1] for loop in inner),
-        *(loop[2] for loop in inner),
-    )
-    return [Call(walker.by_table, operands, f"{output} from {source}, {len(table)} pieces")]
+    pairs = np.stack([to[first].ravel() * scale, start[first].ravel() * scale], axis=-1)
+    note = f"{output} from {source}, {len(pairs)} pieces"
+    table = _numbers([(1, env.row_stride(output) * scale, env.row_stride(source) * scale), *inner], note, pairs.ravel())
+    return [Call(walker.by_table, (Value(output), Value(source), table, Rows(), len(pairs)), note)]
 
 
 def pick(env: Lowering, output: str, source: str, start: Array) -> list[Call]:
