@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from math import prod
+from math import isinf, prod
 
 from tinyrnn import lanes
 from tinyrnn.passes import Port
@@ -127,6 +127,8 @@ def _operand(operand: Place | int | float | str) -> str:
         return text
     if isinstance(operand, str) and operand.startswith("started@"):
         return f"get(f32(s), {int(operand[8:]) // 4})"
+    if isinstance(operand, float) and isinf(operand):
+        return "1e999" if operand > 0 else "-1e999"
     return str(operand)
 
 

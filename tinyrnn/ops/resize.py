@@ -50,7 +50,7 @@ def resample_f32(y: Any, x: Any, elements: Any, weights: Any, outer: int, size: 
 
 @register
 class Resample(Op):
-    """Sums of a few elements along some axes of a frame; made from Resize and Upsample. `ways` has (axis, elements, weights)."""
+    """Sums of a few elements along some axes of a frame; made from Resize and Upsample. `ways` has (axis, elements, weights), as lists."""
 
     name = "Resample"
     internal = True
@@ -61,7 +61,7 @@ class Resample(Op):
         source, output, shape = node.inputs[0], node.outputs[0], list(node.shapes[0])
         if env.specs[source].dtype != np.float32:
             raise Refused(f"{source!r} is {env.specs[source].dtype}; resizing takes float32")
-        ways: list[tuple[int, Array, Array]] = self.attribute(node, "ways")
+        ways = [(axis, np.array(elements), np.array(weights)) for axis, elements, weights in self.attribute(node, "ways")]
         if not ways:
             shape = [prod(shape)]
             ways = [(0, np.arange(shape[0])[:, None], np.ones((shape[0], 1)))]
@@ -230,7 +230,7 @@ class _Resize(Op):
             role = frames.role(source, axis)
             if role is None:
                 if way is not None:
-                    kept.append((frames.axis(source, axis), *way))
+                    kept.append((frames.axis(source, axis), way[0].tolist(), way[1].tolist()))
             elif way is not None:
                 repeats = len(way[0]) // sizes[axis]
                 if role != "time" or not np.array_equal(way[0], np.arange(sizes[axis] * repeats)[:, None] // max(repeats, 1)):
@@ -238,7 +238,7 @@ class _Resize(Op):
         shape = frames.shape(source)
         if repeats == 1:
             return Node("Resample", node.name, (source,), (output,), {"ways": kept}, domain=OURS, shapes=(shape,))
-        again = [(a + 1, e, w) for a, e, w in kept] + [(0, np.zeros((repeats, 1), int), np.ones((repeats, 1)))]
+        again = [(a + 1, e, w) for a, e, w in kept] + [(0, [[0]] * repeats, [[1.0]] * repeats)]
         spec = Spec(frames.specs[output].dtype, (repeats, *frames.shape(output)))
         pieces = frames.value(f"{output}.pieces", spec)
         resample = Node("Resample", node.name, (source,), (pieces,), {"ways": again}, domain=OURS, shapes=((1, *shape),))
