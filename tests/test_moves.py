@@ -198,3 +198,24 @@ def test_empty_parts(tmp_path: Path) -> None:
     proto = model_of(steps, constants, ["y"], [2, 5])
     inputs = {"x": np.arange(10, dtype=np.float32).reshape(2, 5)}
     agree("exact", whole(loaded(proto, tmp_path), inputs), in_onnxruntime(proto, inputs))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_half_precision_is_widened(inside: bool, tmp_path: Path) -> None:
+    """Weights, values and inputs of float16 are taken as float32."""
+    weights = np.random.default_rng(8).standard_normal((FEATURES, 5)).astype(np.float16)
+    constants: dict[str, Any] = {"w": weights}
+    steps: list[Step] = [("MatMul", ["x", "w"], ["y"], {})]
+    if inside:
+        steps = [
+            ("Cast", ["x"], ["half"], {"to": TensorProto.FLOAT16}),
+            ("MatMul", ["half", "w"], ["z"], {}),
+            ("Cast", ["z"], ["y"], {"to": TensorProto.FLOAT}),
+        ]
+    proto = model_of(steps, constants, ["y"], [3, FEATURES])
+    if not inside:
+        proto.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    x = np.random.default_rng(9).standard_normal((3, FEATURES)).astype(np.float32 if inside else np.float16)
+    found = loaded(proto, tmp_path).run(x)
+    assert found.dtype == np.float32
+    agree("close", {"y": found}, {"y": x.astype(np.float64) @ weights.astype(np.float64)})

@@ -183,6 +183,8 @@ class Op:
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
         """Specs of the outputs."""
+        if self.known_only:
+            raise Refused("what it makes, and of what shape, depends on the model's input; supported are inputs known at load")
         raise Refused("its shape cannot be found")
 
     def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:

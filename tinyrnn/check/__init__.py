@@ -478,7 +478,9 @@ class _Session:
             self.refused = _reason(error)
             raise _Failure(self.refused) from None
         try:
-            return dict(zip(self.outputs, self.session.run(self.outputs, {**feeds, **self.constants}), strict=True))
+            halves = [i.name for i in self.session.get_inputs() if i.type == "tensor(float16)"]
+            given = {n: a.astype(np.float16) if n in halves else a for n, a in {**feeds, **self.constants}.items()}
+            return dict(zip(self.outputs, self.session.run(self.outputs, given), strict=True))
         except Exception as error:
             raise _Failure(_reason(error)) from None
 

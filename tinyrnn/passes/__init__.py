@@ -16,6 +16,7 @@ from tinyrnn.passes.fold import choose_probes, fold
 from tinyrnn.passes.fuse import fuse
 from tinyrnn.passes.rows import Port, Program, Time, assign_roles, find_axes, seeds, to_frames
 from tinyrnn.passes.states import find_states
+from tinyrnn.passes.widen import widen
 
 __all__ = ["Port", "Program", "Time", "bound", "prepare"]
 
@@ -24,6 +25,7 @@ def bound(source: Graph, values: Mapping[str, Any] | None, outputs: Sequence[str
     """A copy of the graph with inputs bound and other outputs dropped, all of it supported."""
     graph = source.copy()
     _tell_apart(graph)
+    widen(graph)
     bind(graph, values or {}, outputs)
     remove_dead(graph)
     refuse_unsupported(graph)
