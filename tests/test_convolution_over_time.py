@@ -20,32 +20,42 @@ LENGTHS = (23, 9)
 
 
 def model_of(
-    op: str, shape: list[str | int], opset: int = 19, weights: tuple[int, ...] = (), **attributes: Any
+    op: str, shape: list[str | int], opset: int = 19, weights: tuple[tuple[int, ...], ...] = (), **attributes: Any
 ) -> onnx.ModelProto:
-    """x → op → y, with random weights and a bias where `weights` has a shape."""
+    """x → op → y; for every shape of `weights` with random weights and a bias, in as many groups as fit them."""
     rng = np.random.default_rng(3)
     arrays: dict[str, Array] = {}
-    if weights:
-        channels = weights[0] if op == "Conv" else weights[1] * attributes["group"]
-        arrays = {"W": rng.uniform(-1, 1, weights), "B": rng.uniform(-1, 1, channels)}
     if op == "Resize":
         arrays = {"roi": np.zeros(0), "scales": np.array(attributes.pop("scales"))}
+    nodes = [] if weights else [helper.make_node(op, ["x", *arrays], ["y"], "node", **attributes)]
+    for number, sizes in enumerate(weights):
+        group = int(shape[1]) // sizes[1] if op == "Conv" else attributes.pop(f"group{number}")
+        more = {
+            f"W{number}": rng.uniform(-1, 1, sizes),
+            f"B{number}": rng.uniform(-1, 1, sizes[0] if op == "Conv" else sizes[1] * group),
+        }
+        rest = {k: v for k, v in attributes.items() if not k.startswith("group")}
+        nodes.append(helper.make_node(op, ["x", *more], [f"y{number}"], f"node{number}", group=group, **rest))
+        arrays |= more
     graph = helper.make_graph(
-        [helper.make_node(op, ["x", *arrays], ["y"], "node", **attributes)],
+        nodes,
         "along_time",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(n.output[0], TensorProto.FLOAT, None) for n in nodes],
         [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
-def pieces(stream: tinyrnn.Stream, x: Array, chunk: int) -> Array:
-    """The output of a stream run in chunks (0: step by step) and flushed, joined along time."""
-    port = stream.model.outputs[0]
+def pieces(stream: tinyrnn.Stream, x: Array, chunk: int) -> list[Array]:
+    """Every output of a stream run in chunks (0: step by step) and flushed, joined along time."""
     made = [stream.run(x[start : start + chunk]) if chunk else stream.step(x[start]) for start in range(0, len(x), chunk or 1)]
     made.append(stream.flush())
-    return np.concatenate([m.reshape(-1, *port.shape) for m in made if m is not None])
+    parts = [m if isinstance(m, tuple) else (m,) for m in made]
+    return [
+        np.concatenate([p[i].reshape(-1, *port.shape) for p in parts if p[i] is not None])
+        for i, port in enumerate(stream.model.outputs)
+    ]
 
 
 def check(proto: onnx.ModelProto, shape: list[str | int], tmp_path: Path) -> tinyrnn.Model:
@@ -57,11 +67,11 @@ def check(proto: onnx.ModelProto, shape: list[str | int], tmp_path: Path) -> tin
             x = np.random.default_rng(frames).standard_normal(sizes).astype(np.float32)
             found = whole(model, {"x": x})
             agree("close", found, in_onnxruntime(proto, {"x": x}), f"{frames} frames, {batch}:")
-            if batch == 1:
-                expected = np.moveaxis(found["y"], time, 0)
-                for chunk in CHUNKS:
-                    joined = pieces(model.stream(), np.moveaxis(x, time, 0)[:, 0].copy(), chunk)
-                    assert within("exact", joined.reshape(expected.shape), expected), (frames, chunk)
+            for chunk in CHUNKS if batch == 1 else ():
+                joined = pieces(model.stream(), np.moveaxis(x, time, 0)[:, 0].copy(), chunk)
+                for made, expected in zip(joined, found.values(), strict=True):
+                    moved = np.moveaxis(expected, time, 0)
+                    assert within("exact", made.reshape(moved.shape), moved), (frames, chunk)
     return model
 
 
@@ -85,30 +95,30 @@ FLAT: list[tuple[str, int, int, int, list[int], int]] = [
 
 @pytest.mark.parametrize(("op", "kernel", "stride", "dilation", "pads", "more"), FLAT)
 def test_one_axis(op: str, kernel: int, stride: int, dilation: int, pads: list[int], more: int, tmp_path: Path) -> None:
-    for group, inner, outer in ((1, 5, 17), (3, 2, 4), (6, 1, 1)):
-        shape: list[str | int] = ["N", group * inner, "T"]
-        weights = (group * outer, inner, kernel) if op == "Conv" else (group * inner, outer, kernel)
-        attributes: dict[str, Any] = {"strides": [stride], "dilations": [dilation], "pads": pads, "group": group}
-        if more:
-            attributes["output_padding"] = [more]
-        model = check(model_of(op, shape, weights=weights, **attributes), shape, tmp_path)
-        ahead = pads[1] if op == "Conv" and stride == 1 else None
-        assert ahead is None or model.delay == max(dilation * (kernel - 1) - pads[0], 0)
+    attributes: dict[str, Any] = {"strides": [stride], "dilations": [dilation], "pads": pads}
+    if op == "Conv":
+        attributes["weights"] = ((17, 6, kernel), (12, 2, kernel), (6, 1, kernel))
+    else:
+        attributes |= {"weights": ((6, 3, kernel), (6, 4, kernel)), "group0": 1, "group1": 3, "output_padding": [more]}
+    shape: list[str | int] = ["N", 6, "T"]
+    model = check(model_of(op, shape, **attributes), shape, tmp_path)
+    if op == "Conv" and stride == 1:
+        assert model.delay == max(dilation * (kernel - 1) - pads[0], 0)
 
 
 N4T9: list[str | int] = ["N", 4, "T", 9]
 WIDE: list[tuple[str, list[str | int], dict[str, Any]]] = [
-    ("Conv", N4T9, {"weights": (6, 4, 3, 3), "pads": [2, 1, 0, 1], "group": 1}),
-    ("Conv", N4T9, {"weights": (8, 2, 2, 5), "strides": [1, 2], "dilations": [2, 1], "pads": [2, 2, 0, 2], "group": 2}),
-    ("Conv", N4T9, {"weights": (4, 1, 3, 3), "pads": [2, 1, 0, 1], "group": 4}),
-    ("Conv", N4T9, {"weights": (5, 4, 1, 3), "pads": [0, 1, 0, 1], "group": 1}),
-    ("Conv", ["N", 4, 9, "T"], {"weights": (6, 4, 3, 3), "strides": [2, 1], "pads": [1, 2, 1, 0], "group": 1}),
-    ("Conv", N4T9, {"weights": (6, 4, 3, 3), "auto_pad": "SAME_UPPER", "group": 1}),
-    ("Conv", N4T9, {"weights": (7, 4, 2, 9), "group": 1}),
-    ("ConvTranspose", N4T9, {"weights": (4, 3, 3, 5), "strides": [1, 2], "pads": [0, 2, 2, 2], "group": 1}),
-    ("ConvTranspose", N4T9, {"weights": (4, 3, 4, 5), "strides": [2, 2], "pads": [1, 2, 1, 2], "group": 2}),
-    ("ConvTranspose", ["N", 4, 9, "T"], {"weights": (4, 3, 3, 4), "strides": [2, 2], "pads": [1, 1, 1, 1], "group": 1}),
-    ("ConvTranspose", N4T9, {"weights": (4, 3, 1, 5), "strides": [1, 2], "pads": [0, 2, 0, 2], "group": 1}),
+    ("Conv", N4T9, {"weights": ((6, 4, 3, 3),), "pads": [2, 1, 0, 1]}),
+    ("Conv", N4T9, {"weights": ((8, 2, 2, 5),), "strides": [1, 2], "dilations": [2, 1], "pads": [2, 2, 0, 2]}),
+    ("Conv", N4T9, {"weights": ((4, 1, 3, 3),), "pads": [2, 1, 0, 1]}),
+    ("Conv", N4T9, {"weights": ((5, 4, 1, 3),), "pads": [0, 1, 0, 1]}),
+    ("Conv", ["N", 4, 9, "T"], {"weights": ((6, 4, 3, 3),), "strides": [2, 1], "pads": [1, 2, 1, 0]}),
+    ("Conv", N4T9, {"weights": ((6, 4, 3, 3),), "auto_pad": "SAME_UPPER"}),
+    ("Conv", N4T9, {"weights": ((7, 4, 2, 9),)}),
+    ("ConvTranspose", N4T9, {"weights": ((4, 3, 3, 5),), "strides": [1, 2], "pads": [0, 2, 2, 2], "group0": 1}),
+    ("ConvTranspose", N4T9, {"weights": ((4, 3, 4, 5),), "strides": [2, 2], "pads": [1, 2, 1, 2], "group0": 2}),
+    ("ConvTranspose", ["N", 4, 9, "T"], {"weights": ((4, 3, 3, 4),), "strides": [2, 2], "pads": [1, 1, 1, 1], "group0": 1}),
+    ("ConvTranspose", N4T9, {"weights": ((4, 3, 1, 5),), "strides": [1, 2], "pads": [0, 2, 0, 2], "group0": 1}),
     ("MaxPool", ["N", 4, "T"], {"kernel_shape": [3], "pads": [2, 0]}),
     ("MaxPool", N4T9, {"kernel_shape": [2, 3], "strides": [2, 2], "pads": [0, 1, 0, 1]}),
     ("MaxPool", ["N", 4, 9, "T"], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
@@ -128,7 +138,7 @@ def test_streams(op: str, shape: list[str | int], attributes: dict[str, Any], tm
 
 
 WHOLE: list[tuple[str, list[str | int], dict[str, Any], str]] = [
-    ("Conv", N4T9, {"weights": (6, 4, 3, 3), "auto_pad": "SAME_UPPER", "strides": [2, 1], "group": 1}, "auto_pad='SAME_UPPER'"),
+    ("Conv", N4T9, {"weights": ((6, 4, 3, 3),), "auto_pad": "SAME_UPPER", "strides": [2, 1]}, "auto_pad='SAME_UPPER'"),
     ("AveragePool", ["N", 4, "T"], {"kernel_shape": [3], "pads": [1, 1]}, "count_include_pad=1"),
     ("MaxPool", ["N", 4, "T"], {"kernel_shape": [3], "strides": [2], "ceil_mode": 1}, "ceil_mode=1"),
     ("Resize", N4T9, {"scales": [1, 1, 2, 1], "mode": "linear"}, "whole scale"),
