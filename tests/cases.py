@@ -18,7 +18,7 @@ from op_case import Input, OpCase, b, case, f, k, v, w, x
 from recurrent_cases import GATES
 
 RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
-COVERED_ELSEWHERE = frozenset(GATES) | frozenset(RANDOM)
+COVERED_ELSEWHERE = frozenset(GATES) | frozenset(RANDOM) | {"If", "Loop", "Scan"}
 NAN, INF = float("nan"), float("inf")
 
 UNARY: dict[str, tuple[float, float]] = {

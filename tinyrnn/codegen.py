@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from math import isinf, prod
 
 from tinyrnn import lanes
+from tinyrnn.op import Close, Open
 from tinyrnn.passes import Port
 from tinyrnn.plan import Place, Plan
 
@@ -72,14 +73,24 @@ def generate(plan: Plan) -> Source:
     """The source of a plan's entries."""
     kernels: dict[str, str] = {}
     lines: list[str] = []
+    indent = "    "
     for step in plan.steps:
+        if isinstance(step.kernel, Open):
+            lines.append(indent + step.kernel.text.format(*(_operand(o) for o in step.operands)))
+            indent += "    "
+            continue
+        if isinstance(step.kernel, Close):
+            if lines[-1].endswith(":"):
+                lines.append(f"{indent}{step.kernel.otherwise}")
+            indent = indent[4:]
+            continue
         if isinstance(step.kernel, str):
             name = kernels.setdefault(step.kernel, f"kernel_{len(kernels)}")
         else:
             name = step.kernel.__name__
         if step.note:
-            lines.append(f"    # {one_line(step.note)}")
-        lines.append(f"    {name}({', '.join(_operand(o) for o in step.operands)})")
+            lines.append(f"{indent}# {one_line(step.note)}")
+        lines.append(f"{indent}{name}({', '.join(_operand(o) for o in step.operands)})")
     if any("started@" in str(o) for step in plan.steps for o in step.operands):
         offset = next(p.offset for p in plan.parts if p.name == "started")
         lines.append(f"    put(f32(s), {offset}, 1.0)")
@@ -124,9 +135,13 @@ def _operand(operand: Place | int | float | str) -> str:
             text += f" + {operand.offset}"
         if operand.per_capacity:
             text += f" + {operand.per_capacity} * cap"
+        for variable, size in operand.terms:
+            text += f" + {variable} * {size}"
         return text
     if isinstance(operand, str) and operand.startswith("started@"):
-        return f"get(f32(s), {int(operand[8:]) // 4})"
+        offset, _, row = operand[8:].partition("@")
+        before = f"get(f32(s), {int(offset) // 4})"
+        return f"(1.0 if {row} > 0 else {before})" if row else before
     if isinstance(operand, float) and isinf(operand):
         return "1e999" if operand > 0 else "-1e999"
     return str(operand)

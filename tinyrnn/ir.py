@@ -3,10 +3,15 @@
 Two stages share these types. A *file graph* has the file's own shapes, where a size left open is its
 name (a `str`). A *frame graph*, which the time pass makes, has frame shapes: the time and the batch
 axis are gone, every size is an int, and each node states the shape in which it sees each input.
+
+A node may hold graphs of its own, as attributes. Names are unique in the whole model; constants and specs are kept
+by the outermost graph (a nested one knows the specs of its own inputs and outputs). What a nested graph reads from
+outside stands among the inputs of its node, after those of the file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -64,9 +69,22 @@ class Node:
     shapes: tuple[tuple[int, ...], ...] = ()
     """frame graph: the shape in which the node sees each input"""
 
+    def nested(self) -> Iterator[tuple[str, Graph]]:
+        """The graphs that the node holds, by attribute."""
+        yield from ((key, value) for key, value in self.attributes.items() if isinstance(value, Graph))
+
+    def copy(self) -> Node:
+        """A node that can be rewritten, the graphs that it holds included; arrays are shared."""
+        attributes = {k: v.copy() if isinstance(v, Graph) else v for k, v in self.attributes.items()}
+        return Node(self.op, self.name, self.inputs, self.outputs, attributes, self.version, self.domain, self.shapes)
+
     def __str__(self) -> str:
         shown = {
-            k: f"<{v.dtype}{list(v.shape)}>" if isinstance(v, np.ndarray) and v.size > 8 else v
+            k: f"<{v.dtype}{list(v.shape)}>"
+            if isinstance(v, np.ndarray) and v.size > 8
+            else f"<{len(v.nodes)} nodes>"
+            if isinstance(v, Graph)
+            else v
             for k, v in self.attributes.items()
         }
         attributes = ", ".join(f"{k}={v}" for k, v in shown.items())
@@ -99,6 +117,19 @@ class Graph:
                     found.setdefault(name, []).append(node)
         return found
 
+    def every_node(self) -> Iterator[Node]:
+        """All nodes, those of nested graphs after the node that holds them."""
+        for node in self.nodes:
+            yield node
+            for _, inner in node.nested():
+                yield from inner.every_node()
+
+    def every_name(self) -> set[str]:
+        """The values of all nodes, nested ones too."""
+        nodes = list(self.every_node())
+        own = [name for n in nodes for _, inner in n.nested() for name in (*inner.inputs, *inner.outputs)]
+        return {*own, *(name for n in nodes for name in (*n.inputs, *n.outputs))} - {""}
+
     def fresh(self, stem: str) -> str:
         """A value name that is not taken."""
         name, count = stem, 0
@@ -109,7 +140,7 @@ class Graph:
 
     def copy(self) -> Graph:
         """A graph that can be rewritten; arrays are shared."""
-        nodes = [Node(n.op, n.name, n.inputs, n.outputs, dict(n.attributes), n.version, n.domain, n.shapes) for n in self.nodes]
+        nodes = [node.copy() for node in self.nodes]
         return Graph(
             self.name, list(self.inputs), list(self.outputs), dict(self.specs), dict(self.constants), nodes, dict(self.metadata)
         )
@@ -117,8 +148,27 @@ class Graph:
     def __str__(self) -> str:
         lines = [f"graph {self.name}"]
         lines += [f"  input  {name}: {self.specs[name]}" for name in self.inputs]
-        for node in self.nodes:
-            lines.append(f"  {node}")
-            lines += [f"      {name}: {self.specs[name]}" for name in node.outputs if name in self.specs]
+        lines += self._lines(self.specs, "  ")
         lines += [f"  output {name}: {self.specs.get(name, '?')}" for name in self.outputs]
         return "\n".join(lines)
+
+    def _lines(self, specs: dict[str, Spec], indent: str) -> Iterator[str]:
+        for node in self.nodes:
+            yield f"{indent}{node}"
+            yield from (f"{indent}    {name}: {specs[name]}" for name in node.outputs if name in specs)
+            for key, inner in node.nested():
+                yield f"{indent}    {key} ({', '.join(inner.inputs)}) → ({', '.join(inner.outputs)})"
+                yield from inner._lines(specs, indent + "      ")
+
+
+def free_names(graph: Graph) -> list[str]:
+    """What a nested graph reads that neither it makes nor its node hands it, in the order of use."""
+    made = {"", *graph.inputs, *(name for node in graph.nodes for name in node.outputs)}
+    read: Iterable[str] = (*(name for node in graph.nodes for name in node.inputs), *graph.outputs)
+    return list(dict.fromkeys(name for name in read if name not in made))
+
+
+def refresh_captures(node: Node, arguments: int) -> None:
+    """State anew what a node's graphs read from outside, after its first `arguments` inputs."""
+    captures = dict.fromkeys(name for _, inner in node.nested() for name in free_names(inner))
+    node.inputs = (*node.inputs[:arguments], *captures)

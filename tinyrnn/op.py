@@ -6,7 +6,7 @@ for row axes, float64 reference, and how it is lowered to kernel calls. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -20,6 +20,8 @@ Array = np.ndarray[Any, Any]
 Axis = tuple[str, int]
 """One axis of one value: (value name, axis)."""
 
+RunGraph = Callable[[Graph, Sequence[Array]], list[Array]]
+
 REQUIRED = object()
 """Stands for the default of an attribute that has none."""
 
@@ -29,10 +31,11 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class Value:
-    """The address of a value of the frame graph, `offset` elements on."""
+    """The address of a value of the frame graph, `offset` elements on, and `turn` more for each turn of the loop round it."""
 
     name: str
     offset: int = 0
+    turn: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,11 @@ class Started:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """How often the innermost loop round the call has been gone through: 0, 1, …"""
+
+
+@dataclass(frozen=True)
 class Count:
     """Rows of a value since the reset, before this call."""
 
@@ -91,7 +99,7 @@ class Whole:
     of: str
 
 
-Operand = Value | Weight | Scratch | State | Rows | Started | Count | Whole | int | float
+Operand = Value | Weight | Scratch | State | Rows | Started | Count | Whole | Turn | int | float
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,30 @@ class Call:
     kernel: Callable[..., Any] | str
     operands: tuple[Operand, ...]
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Open:
+    """The head of a block of calls: a line of the page with an operand for each `{}` and, in a loop, `TURN` for its variable."""
+
+    text: str
+    operands: tuple[Operand, ...] = ()
+    by_row: bool = False
+    """a loop over the rows of a call, one of which the calls inside see"""
+
+
+@dataclass(frozen=True)
+class Close:
+    """The end of the innermost open block; an empty block does what `otherwise` says."""
+
+    otherwise: str = "pass"
+
+
+@dataclass(frozen=True)
+class Body:
+    """The calls of a nested graph."""
+
+    graph: Graph
 
 
 @dataclass(frozen=True)
@@ -211,16 +243,16 @@ class Op:
         """The operator in plain NumPy, straight from the specification."""
         raise Refused("it has no reference")
 
-    def lower(self, node: Node, env: Lowering) -> list[Call]:
-        """Kernel calls for a node of the frame graph."""
+    def lower(self, node: Node, env: Lowering) -> Sequence[Call | Open | Close | Body]:
+        """Kernel calls for a node of the frame graph, in blocks where it holds graphs of its own."""
         raise Refused("it runs only where its inputs are known at load")
 
     def alias(self, node: Node) -> str | None:
         """The input whose memory the output shares as it is, if any."""
         return None
 
-    def row_axes(self, node: Node) -> tuple[Axis, Axis] | None:
-        """The axes of an input that are time and batch, where the operator defines them."""
+    def row_axes(self, node: Node) -> tuple[Axis, Axis | None] | None:
+        """The axes of an input that are time and batch, where the operator defines them, or time alone."""
         return None
 
     def starts_from(self, node: Node) -> list[str]:
@@ -242,6 +274,38 @@ class Op:
     def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
         """Multiply-adds per row of a node of the frame graph."""
         return 0
+
+    # Operators that hold graphs.
+
+    def arguments(self, node: Node) -> int:
+        """How many inputs come before what the nested graphs read from outside."""
+        return len(node.inputs)
+
+    def enter(self, node: Node, key: str, specs: Sequence[Spec | None]) -> list[Spec]:
+        """Specs of the inputs of a nested graph."""
+        raise Refused("it takes no graph")
+
+    def choose(self, node: Node, constants: Mapping[str, Array]) -> str | None:
+        """The attribute of the nested graph that takes the node's place, where constants say which."""
+        return None
+
+    def inline(self, node: Node, key: str) -> list[Node]:
+        """The nodes of the nested graph that takes the node's place."""
+        raise Refused("it takes no graph")
+
+    def learn(self, node: Node, constants: Mapping[str, Array]) -> None:
+        """Note in the attributes what constants tell, inside the nested graphs too."""
+
+    def prune(self, node: Node) -> None:
+        """Drop what the nested graphs make for outputs that nothing needs."""
+
+    def compute(self, node: Node, arrays: Sequence[Array | None], run: RunGraph) -> tuple[Array, ...]:
+        """As `reference`, with a function that runs a nested graph on its inputs."""
+        return self.reference(node, arrays)
+
+    def row_by_row(self, node: Node, per_row: Callable[[str], bool]) -> bool:
+        """Whether a node of the frame graph runs its nested graphs for one row after the other."""
+        return False
 
     def index_bound(self, node: Node, env: Lowering) -> tuple[str, int, int] | None:
         """(input, lowest, highest) where an input holds indices."""

@@ -8,15 +8,33 @@ program serves any number of rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tinyrnn.clock import FRAMES, Clock
 from tinyrnn.errors import UnsupportedError
-from tinyrnn.ir import Node
-from tinyrnn.op import Call, Count, Lowering, Operand, Refused, Rows, Scratch, Started, State, Value, Weight, Whole, op_of
+from tinyrnn.ir import Graph, Node
+from tinyrnn.op import (
+    Body,
+    Call,
+    Close,
+    Count,
+    Lowering,
+    Open,
+    Operand,
+    Refused,
+    Rows,
+    Scratch,
+    Started,
+    State,
+    Turn,
+    Value,
+    Weight,
+    Whole,
+    op_of,
+)
 from tinyrnn.ops.walk import walk
 from tinyrnn.passes import Program
 
@@ -34,6 +52,8 @@ class Place:
     """'weights', 'state', 'arena', or the name of an argument of the step"""
     offset: int = 0
     per_capacity: int = 0
+    terms: tuple[tuple[str, int], ...] = ()
+    """variables of the loops round the call, and bytes for each"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +89,7 @@ class Region:
 
 @dataclass
 class Step:
-    """One kernel call with every operand placed."""
+    """One kernel call, or the head or the end of a block, with every operand placed."""
 
     kernel: Any
     operands: list[Place | int | float | str]
@@ -124,12 +144,17 @@ class Plan:
         ]
         lines += [f"  state {p.offset:6d}  {p.name} {list(p.shape)}" for p in self.parts]
         for step in self.steps:
+            if isinstance(step.kernel, (Open, Close)):
+                continue
             shown = ", ".join(
                 f"{o.memory}+{o.offset}{f'+{o.per_capacity}·rows' if o.per_capacity else ''}" if isinstance(o, Place) else str(o)
                 for o in step.operands
             )
             lines.append(f"  {step.note or step.node}: {shown}")
         return "\n".join(lines)
+
+
+_Call = tuple[Node, Call | Open | Close]
 
 
 def make_plan(program: Program, lanes: int, registers: int) -> Plan:
@@ -154,6 +179,9 @@ class _Planner:
         self.weights_size = 0
         self.places: dict[str, Place] = {}
         self.base: dict[str, str] = {}
+        self.blocks: list[tuple[str, Open]] = []
+        """the blocks round a step: the variable of each, and its head"""
+        self.shared = {name for n in self.graph.every_node() for _ in n.nested() for name in n.outputs}
 
     def _carried(self) -> set[str]:
         found = set(self.program.states)
@@ -168,7 +196,18 @@ class _Planner:
         self._place_arena(calls)
         plan, program = self.result, self.program
         for node, call in calls:
-            plan.steps.append(Step(call.kernel, [self._operand(o, node) for o in call.operands], call.note, node.name))
+            if isinstance(call, Close):
+                plan.steps.append(Step(call, [], "", node.name))
+                self.blocks.pop()
+                continue
+            operands = [self._operand(o, node) for o in call.operands]
+            if isinstance(call, Open):
+                self.blocks.append((f"i{len(plan.steps)}", call))
+                plan.steps.append(
+                    Step(replace(call, text=call.text.replace("TURN", self.blocks[-1][0])), operands, "", node.name)
+                )
+            else:
+                plan.steps.append(Step(call.kernel, operands, call.note, node.name))
         for start, end in program.states.items():
             if self._root(end) != start:
                 node = Node("copy", start, (end,), (start,))
@@ -208,26 +247,9 @@ class _Planner:
             name = self.base[name]
         return name
 
-    def _lower(self) -> list[tuple[Node, Call]]:
-        calls: list[tuple[Node, Call]] = []
-        problems = []
-        for node in self.graph.nodes:
-            op, output = op_of(node), node.outputs[0]
-            source = op.alias(node)
-            if (
-                source is not None
-                and output not in self.places
-                and (output in self.program.per_row) == (source in self.program.per_row)
-            ):
-                self.base[output] = source
-                continue
-            try:
-                calls += [(node, call) for call in op.lower(node, self.env)]
-                bound = op.index_bound(node, self.env)
-                if bound is not None:
-                    self._bound(*bound)
-            except Refused as error:
-                problems.append(f"  node {node.name!r} ({node.op}): {error}")
+    def _lower(self) -> list[_Call]:
+        problems: list[str] = []
+        calls = self._lower_nodes(self.graph, problems)
         for index, name in self.copied:
             target = f"output:{index}"
             self.places[target] = Place(f"y{index}")
@@ -242,7 +264,30 @@ class _Planner:
             raise UnsupportedError(f"{self.graph.name}: not supported:\n" + "\n".join(problems))
         return calls
 
-    def _copy_of(self, source: str, target: str) -> list[tuple[Node, Call]]:
+    def _lower_nodes(self, graph: Graph, problems: list[str]) -> list[_Call]:
+        calls: list[_Call] = []
+        for node in graph.nodes:
+            op, output = op_of(node), node.outputs[0]
+            source = op.alias(node)
+            if (
+                source is not None
+                and output not in self.places
+                and output not in self.shared
+                and (output in self.program.per_row) == (source in self.program.per_row)
+            ):
+                self.base[output] = source
+                continue
+            try:
+                for call in op.lower(node, self.env):
+                    calls += self._lower_nodes(call.graph, problems) if isinstance(call, Body) else [(node, call)]
+                bound = op.index_bound(node, self.env)
+                if bound is not None:
+                    self._bound(*bound)
+            except Refused as error:
+                problems.append(f"  node {node.name!r} ({node.op}): {error}")
+        return calls
+
+    def _copy_of(self, source: str, target: str) -> list[_Call]:
         """Calls that make the new value `target` a copy of `source`."""
         self.graph.specs[target] = self.graph.specs[source]
         if source in self.program.per_row:
@@ -265,12 +310,20 @@ class _Planner:
         if name in self.graph.inputs and name not in self.program.states and specs[name].dtype in (np.int64, np.int32):
             self.result.bounds.append((self.places[name].memory, low, high))
 
-    def _place_arena(self, calls: list[tuple[Node, Call]]) -> None:
+    def _place_arena(self, calls: list[_Call]) -> None:
         """Every value and scratch gets the first gap in the arena that is free while it lives."""
         lives: dict[str, list[int]] = {}
         sizes: dict[str, tuple[int, bool]] = {}
         used: set[Clock] = set()
+        loops: list[tuple[int, int]] = []
         for index, (node, call) in enumerate(calls):
+            if isinstance(call, Close):
+                opened, block = self.blocks.pop()
+                if "TURN" in block.text:
+                    loops.append((int(opened), index))
+                continue
+            if isinstance(call, Open):
+                self.blocks.append((str(index), call))
             for operand in call.operands:
                 if isinstance(operand, Value):
                     root = self._root(operand.name)
@@ -282,11 +335,13 @@ class _Planner:
                 elif isinstance(operand, Scratch):
                     key = self._scratch(operand, node)
                     of = self._value_of(node, operand.of)
-                    sizes[key] = (
-                        4 * (operand.per_row * self._times(of, used) or operand.fixed),
-                        bool(operand.per_row) and of in self.program.per_row,
-                    )
+                    many = bool(operand.per_row) and of in self.program.per_row and not self._row_variable()
+                    sizes[key] = 4 * (operand.per_row * (self._times(of, used) if many else 1) or operand.fixed), many
                     lives.setdefault(key, [index, index])[1] = index
+        for head, tail in loops:  # innermost first: what a loop takes in, or leaves behind, lives all through it
+            for life in lives.values():
+                if life[0] < head <= life[1] or life[0] <= tail < life[1]:
+                    life[:] = min(life[0], head), max(life[1], tail)
         for end in self.program.states.values():
             if self._root(end) in lives:
                 lives[self._root(end)][1] = len(calls)
@@ -333,7 +388,16 @@ class _Planner:
             clocks.append(clock)
         return clocks.index(clock)
 
+    def _row_variable(self) -> str:
+        """The variable of the loop over rows round a step, if there is one."""
+        return next((variable for variable, head in self.blocks if head.by_row), "")
+
+    def _turn_variable(self) -> str:
+        return next(variable for variable, head in reversed(self.blocks) if "TURN" in head.text and not head.by_row)
+
     def _rows_of(self, node: Node, of: str = "") -> str:
+        if self._row_variable():
+            return "1"
         name = self._value_of(node, of)
         if name not in self.program.per_row:
             return "1"
@@ -342,7 +406,15 @@ class _Planner:
     def _operand(self, operand: Operand, node: Node) -> Place | int | float | str:
         if isinstance(operand, Value):
             root = self._root(operand.name)
-            return _shift(self._place(root), operand.offset * self.graph.specs[root].dtype.itemsize)
+            size = self.graph.specs[root].dtype.itemsize
+            place = _shift(self._place(root), operand.offset * size)
+            if operand.turn:
+                place = replace(place, terms=(*place.terms, (self._turn_variable(), operand.turn * size)))
+            if self._row_variable() and root in self.program.per_row:
+                place = replace(place, terms=(*place.terms, (self._row_variable(), self.graph.specs[root].elements * size)))
+            return place
+        if isinstance(operand, Turn):
+            return self._turn_variable()
         if isinstance(operand, Weight):
             return _shift(self._weight(operand.array), 4 * operand.offset)
         if isinstance(operand, Scratch):
@@ -357,7 +429,8 @@ class _Planner:
         if isinstance(operand, Whole):
             return f"whole_{self._counted(operand.of)}"
         if isinstance(operand, Started):
-            return f"started@{4 * self._part('started', np.zeros(1, np.float32))}"
+            started = f"started@{4 * self._part('started', np.zeros(1, np.float32))}"
+            return f"{started}@{self._row_variable()}" if self._row_variable() else started
         return operand
 
     def _place(self, root: str) -> Place:
@@ -387,4 +460,4 @@ class _Planner:
 
 
 def _shift(place: Place, bytes_on: int) -> Place:
-    return Place(place.memory, place.offset + bytes_on, place.per_capacity)
+    return replace(place, offset=place.offset + bytes_on)

@@ -14,7 +14,9 @@ string that holds a JSON object. Arrays are of real numbers; unused and missing 
      "states": {"h": "hn"},                                   state input → state output
      "metadata": {"producer": "pytorch"}}                     strings
 
-An attribute is an integer, a float, a string, a list of one of these, {"array": name}, or {"float": "nan"} (inf, -inf).
+An attribute is an integer, a float, a string, a list of one of these, {"array": name}, {"float": "nan"} (inf, -inf), or
+{"graph": {"name": ..., "inputs": [...], "outputs": [...], "nodes": [...]}}: what such a graph reads from outside stands
+after the other inputs of its node, and its constants and names are those of the whole.
 Arrays of types that NumPy lacks are stored as unsigned integers, with "dtypes": {array: "bfloat16"}.
 
 **Plain weights**, `np.savez("m.npz", **module.state_dict())` of a PyTorch module that is a chain of layers. The
@@ -56,7 +58,7 @@ import numpy as np
 
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.archive import LARGEST_TOTAL, Array, read_archive
-from tinyrnn.frontends.order import model_name, ordered
+from tinyrnn.frontends.order import DEEPEST, model_name, ordered
 from tinyrnn.frontends.weights import guess_layers, weights_graph
 from tinyrnn.ir import LARGEST_VALUE, Graph, Node, Size, Spec
 
@@ -146,6 +148,7 @@ class _Container:
     def __init__(self, path: Path, document: dict[str, Any], arrays: dict[str, Array]) -> None:
         self.path, self.document, self.arrays = path, document, arrays
         self.used: set[str] = set()
+        self.depth = 0
         self.dtypes = {
             k: self.foreign(self.typed(v, str, f"dtypes of {k!r}"))
             for k, v in self.typed(document.get("dtypes", {}), dict, "'dtypes'").items()
@@ -270,7 +273,23 @@ class _Container:
             return values
         if type(value) is dict and set(value) == {"array"}:
             return self.array(value["array"], what)
+        if type(value) is dict and set(value) == {"graph"}:
+            return self.nested(value["graph"], what)
         return self.scalar(value, what)
+
+    def nested(self, entry: Any, what: str) -> Graph:
+        get = self.typed(entry, dict, what)
+        if set(get) != {"name", "inputs", "outputs", "nodes"} or self.depth > DEEPEST:
+            raise LoadError(f"{self.path}: {what} is no graph of a name, inputs, outputs and nodes, or nests too deeply")
+        self.depth += 1
+        nodes = [self.node(node, index) for index, node in enumerate(self.typed(get["nodes"], list, what))]
+        self.depth -= 1
+        name, inputs, outputs = (
+            self.typed(get["name"], str, what),
+            self.texts(get["inputs"], what),
+            self.texts(get["outputs"], what),
+        )
+        return Graph(model_name(name), inputs, outputs, {}, {}, nodes)
 
     def scalar(self, value: Any, what: str) -> int | float | str:
         if type(value) is dict and set(value) == {"float"} and value["float"] in ("nan", "inf", "-inf"):
@@ -309,6 +328,9 @@ def write_npz(path: Path, graph: Graph, states: Mapping[str, str]) -> None:
     def value(name: str, given: Any) -> Any:
         if isinstance(given, np.ndarray):
             return {"array": member(name, given)}
+        if isinstance(given, Graph):
+            inner = {"name": model_name(given.name), "inputs": given.inputs, "outputs": given.outputs}
+            return {"graph": {**inner, "nodes": [entry(n) for n in given.nodes]}}
         if isinstance(given, float) and not math.isfinite(given):
             return {"float": str(float(given))}
         if isinstance(given, (list, tuple)):
@@ -316,6 +338,17 @@ def write_npz(path: Path, graph: Graph, states: Mapping[str, str]) -> None:
         if isinstance(given, (int, float, str)):
             return given
         raise UnsupportedError(f"{graph.name}: {name!r} is {given!r}, which an .npz container cannot hold")
+
+    def entry(n: Node) -> dict[str, Any]:
+        return {
+            "op": n.op,
+            "name": n.name,
+            "domain": n.domain,
+            "version": n.version,
+            "inputs": n.inputs,
+            "outputs": n.outputs,
+            "attributes": {k: value(f"{n.name}.{k}", v) for k, v in n.attributes.items()},
+        }
 
     for name, spec in graph.specs.items():
         if spec.dtype.name not in DTYPES:
@@ -328,18 +361,7 @@ def write_npz(path: Path, graph: Graph, states: Mapping[str, str]) -> None:
         "outputs": graph.outputs,
         "values": {name: [spec.dtype.name, list(spec.shape)] for name, spec in graph.specs.items()},
         "constants": {name: member(name, array) for name, array in graph.constants.items()},
-        "nodes": [
-            {
-                "op": n.op,
-                "name": n.name,
-                "domain": n.domain,
-                "version": n.version,
-                "inputs": n.inputs,
-                "outputs": n.outputs,
-                "attributes": {k: value(f"{n.name}.{k}", v) for k, v in n.attributes.items()},
-            }
-            for n in graph.nodes
-        ],
+        "nodes": [entry(n) for n in graph.nodes],
         "states": dict(states),
         "metadata": graph.metadata,
         "dtypes": foreign,

@@ -13,8 +13,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from tinyrnn.errors import LoadError, UnsupportedError
-from tinyrnn.frontends.order import check_names, model_name, ordered
-from tinyrnn.ir import LARGEST_VALUE, Graph, Node, Size, Spec
+from tinyrnn.frontends.order import DEEPEST, check_names, model_name, ordered
+from tinyrnn.ir import LARGEST_VALUE, Graph, Node, Size, Spec, refresh_captures
 
 OLDEST_OPSET = 7
 LARGEST_RANK = 32
@@ -116,6 +116,7 @@ PLAIN_TYPES = (
 )
 """element types that fill whole bytes"""
 NO_VALUES = (
+    onnx.AttributeProto.GRAPHS,
     onnx.AttributeProto.TENSORS,
     onnx.AttributeProto.SPARSE_TENSOR,
     onnx.AttributeProto.SPARSE_TENSORS,
@@ -124,36 +125,93 @@ NO_VALUES = (
 )
 
 
+Scope = Mapping[str, str]
+"""names in a graph of the file, those of the graphs around it included → names in the model"""
+
+
 class _Reader:
     def __init__(self, path: Path, versions: dict[str, int]) -> None:
         self.path, self.versions = path, versions
+        self.constants: dict[str, np.ndarray[Any, Any]] = {}
+        self.taken: set[str] = set()
+        self.scopes: list[Scope] = []
 
     def graph(self, model: onnx.ModelProto) -> Graph:
         proto = model.graph
         if not proto.output:
             raise LoadError(f"{self.path}: the graph has no outputs; the file is truncated, or no model")
+        own = self.initializers(proto, "")
+        specs: dict[str, Spec] = {}
+        inputs = []
+        for value in proto.input:
+            if value.name not in own:
+                specs[value.name] = self.spec(value)
+                inputs.append(value.name)
+        names = {*own, *inputs, *(name for node in proto.node for name in node.output)}
+        self.taken |= names
+        self.scopes.append({name: name for name in names})
+        nodes = [self.node(node, index) for index, node in enumerate(proto.node)]
+        self.lift_constants(nodes, self.constants)
+        metadata = {str(entry.key): str(entry.value) for entry in model.metadata_props}
+        metadata.setdefault("producer", f"{model.producer_name} {model.producer_version}".strip())
+        outputs = [value.name for value in proto.output]
+        graph = Graph(model_name(self.path.stem), inputs, outputs, specs, self.constants, nodes, metadata)
+        graph.nodes = ordered(self.path, graph)
+        return graph
+
+    def initializers(self, proto: onnx.GraphProto, prefix: str) -> dict[str, str]:
+        """Lift the initializers of a graph to the model's constants: their names in the graph and in the model."""
+        if proto.sparse_initializer:
+            raise UnsupportedError(f"{self.path}: sparse initializers; store the weights densely")
         names = Counter(tensor.name for tensor in proto.initializer)
         twice = next((name for name, count in names.items() if count > 1), None)
         if twice is not None:
             raise LoadError(f"{self.path}: value {twice!r} is made twice, by two initializers")
-        constants = {tensor.name: self.array(tensor, f"initializer {tensor.name!r}") for tensor in proto.initializer}
-        if proto.sparse_initializer:
-            raise UnsupportedError(f"{self.path}: sparse initializers; store the weights densely")
-        specs: dict[str, Spec] = {}
-        inputs = []
-        for value in proto.input:
-            if value.name not in constants:
-                specs[value.name] = self.spec(value)
-                inputs.append(value.name)
-        nodes = [self.node(node, index) for index, node in enumerate(proto.node)]
-        self.lift_constants(nodes, constants)
-        metadata = {str(entry.key): str(entry.value) for entry in model.metadata_props}
-        metadata.setdefault("producer", f"{model.producer_name} {model.producer_version}".strip())
-        graph = Graph(
-            model_name(self.path.stem), inputs, [value.name for value in proto.output], specs, constants, nodes, metadata
-        )
-        graph.nodes = ordered(self.path, graph)
-        return graph
+        found = {}
+        for tensor in proto.initializer:
+            found[tensor.name] = self.unique(tensor.name, prefix) if prefix else tensor.name
+            self.constants[found[tensor.name]] = self.array(tensor, f"initializer {tensor.name!r}")
+        return found
+
+    def unique(self, name: str, prefix: str) -> str:
+        """A name for the whole model: as in the file where it is free, else with the name of its node before it."""
+        made, count = name, 1
+        while made in self.taken:
+            made = f"{prefix}.{name}" if count == 1 else f"{prefix}.{name}.{count}"
+            count += 1
+        self.taken.add(made)
+        return made
+
+    def nested(self, proto: onnx.GraphProto, prefix: str) -> Graph:
+        """A graph that is an attribute of a node; what it reads from the graphs around it keeps its name."""
+        if len(self.scopes) > DEEPEST:
+            raise LoadError(f"{self.path}: {prefix!r} nests graphs more than {DEEPEST} deep")
+        check_names(self.path, [v.name for values in (proto.input, proto.output, proto.initializer) for v in values])
+        inputs = [value.name for value in proto.input]
+        if len(set(inputs)) < len(inputs):
+            raise LoadError(f"{self.path}: a graph of node {prefix!r} lists an input twice: {inputs}")
+        scope = dict(self.scopes[-1])
+        made = [name for node in proto.node for name in node.output if name]
+        own = self.initializers(proto, prefix)
+        formal = {name: self.unique(name, prefix) for name in inputs if name not in own}
+        twice = next((n for n, c in Counter([*own, *formal, *made]).items() if c > 1), None)
+        if twice is not None:
+            raise LoadError(f"{self.path}: value {twice!r} is made twice in a graph of node {prefix!r}")
+        scope |= own | formal | {name: self.unique(name, prefix) for name in made}
+        self.scopes.append(scope)
+        nodes = [self.node(node, index, prefix) for index, node in enumerate(proto.node)]
+        outputs = [self.resolve(value.name, prefix) for value in proto.output]
+        self.scopes.pop()
+        self.lift_constants(nodes, self.constants)
+        return Graph(model_name(proto.name), list(formal.values()), outputs, {}, {}, nodes)
+
+    def resolve(self, name: str, node: str) -> str:
+        """What a name of the file is called in the model."""
+        if len(self.scopes) == 1 or not name:
+            return name
+        if name not in self.scopes[-1]:
+            raise LoadError(f"{self.path}: node {node!r} reads {name!r}, which nothing makes")
+        return self.scopes[-1][name]
 
     def lift_constants(self, nodes: list[Node], constants: dict[str, np.ndarray[Any, Any]]) -> None:
         lifted = set()
@@ -260,17 +318,30 @@ class _Reader:
         except (OSError, ValueError) as error:
             raise LoadError(f"{self.path}: {what} cannot be read from {location!r} ({_first_line(error)})") from None
 
-    def node(self, proto: onnx.NodeProto, index: int) -> Node:
-        check_names(self.path, [proto.op_type, proto.domain, proto.name, *(a.name for a in proto.attribute)])
-        name = proto.name or f"{proto.op_type}_{index}"
+    def node(self, proto: onnx.NodeProto, index: int, prefix: str = "") -> Node:
+        check_names(
+            self.path, [proto.op_type, proto.domain, proto.name, *(a.name for a in proto.attribute), *proto.input, *proto.output]
+        )
+        name = proto.name or f"{prefix}{'.' if prefix else ''}{proto.op_type}_{index}"
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         self.check_attributes(proto, name, domain)
         attributes = {a.name: self.attribute(a, name) for a in proto.attribute}
         if proto.op_type == "Constant" and not domain:
             attributes = self.constant(attributes)
-        return Node(
-            proto.op_type, name, tuple(proto.input), tuple(proto.output), attributes, self.versions.get(domain, 0), domain
-        )
+        inputs, outputs = ([self.resolve(v, name) for v in values] for values in (proto.input, proto.output))
+        node = Node(proto.op_type, name, tuple(inputs), tuple(outputs), attributes, self.versions.get(domain, 0), domain)
+        if any(True for _ in node.nested()):
+            arguments = max(len(inputs), self.fixed_inputs(proto.op_type, domain))
+            node.inputs += ("",) * (arguments - len(inputs))
+            refresh_captures(node, arguments)
+        return node
+
+    def fixed_inputs(self, op: str, domain: str) -> int:
+        """How many inputs come before those of any number."""
+        if domain or not onnx.defs.has(op, self.versions[""]):
+            return 0
+        schema: Any = onnx.defs.get_schema(op, self.versions[""])
+        return sum(1 for i in schema.inputs if i.option != onnx.defs.OpSchema.FormalParameterOption.Variadic)
 
     def check_attributes(self, proto: onnx.NodeProto, name: str, domain: str) -> None:
         """The kinds of the attributes are those of the specification, and what it requires is there."""
@@ -306,8 +377,8 @@ class _Reader:
     def attribute(self, proto: onnx.AttributeProto, node: str) -> Any:
         if proto.type == onnx.AttributeProto.TENSOR:
             return self.array(proto.t, f"attribute {proto.name} of node {node!r}")
-        if proto.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-            return "<a graph>"
+        if proto.type == onnx.AttributeProto.GRAPH:
+            return self.nested(proto.g, node)
         if proto.type in NO_VALUES:
             raise UnsupportedError(f"{self.path}: node {node!r} has attribute {proto.name} of the kind {_kind(proto.type)}")
         try:

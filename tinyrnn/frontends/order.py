@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tinyrnn.errors import LoadError
-from tinyrnn.ir import Graph, Node
+from tinyrnn.ir import Graph, Node, free_names
+
+DEEPEST = 32
+"""graphs within graphs"""
 
 
 def model_name(stem: str) -> str:
@@ -26,24 +29,49 @@ def check_names(path: Path, names: Iterable[Any]) -> None:
 def ordered(path: Path, graph: Graph) -> list[Node]:
     """The nodes in topological order, those that need nothing of each other in the order of the file.
 
-    Raises `LoadError` for a value that is made twice, never, or from itself.
+    Raises `LoadError` for a value that is made twice, never, or from itself. Nested graphs are put in order, too.
     """
+    check_names(path, [*graph.constants, *(s for spec in graph.specs.values() for s in spec.shape if isinstance(s, str))])
+    nodes = _in_order(path, graph, {"", *graph.inputs, *graph.constants})
+    made = {"", *graph.inputs, *graph.constants, *(name for node in graph.nodes for name in node.outputs)}
+    for node in nodes:
+        _order_nested(path, node, made, 1)
+    return nodes
+
+
+def _order_nested(path: Path, node: Node, made: set[str], depth: int) -> None:
+    for key, inner in node.nested():
+        what = f"{key} of node {node.name!r} ({node.op})"
+        if depth > DEEPEST:
+            raise LoadError(f"{path}: {what} nests graphs more than {DEEPEST} deep")
+        free = free_names(inner)
+        outside = next((name for name in free if name not in node.inputs or name not in made), None)
+        if outside is not None:
+            raise LoadError(f"{path}: {what} reads {outside!r}, which nothing makes")
+        inner.nodes = _in_order(path, inner, {"", *inner.inputs, *free})
+        own = [name for name in (*inner.inputs, *(v for n in inner.nodes for v in n.outputs)) if name]
+        twice = next((name for name in own if name in made), None)
+        if twice is not None:
+            raise LoadError(f"{path}: {what} makes {twice!r}, which is made elsewhere")
+        made.update(own)
+        for within in inner.nodes:
+            _order_nested(path, within, made, depth + 1)
+
+
+def _in_order(path: Path, graph: Graph, given: set[str]) -> list[Node]:
     check_names(
         path,
         [
             *graph.inputs,
             *graph.outputs,
-            *graph.constants,
             *(n.name for n in graph.nodes),
             *(v for n in graph.nodes for v in (*n.inputs, *n.outputs)),
-            *(s for spec in graph.specs.values() for s in spec.shape if isinstance(s, str)),
         ],
     )
     for kind, names in (("input", graph.inputs), ("output", graph.outputs)):
         twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
         if twice is not None:
             raise LoadError(f"{path}: {kind} {twice!r} is listed twice")
-    given = {"", *graph.inputs, *graph.constants}
     maker: dict[str, int] = {}
     for index, node in enumerate(graph.nodes):
         for name in node.outputs:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.errors import UnsupportedError
-from tinyrnn.ir import Graph, Size
-from tinyrnn.op import REWRITES, Refused
+from tinyrnn.ir import Graph, Node, Size, free_names, refresh_captures
+from tinyrnn.op import REWRITES, Refused, op_of
 from tinyrnn.passes.bind import bind
 from tinyrnn.passes.dead import refuse_unsupported, remove_dead
-from tinyrnn.passes.fold import choose_probes, fold
+from tinyrnn.passes.fold import choices, choose_probes, fold
 from tinyrnn.passes.fuse import fuse
 from tinyrnn.passes.rows import Port, Program, Time, assign_roles, find_axes, seeds, to_frames
 from tinyrnn.passes.states import find_states
@@ -28,14 +28,38 @@ def bound(source: Graph, values: Mapping[str, Any] | None, outputs: Sequence[str
     widen(graph)
     bind(graph, values or {}, outputs)
     remove_dead(graph)
+    _inline_chosen(graph)
     refuse_unsupported(graph)
     return graph
 
 
+def _inline_chosen(graph: Graph) -> None:
+    """Put nested graphs in the place of their nodes where it is known at load, whatever the open sizes, that they run."""
+    if not any(True for node in graph.nodes for _ in node.nested()):
+        return
+    first, second = choices(graph, 0), choices(graph, 10)
+    chosen = {name: key for name, key in first.items() if second.get(name) == key}
+    if chosen:
+        graph.nodes = _inlined(graph.nodes, chosen)
+        remove_dead(graph)
+
+
+def _inlined(nodes: Sequence[Node], chosen: Mapping[str, str]) -> list[Node]:
+    kept: list[Node] = []
+    for node in nodes:
+        if node.name in chosen:
+            kept += _inlined(op_of(node).inline(node, chosen[node.name]), chosen)
+            continue
+        for _, inner in node.nested():
+            inner.nodes = _inlined(inner.nodes, chosen)
+        kept.append(node)
+    return kept
+
+
 def _tell_apart(graph: Graph) -> None:
     """Different names for nodes of one name: state is kept by the name of its node."""
-    taken, counts = {node.name for node in graph.nodes}, dict[str, int]()
-    for node in graph.nodes:
+    taken, counts = {node.name for node in graph.every_node()}, dict[str, int]()
+    for node in graph.every_node():
         counts[node.name] = counts.get(node.name, 0) + 1
         if counts[node.name] > 1:
             stem = node.name
@@ -89,10 +113,23 @@ def _simplified(graph: Graph, seed: int) -> tuple[Graph, dict[str, tuple[Size, .
         for name, shape in shapes.items()
     }
     remove_dead(folded)
-    for rewriting in REWRITES:
-        rewriting(folded)
+    _rewrite(folded)
     remove_dead(folded)
     return folded, joined
+
+
+def _rewrite(graph: Graph) -> None:
+    """Apply all rewritings, to nested graphs first."""
+    for node in graph.nodes:
+        arguments = op_of(node).arguments(node)
+        for _, inner in node.nested():
+            inputs = [*inner.inputs, *free_names(inner)]
+            seen = Graph(graph.name, inputs, inner.outputs, graph.specs, graph.constants, inner.nodes)
+            _rewrite(seen)
+            inner.nodes = seen.nodes
+            refresh_captures(node, arguments)
+    for rewriting in REWRITES:
+        rewriting(graph)
 
 
 def _with_one_batch(graph: Graph, time: Time | None, seed: int) -> Graph:
@@ -138,7 +175,14 @@ def _try(
                     f"fix it: bind={{{size!r}: 16}}"
                 )
     stepwise = not any("time" in role for role in roles.values())
-    program = to_frames(folded, shapes, find_states(folded, states, stepwise), roles)
+    pairs = find_states(folded, states, stepwise)
+    walked = next(
+        (n for pair in pairs.items() for n in pair for a in range(len(folded.specs[n].shape)) if "time" in roles.get((n, a), "")),
+        "",
+    )
+    if walked:
+        raise UnsupportedError(f"{graph.name}: state {walked!r} has an axis that is time")
+    program = to_frames(folded, shapes, pairs, roles)
     return program, any(role == "time" for _, role in known)
 
 
@@ -148,7 +192,7 @@ def _difference(a: Program, b: Program) -> str:
         other = b.graph.constants.get(name)
         if other is None or not np.array_equal(array, other, equal_nan=array.dtype.kind == "f"):
             return f"constant {name!r}"
-    for x, y in zip(a.graph.nodes, b.graph.nodes, strict=True):
+    for x, y in zip(a.graph.every_node(), b.graph.every_node(), strict=True):
         if x.shapes != y.shapes or not _same(x.attributes, y.attributes):
             return f"node {x.name!r} ({x.op})"
     if a.clocks != b.clocks:
@@ -158,5 +202,7 @@ def _difference(a: Program, b: Program) -> str:
 
 def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a.keys() == b.keys() and all(
-        np.array_equal(v, b[k]) if isinstance(v, np.ndarray) else v == b[k] for k, v in a.items() if k != "steps"
+        np.array_equal(v, b[k]) if isinstance(v, np.ndarray) else v == b[k]
+        for k, v in a.items()
+        if k != "steps" and not isinstance(v, Graph)
     )

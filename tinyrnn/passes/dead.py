@@ -3,38 +3,53 @@
 from __future__ import annotations
 
 from tinyrnn.errors import UnsupportedError
-from tinyrnn.ir import Graph, Node
+from tinyrnn.ir import Graph, Node, refresh_captures
 from tinyrnn.op import Op, op_of
 
 
 def remove_dead(graph: Graph) -> None:
     """Drop nodes whose results no output needs, and constants that no node reads."""
+    needed = _remove_dead(graph)
+    graph.constants = {name: array for name, array in graph.constants.items() if name in needed}
+
+
+def _remove_dead(graph: Graph) -> set[str]:
     needed = set(graph.outputs)
     kept = []
     for node in reversed(graph.nodes):
         if any(name in needed for name in node.outputs):
             kept.append(node)
+            node.outputs = tuple(name if name in needed else "" for name in node.outputs)
+            _prune_nested(node)
             needed.update(name for name in node.inputs if name)
     graph.nodes = kept[::-1]
-    graph.constants = {name: array for name, array in graph.constants.items() if name in needed}
-    for node in graph.nodes:
-        node.outputs = tuple(name if name in needed else "" for name in node.outputs)
+    return needed
+
+
+def _prune_nested(node: Node) -> None:
+    if not any(True for _ in node.nested()):
+        return
+    try:
+        op = op_of(node)
+    except UnsupportedError:
+        return
+    arguments = op.arguments(node)
+    op.prune(node)
+    for _, inner in node.nested():
+        _remove_dead(inner)
+    refresh_captures(node, arguments)
 
 
 def refuse_unsupported(graph: Graph) -> None:
     """Raise `UnsupportedError` with every operator, attribute and input count that tinyrnn does not run."""
     problems: dict[str, list[str]] = {}
-    for node in graph.nodes:
-        text = _problem(node)
-        if text:
-            problems.setdefault(text, []).append(node.name)
+    bad = {node.name for node in graph.nodes if _collect(node, "", problems)}
     if not problems:
         return
     lines = [
-        f"  {text}: node {', '.join(map(repr, names[:3]))}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        f"  {text}: node {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
         for text, names in problems.items()
     ]
-    bad = {name for names in problems.values() for name in names}
     rest = [name for name in graph.outputs if not _needs(graph, name, bad)]
     hint = (
         f"\nThe outputs {', '.join(map(repr, rest))} do not need them: outputs={rest!r}"
@@ -42,6 +57,17 @@ def refuse_unsupported(graph: Graph) -> None:
         else ""
     )
     raise UnsupportedError(f"{graph.name}: not supported:\n" + "\n".join(lines) + hint)
+
+
+def _collect(node: Node, path: str, problems: dict[str, list[str]]) -> bool:
+    """Note what is not supported of a node and of the graphs that it holds; True where there is any."""
+    text = _problem(node)
+    if text:
+        problems.setdefault(text, []).append(f"{node.name!r}{path}")
+    inside = [
+        _collect(inner, f" in {key} of {node.name!r}{path}", problems) for key, held in node.nested() for inner in held.nodes
+    ]
+    return text is not None or any(inside)
 
 
 def _problem(node: Node) -> str | None:
@@ -52,7 +78,9 @@ def _problem(node: Node) -> str | None:
     unknown = [k for k in node.attributes if k not in op.attributes]
     if unknown:
         known = ", ".join(k for k in op.attributes if k[0].islower()) or "none"
-        return f"{node.op} with attribute {unknown[0]}={node.attributes[unknown[0]]!r} (supported: {known})"
+        value = node.attributes[unknown[0]]
+        shown = "a graph" if isinstance(value, Graph) else repr(value)
+        return f"{node.op} with attribute {unknown[0]}={shown} (supported: {known})"
     if not _count_fits(op, node):
         return f"{node.op} with {len(node.inputs)} inputs (supported: {', '.join(op.inputs) or 'none'})"
     return op.refuses(node)

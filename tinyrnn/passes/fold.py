@@ -8,17 +8,20 @@ so that no length is ever compiled in unseen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import combinations
-from typing import Any
+from collections import ChainMap, deque
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, count
+from typing import Any, cast
 
 import numpy as np
 
 from tinyrnn.errors import UnsupportedError
-from tinyrnn.ir import LARGEST_CONSTANT, LARGEST_VALUE, Graph, Node, Spec, spec_of
-from tinyrnn.op import Op, Refused, SizesDiffer, op_of
+from tinyrnn.ir import LARGEST_CONSTANT, LARGEST_VALUE, Graph, Node, Spec, refresh_captures, spec_of
+from tinyrnn.op import Op, Refused, RunGraph, SizesDiffer, op_of
 
 Probes = dict[str, int]
+LONGEST_FOLDED = 1 << 12
+"""turns of a loop over constants that are gone through at load"""
 
 
 UNSOUND = (
@@ -36,18 +39,15 @@ UNSOUND = (
 
 
 def choose_probes(graph: Graph, seed: int) -> Probes:
-    """A different prime for each open size; another set for another seed."""
+    """A different prime for each open size; larger ones for another seed, so that comparisons with a size come out otherwise."""
     taken = {n for spec in graph.specs.values() for n in spec.shape if isinstance(n, int)}
     taken |= {n for array in graph.constants.values() for n in array.shape}
     names = dict.fromkeys(s for name in graph.inputs for s in graph.specs[name].shape if isinstance(s, str))
-    primes = _primes(taken)
-    for _ in range(seed * len(names)):
-        next(primes)
+    primes = _primes(taken, 11 + 100 * seed)
     return {name: next(primes) for name in names}
 
 
-def _primes(taken: set[int]) -> Iterator[int]:
-    candidate = 11
+def _primes(taken: set[int], candidate: int) -> Iterator[int]:
     while True:
         candidate += 2
         if all(candidate % d for d in range(3, int(candidate**0.5) + 1, 2)) and not any(n and n % candidate == 0 for n in taken):
@@ -75,20 +75,20 @@ class _Conflict(Exception):
 
 
 def _fold_once(graph: Graph, probes: Mapping[str, int]) -> Graph:
+    _begin(graph, probes)
+    graph.nodes = [node for node in graph.nodes if not _fold_node(graph, node, probes)]
+    return graph
+
+
+def _begin(graph: Graph, probes: Mapping[str, int]) -> None:
     for name in graph.inputs:
         spec = graph.specs[name]
         graph.specs[name] = Spec(spec.dtype, tuple(probes[s] if isinstance(s, str) else s for s in spec.shape))
     for name, array in graph.constants.items():
         graph.specs[name] = spec_of(array)
-    kept = []
-    for node in graph.nodes:
-        if not _fold_node(graph, node, probes):
-            kept.append(node)
-    graph.nodes = kept
-    return graph
 
 
-def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int]) -> bool:
+def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int], choices: dict[str, str] | None = None) -> bool:
     """Specs of the node's outputs; True where they became constants."""
     op = op_of(node)
     if op.of_shape:
@@ -98,10 +98,10 @@ def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int]) -> bool:
     known = all(name in graph.constants for name in node.inputs if name)
     absorb_parameters(op, node, graph.constants)
     try:
-        specs = [graph.specs[name] if name else None for name in node.inputs]
+        specs = [graph.specs[name] if name else None for name in node.inputs[: op.arguments(node)]]
         op.normalize(node, specs)
-        if known and op.foldable:
-            _compute(graph, op, node)
+        _fold_nested(graph, op, node, specs, probes, choices)
+        if known and op.foldable and _compute(graph, op, node):
             return True
         found = op.infer(node, specs)
     except UNSOUND as error:
@@ -116,6 +116,60 @@ def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int]) -> bool:
                 raise UnsupportedError(f"{graph.name}: node {node.name!r} ({node.op}) makes {spec}, absurdly large")
             graph.specs[name] = spec
     return False
+
+
+def _fold_nested(
+    graph: Graph, op: Op, node: Node, specs: Sequence[Spec | None], probes: Mapping[str, int], choices: dict[str, str] | None
+) -> None:
+    """Specs and constants of the graphs that a node holds; they go to the outermost graph, as its own."""
+    arguments, holds = op.arguments(node), False
+    for key, inner in node.nested():
+        holds = True
+        graph.specs.update(
+            (name, spec) for name, spec in zip(inner.inputs, op.enter(node, key, specs), strict=True) if spec is not None
+        )
+        if choices is None:
+            inner.nodes = [n for n in inner.nodes if not _fold_node(graph, n, probes)]
+        else:
+            _try_nodes(graph, inner.nodes, probes, choices)
+        inner.specs = {name: graph.specs[name] for name in (*inner.inputs, *inner.outputs) if name in graph.specs}
+    if holds:
+        op.learn(node, graph.constants)
+        refresh_captures(node, arguments)
+
+
+def choices(graph: Graph, seed: int) -> dict[str, str]:
+    """Which nested graph takes the place of a node, where that is known at load: node → attribute.
+
+    What tinyrnn does not run is passed over, and whatever follows from it.
+    """
+    probes, tried, found = choose_probes(graph, seed), list[Probes](), dict[str, str]()
+    while probes not in tried:
+        tried.append(probes)
+        trial, found = graph.copy(), {}
+        _begin(trial, probes)
+        try:
+            _try_nodes(trial, trial.nodes, probes, found)
+            break
+        except _Conflict as conflict:
+            probes = conflict.joined
+    return found
+
+
+def _try_nodes(graph: Graph, nodes: Sequence[Node], probes: Mapping[str, int], choices: dict[str, str]) -> None:
+    waiting = deque(nodes)
+    while waiting:
+        node = waiting.popleft()
+        try:
+            op = op_of(node)
+            key = op.choose(node, graph.constants)
+            if key is not None:
+                choices[node.name] = key
+                waiting.extendleft(reversed(op.inline(node, key)))
+            else:
+                _fold_node(graph, node, probes, choices)
+        except (UnsupportedError, *UNSOUND):
+            continue
 
 
 def absorb_parameters(op: Op, node: Node, constants: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -137,20 +191,54 @@ def absorb_parameters(op: Op, node: Node, constants: Mapping[str, np.ndarray[Any
 
 
 def _shapes(graph: Graph, node: Node) -> str:
-    return ", ".join(f"{name!r} {graph.specs[name]}" for name in node.inputs if name)
+    return ", ".join(f"{name!r} {graph.specs[name]}" for name in node.inputs if name in graph.specs)
 
 
-def _compute(graph: Graph, op: Op, node: Node) -> None:
+class _TooLong(Exception):
+    """A loop over constants that is not worth going through at load."""
+
+
+def _runner(values: Mapping[str, np.ndarray[Any, Any]], turns: Iterator[int]) -> RunGraph:
+    """A function that computes nested graphs which read `values`."""
+
+    def run(inner: Graph, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+        if next(turns) > LONGEST_FOLDED:
+            raise _TooLong
+        known = ChainMap(dict(zip(inner.inputs, arrays, strict=True)), cast(Any, values))
+        for node in (n.copy() for n in inner.nodes):
+            op = op_of(node)
+            if op.of_shape:
+                known[node.outputs[0]] = op.from_spec(node, spec_of(known[node.inputs[0]]))
+                continue
+            absorb_parameters(op, node, known)
+            given = [known[name] if name else None for name in node.inputs]
+            op.normalize(node, [None if array is None else spec_of(array) for array in given[: op.arguments(node)]])
+            results = op.compute(node, given, _runner(known, turns))
+            known.update((name, np.asarray(array)) for name, array in zip(node.outputs, results, strict=False) if name)
+        return [known[name] for name in inner.outputs]
+
+    return run
+
+
+def _compute(graph: Graph, op: Op, node: Node) -> bool:
+    """Make the node's outputs constants; False where that would take too long."""
     for spec in (
-        [] if op.of_shape or op.known_only else op.infer(node, [graph.specs[name] if name else None for name in node.inputs])
+        []
+        if op.of_shape or op.known_only
+        else op.infer(node, [graph.specs[name] if name else None for name in node.inputs[: op.arguments(node)]])
     ):
         if spec.elements > LARGEST_CONSTANT:
             raise Refused(f"the constant that it makes, {spec}, is absurdly large")
     arrays = [graph.constants[name] if name else None for name in node.inputs]
-    for name, result in zip(node.outputs, op.reference(node, arrays), strict=False):
+    try:
+        results = op.compute(node, arrays, _runner(graph.constants, count()))
+    except _TooLong:
+        return False
+    for name, result in zip(node.outputs, results, strict=False):
         if name:
             graph.constants[name] = np.ascontiguousarray(result).reshape(np.shape(result))
             graph.specs[name] = spec_of(graph.constants[name])
+    return True
 
 
 def _join(op: Op, node: Node, graph: Graph, probes: Mapping[str, int], error: Exception) -> Probes | None:

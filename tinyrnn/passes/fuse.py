@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyrnn.ir import Node
+from tinyrnn.ir import Graph, Node
 from tinyrnn.op import op_of
 from tinyrnn.ops.elementwise import chain_node, in_vectors
 from tinyrnn.passes.rows import Program
@@ -13,8 +13,14 @@ LONGEST = 12
 
 def fuse(program: Program) -> None:
     """Give every element-wise node to the loop of its only consumer where both have the same rows, shape and kind of loop."""
-    graph = program.graph
-    consumers = graph.consumers()
+    _fuse(program, program.graph, set(program.graph.outputs))
+
+
+def _fuse(program: Program, graph: Graph, kept: set[str]) -> None:
+    for node in graph.nodes:
+        for _, inner in node.nested():
+            _fuse(program, inner, {*inner.outputs, *node.outputs})
+    consumers, specs = graph.consumers(), program.graph.specs
     chains: dict[str, list[Node]] = {}
     into: dict[str, str] = {}
 
@@ -24,14 +30,14 @@ def fuse(program: Program) -> None:
         output = node.outputs[0]
         users = consumers.get(output, [])
         head = None
-        if output not in graph.outputs and users and all(op_of(u).elementwise for u in users):
+        if output not in kept and users and all(op_of(u).elementwise for u in users):
             heads = {into.get(u.outputs[0]) for u in users}
             head = heads.pop() if len(heads) == 1 else None
         if head is not None:
             last = chains[head][-1]
             fits = (
-                graph.specs[last.outputs[0]].shape == graph.specs[output].shape
-                and in_vectors(last, graph.specs, graph.constants) == in_vectors(node, graph.specs, graph.constants)
+                specs[last.outputs[0]].shape == specs[output].shape
+                and in_vectors(last, specs, program.graph.constants) == in_vectors(node, specs, program.graph.constants)
                 and len(chains[head]) < LONGEST
                 and (output in program.per_row) == (last.outputs[0] in program.per_row)
             )

@@ -145,7 +145,8 @@ def seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | N
         handed_in = any(name in producers or name in graph.inputs for name in op_of(node).starts_from(node))
         if time is None and (graph.specs[walked[0]].sizes[walked[1]] != 1 or not handed_in):
             found.append((walked, "time"))
-        found.append((batch, "batch"))
+        if batch is not None:
+            found.append((batch, "batch"))
     if time is not None:
         given = _given(graph, file_shapes, time)
         return [
@@ -153,13 +154,21 @@ def seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | N
             *(one for one in found if one[0] not in {axis for axis, _ in given}),
             *_open_batches(graph, file_shapes, given),
         ]
-    if any(role == "time" for _, role in found):
+    lengths, batches = (
+        {graph.specs[name].sizes[axis] for (name, axis), role in found if role == which} for which in ("time", "batch")
+    )
+    if lengths and batches:
         return found
+    first = {shape[0] for name in graph.inputs if (shape := file_shapes[name]) and not TIME_NAME.match(str(shape[0]))}
     for name in graph.inputs:
         opened = [(axis, size) for axis, size in enumerate(file_shapes[name]) if isinstance(size, str)]
+        if lengths:
+            found += [((name, axis), "batch") for axis, _ in opened[:2] if graph.specs[name].sizes[axis] not in lengths]
+            continue
         for place, (axis, size) in enumerate(opened[:2]):
             alone = len(opened) == 1 and (axis > 0 or bool(TIME_NAME.match(size)))
-            found.append(((name, axis), "time" if place == 1 or alone else "batch"))
+            batch_too = size in first or graph.specs[name].sizes[axis] in batches
+            found.append(((name, axis), "time" if (place == 1 or alone) and not batch_too else "batch"))
     return found
 
 
@@ -244,18 +253,22 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
         if name not in graph.constants and (not timed or any("time" in roles.get((name, a), "") for a in range(len(spec.shape))))
     } | set(frames.made)
     nodes, clocks = _clocked(nodes, frames, per_row)
-    alive = {*graph.inputs, *graph.outputs, *graph.constants, *(name for n in nodes for name in (*n.inputs, *n.outputs) if name)}
+    for node in nodes:
+        if op_of(node).row_by_row(node, per_row.__contains__):
+            per_row -= inside(node) - set(node.outputs)
     framed = Graph(
         graph.name,
         list(graph.inputs),
         list(graph.outputs),
-        {name: frames.made.get(name) or Spec(graph.specs[name].dtype, frames.shape(name)) for name in alive},
+        {},
         {},
         nodes,
         graph.metadata,
     )
     remove_dead(framed)
     nodes = framed.nodes
+    alive = {*graph.inputs, *graph.outputs, *graph.constants, *framed.every_name()}
+    framed.specs = {name: frames.made.get(name) or Spec(graph.specs[name].dtype, frames.shape(name)) for name in alive}
     batches = {}
     read = {name for node in nodes for name in node.inputs} | set(graph.outputs)
     for name, array in graph.constants.items():
@@ -267,8 +280,7 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
             framed.inputs.append(name)
         else:
             framed.constants[name] = value
-    made = {name for node in nodes for name in node.outputs if name} | set(framed.inputs)
-    per_row &= made
+    per_row &= alive - set(framed.constants)
     kind = "sequence" if timed else "step" if states else "static"
 
     def port(name: str) -> Port:
@@ -305,12 +317,35 @@ def _clocked(nodes: list[Node], frames: Frames, per_row: set[str]) -> tuple[list
                 clocks[late[name, target]] = target
                 per_row.add(late[name, target])
                 result.append(aligned)
-            node.inputs = tuple(late[name, target] if i == name else i for i in node.inputs)
+            _read_instead(node, name, late[name, target])
         made = op_of(node).clock(node, target)
         if made != FRAMES:
-            clocks |= {name: made for name in node.outputs if name in per_row}
+            clocks |= {name: made for name in {*node.outputs, *inside(node)} if name in per_row}
+        for _, inner in node.nested():
+            other = next((each for each in inner.every_node() if op_of(each).clock(each, target) != target), None)
+            if other is not None:
+                raise UnsupportedError(
+                    f"node {other.name!r} ({other.op}) in {node.name!r} changes the rate or the delay of its rows"
+                )
         result.append(node)
     return result, clocks
+
+
+def _read_instead(node: Node, name: str, other: str) -> None:
+    node.inputs = tuple(other if i == name else i for i in node.inputs)
+    for _, inner in node.nested():
+        inner.outputs = [other if i == name else i for i in inner.outputs]
+        for each in inner.nodes:
+            _read_instead(each, name, other)
+
+
+def inside(node: Node) -> set[str]:
+    """The values that the nested graphs of a node make or are handed."""
+    found: set[str] = set()
+    for _, inner in node.nested():
+        found |= {*inner.inputs, *(name for each in inner.every_node() for name in each.outputs)}
+        found |= {name for each in inner.every_node() for _, held in each.nested() for name in held.inputs}
+    return found
 
 
 def _constant_frame(name: str, array: np.ndarray[Any, Any], frames: Frames) -> tuple[np.ndarray[Any, Any], bool]:

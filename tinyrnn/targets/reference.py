@@ -5,7 +5,8 @@ Nothing of passes, plan or kernels takes part, so it is an oracle for all of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,11 +91,11 @@ class Reference:
             found[name] = _wide(array) if spec.dtype.kind == "f" else array.astype(spec.dtype)
         return found
 
-    def _evaluate(self, node: Node, values: dict[str, Array], parts: dict[str, Array]) -> None:
+    def _evaluate(self, node: Node, values: MutableMapping[str, Array], parts: dict[str, Array]) -> None:
         op = op_of(node)
         node = Node(node.op, node.name, node.inputs, node.outputs, dict(node.attributes), node.version, node.domain)
         try:
-            results = self._results(op, node, values)
+            results = self._results(op, node, values, parts)
         except (Refused, ValueError, IndexError) as error:
             raise UnsupportedError(
                 f"{self.graph.name}: node {node.name!r} ({node.op}): the float64 reference cannot compute it: {error}"
@@ -102,14 +103,20 @@ class Reference:
         values.update((name, array) for name, array in zip(node.outputs, results, strict=False) if name)
         parts.update((f"{node.name}.{part}", array) for part, array in zip(getattr(op, "parts", ()), results[1:], strict=False))
 
-    @staticmethod
-    def _results(op: Op, node: Node, values: dict[str, Array]) -> tuple[Array, ...]:
+    def _results(self, op: Op, node: Node, values: MutableMapping[str, Array], parts: dict[str, Array]) -> tuple[Array, ...]:
         if op.of_shape:
             return (op.from_spec(node, spec_of(values[node.inputs[0]])),)
         absorb_parameters(op, node, values)
         arrays = [values[name] if name else None for name in node.inputs]
-        op.normalize(node, [None if array is None else spec_of(array) for array in arrays])
-        results = tuple(np.asarray(array) for array in op.reference(node, arrays))
+        op.normalize(node, [None if array is None else spec_of(array) for array in arrays[: op.arguments(node)]])
+
+        def run(inner: Graph, given: Sequence[Array]) -> list[Array]:
+            within = ChainMap(dict(zip(inner.inputs, map(_wide, given), strict=True)), values)
+            for each in inner.nodes:
+                self._evaluate(each, within, parts)
+            return [within[name] for name in inner.outputs]
+
+        results = tuple(np.asarray(array) for array in op.compute(node, arrays, run))
         source = arrays[0] if arrays else None
         if (
             op.moves
