@@ -50,7 +50,10 @@ def resample_f32(y: Any, x: Any, elements: Any, weights: Any, outer: int, size: 
 
 @register
 class Resample(Op):
-    """Sums of a few elements along some axes of a frame; made from Resize and Upsample. `ways` has (axis, elements, weights), as lists."""
+    """Sums of a few elements along some axes of a frame; made from Resize and Upsample.
+
+    `ways` has (axis, elements, weights), as lists.
+    """
 
     name = "Resample"
     internal = True
