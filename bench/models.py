@@ -2,7 +2,7 @@
 
     python bench/models.py [--models FOLDER] [--seconds 3] [--json]
 
-FOLDER has the files of DTLN, Hallway and g2p (default: ../shared/models beside this project); what is not there is
+FOLDER has the files of DTLN, silero, GTCRN, Hallway and g2p (default: ../shared/models beside this project); what is not there is
 named and skipped. char_lm comes with the package. For every model onnxruntime computes the same outputs: where only
 some are kept (Hallway: its memory; its sampled actions are random), it gets the file without the others and what
 only they need.
@@ -35,6 +35,8 @@ class Case:
 CASES = (
     Case("DTLN 1", "dtln_model_1.onnx", {"rate": 125}),
     Case("DTLN 2", "dtln_model_2.onnx", {"rate": 125}),
+    Case("silero VAD", "silero_vad_16k_op15.onnx", {"bind": {"sr": 16000, "sequence": 576}, "rate": 31.25}),
+    Case("GTCRN", "gtcrn_simple.onnx", {"rate": 62.5}),
     Case("Hallway", "mlagents_hallway.onnx", {"outputs": ["recurrent_out"]}),
     Case("g2p decoder", "g2p_id_decoder.onnx"),
     Case("char_lm", "char_lm.onnx", packaged=True),

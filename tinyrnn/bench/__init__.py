@@ -49,7 +49,9 @@ from tinyrnn.bench.report import (
 )
 from tinyrnn.compiler import load
 from tinyrnn.errors import TinyRNNError
+from tinyrnn.passes import Time
 from tinyrnn.runtime import Context, Model, Progress
+from tinyrnn.sized import SizedModel
 
 __all__ = [
     "Allocations",
@@ -74,6 +76,8 @@ ROUNDS = 15
 BLOCK_SECONDS = 0.004
 """of each measurement in a round of `table`"""
 MOST_SAMPLES = 1_000_000
+WHOLE = 64
+"""the size of a sequence for a model that is compiled for each size"""
 GROWTH_STEPS, GROWTH_SHARE = 200_000, 0.3
 """steps over which resident memory is watched, at most, and for how long at most, of the seconds given"""
 CELLS = ("RNN", "LSTM", "GRU")
@@ -90,6 +94,7 @@ def bench(
     bind: Mapping[str, Any] | None = None,
     states: Mapping[str, str] | None = None,
     outputs: Sequence[str] | None = None,
+    time: Time | None = None,
     layers: Sequence[Any] | None = None,
     frames: int = 1000,
     seconds: float = 3.0,
@@ -101,7 +106,7 @@ def bench(
 ) -> Result:
     """Measure a model: latency of single steps, time of whole runs, allocations, loading, memory.
 
-    bind, states, outputs, layers: as for `tinyrnn.load`
+    bind, states, outputs, time, layers: as for `tinyrnn.load`
     frames:   of one whole run
     seconds:  to spend on timing, roughly; what is slow takes longer, for every round needs one pass
     rate:     frames per second of the live source, for × real time and missed deadlines
@@ -114,10 +119,12 @@ def bench(
     if frames < 1 or not seconds > 0 or (rate is not None and not rate > 0):
         raise TinyRNNError(f"bench needs frames ≥ 1, seconds > 0 and rate > 0, not {frames}, {seconds:g} and {rate}")
     file = Path(path)
-    given = {"bind": bind, "states": states, "outputs": outputs, "layers": layers}
+    given = {"bind": bind, "states": states, "outputs": outputs, "time": time, "layers": layers}
     options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     tick = _ticker(progress, ROUNDS + 2 + (1 + CACHED_LOADS if loading else 0))
     model = load(file, **options)
+    if isinstance(model, SizedModel):
+        model = model.sized(dict.fromkeys(model.open_sizes, min(frames, WHOLE)))
     data = Data(model, frames, seed, fixed=versus is not None)
     peer = Session(versus, file, model, data, bind or {}, outputs) if versus else None
     tick()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from tinyrnn.errors import ShapeError, TinyRNNError
 from tinyrnn.runtime import Model, Progress
 from tinyrnn.sized import SizedModel
 from tinyrnn.targets.reference import Reference
+
+if TYPE_CHECKING:
+    from tinyrnn.passes import Time
 
 __all__ = ["TOLERANCES", "Difference", "Report", "Row", "Tolerance", "check", "check_model", "difference", "excess", "within"]
 
@@ -127,6 +130,7 @@ def check(
     bind: Mapping[str, Any] | None = None,
     states: Mapping[str, str] | None = None,
     outputs: Sequence[str] | None = None,
+    time: Time | None = None,
     layers: Sequence[Any] | None = None,
     data: Mapping[str, Any] | None = None,
     frames: int = 256,
@@ -137,7 +141,7 @@ def check(
 ) -> Report:
     """Load a model and compare it with onnxruntime, in every way of running.
 
-    bind, states, outputs, layers: as in `load`
+    bind, states, outputs, time, layers: as in `load`
     data:     arrays by input name, frames [T, *frame] or in the file's shapes; by default seeded random input
     frames:   of random input, where the file leaves their number open
     chunks:   lengths of the chunks in which a stream is run
@@ -148,7 +152,7 @@ def check(
     """
     from tinyrnn.compiler import load
 
-    model = load(path, bind=bind, states=states, outputs=outputs, layers=layers)
+    model = load(path, bind=bind, states=states, outputs=outputs, time=time, layers=layers)
     return check_model(model, path, bind=bind, data=data, frames=frames, seed=seed, chunks=chunks, level=level, progress=progress)
 
 

@@ -67,6 +67,16 @@ def _layers(text: str | None) -> Any:
     return layers
 
 
+def _time(text: str | None) -> int | str | dict[str, int] | None:
+    """An axis, the name of an open size, or INPUT=AXIS,…"""
+    if text is None or "=" not in text:
+        return int(text) if text and text.lstrip("-").isdigit() else text
+    try:
+        return {n: int(a) for n, a in _pairs(tuple(text.split(",")), "--time", "INPUT=AXIS").items()}
+    except ValueError:
+        raise click.UsageError(f"--time {text}: takes an axis, the name of an open size, or INPUT=AXIS,…") from None
+
+
 def model_options(command: Command) -> Command:
     """The options of every command that loads a model; the command gets them as `how`, the arguments of `tinyrnn.load`."""
 
@@ -86,6 +96,11 @@ def model_options(command: Command) -> Command:
     )
     @click.option("--outputs", metavar="NAME,…", help="Keep these outputs only; what they do not need is dropped.")
     @click.option(
+        "--time",
+        metavar="AXIS",
+        help="Which axis is time, where no recurrent layer and no open size tells: 1, the name of an open size, or INPUT=AXIS.",
+    )
+    @click.option(
         "--layers",
         metavar="JSON",
         help="For plain weights in .npz: the layers they belong to, "
@@ -93,12 +108,19 @@ def model_options(command: Command) -> Command:
     )
     @functools.wraps(command)
     def with_how(
-        *args: Any, bind: tuple[str, ...], states: tuple[str, ...], outputs: str | None, layers: str | None, **rest: Any
+        *args: Any,
+        bind: tuple[str, ...],
+        states: tuple[str, ...],
+        outputs: str | None,
+        time: str | None,
+        layers: str | None,
+        **rest: Any,
     ) -> Any:
         how = {
             "bind": {n: _value(n, v) for n, v in _pairs(bind, "--bind", "NAME=VALUE").items()} or None,
             "states": {} if states == ("none",) else _pairs(states, "--states", "IN=OUT, or none") or None,
             "outputs": [n.strip() for n in outputs.split(",") if n.strip()] if outputs is not None else None,
+            "time": _time(time),
             "layers": _layers(layers),
         }
         return command(*args, how=how, **rest)
