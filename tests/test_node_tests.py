@@ -89,7 +89,7 @@ def _unclaimed(test: Any) -> str:
     if others:
         return f"operator {', '.join(others)}"
     if not all(isinstance(a, (np.ndarray, np.generic)) for d in test.data_sets[0] for a in d):
-        return "sequences, optional values or strings"
+        return "its data are raw tensors, sequences or optional values"
     return "its expected values have four digits" if test.name.removeprefix("test_") in ROUNDED else ""
 
 
