@@ -24,8 +24,6 @@ STATES = {"attentionstep_legacy": {"cache_k": "k_out", "cache_v": "v_out"}}
 """where names and shapes leave several ways to pair them"""
 
 NOT_YET = {
-    "conditional_open_dynamo": "operator If",
-    "upsampled_open_dynamo": "not sound",
     "stacked2_open_dynamo": "does not hold the",
 }
 """file → what `load` says of it; a line that no longer holds fails"""
