@@ -269,7 +269,7 @@ def test_opsets(tmp_path: Path) -> None:
 def test_operators_and_attributes_all_at_once(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Det", ["x"], ["a"], "first"),
-        helper.make_node("NonZero", ["x"], ["b"], "second"),
+        helper.make_node("Unique", ["x"], ["b"], "second"),
         helper.make_node("Fancy", ["x"], ["c"], "third", domain="com.example"),
         helper.make_node("Relu", ["x"], ["d"], "fourth", slope=2.0),
         helper.make_node("Tanh", ["x", "x"], ["e"], "fifth"),
@@ -279,7 +279,7 @@ def test_operators_and_attributes_all_at_once(tmp_path: Path) -> None:
     text = refusal(path, UnsupportedError)
     for part in (
         "operator Det: node 'first'",
-        "operator NonZero: node 'second'",
+        "operator Unique: node 'second'",
         "operator com.example.Fancy: node 'third'",
         "Relu with attribute slope=2.0",
         "'fourth'",
