@@ -14,7 +14,7 @@ from driving import agree, in_onnxruntime, loaded, whole
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
-from tinyrnn import UnsupportedError, lanes_power, lanes_trig
+from tinyrnn import lanes_power, lanes_trig
 
 Array = np.ndarray[Any, Any]
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -98,10 +98,11 @@ def test_casts_of_floats_saturate_and_wrap(dtype: str, tmp_path: Path) -> None:
     agree("exact", whole(loaded(proto, tmp_path, states={}), {"x": x}), {"y": wanted})
 
 
-def test_half_precision_is_refused_with_what_is_supported(tmp_path: Path) -> None:
-    x = np.zeros(3, np.float16)
-    with pytest.raises(UnsupportedError, match=r"float16; at run time supported are float32, float64"):
-        loaded(model_of([("Cast", ["x"], ["y"], {"to": TensorProto.FLOAT})], {"x": x}), tmp_path, states={})
+def test_half_precision_is_widened(tmp_path: Path) -> None:
+    x = np.array([0.5, -3.25, 1e4], np.float16)
+    model = loaded(model_of([("Cast", ["x"], ["y"], {"to": TensorProto.FLOAT})], {"x": x}), tmp_path, states={})
+    assert model.inputs[0].dtype == np.float32
+    agree("exact", whole(model, {"x": x}), {"y": x.astype(np.float32)})
 
 
 def test_topk_indices_alone(tmp_path: Path) -> None:
