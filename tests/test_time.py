@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from driving import in_onnxruntime, loaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
 from tinyrnn.check import within
+from tinyrnn.cli import main
 from tinyrnn.clock import FRAMES, Clock, Strided, Unfolded, meeting, strided
 
 Array = np.ndarray[Any, Any]
@@ -118,6 +120,16 @@ def test_what_comes_of_late_rows(tmp_path: Path) -> None:
     after, b = cut("padded", "after", 2, END)
     nodes = [padded, after, helper.make_node("ReduceMean", ["after"], ["mean"], axes=[0]), *[cut("after", "last", -1, END)[0]]]
     agree(model_of(nodes, ["mean", "last"], a | b | cut("after", "last", -1, END)[1]), tmp_path)
+
+
+def test_a_file_that_is_run_has_its_tail(tmp_path: Path) -> None:
+    after, a = cut("x", "after", 2, END)
+    (tmp_path / "late.onnx").write_bytes(model_of([after, helper.make_node("Tanh", ["after"], ["y"])], ["y"], a).SerializeToString())
+    x = np.random.default_rng(1).standard_normal((9, FEATURES)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    result = CliRunner().invoke(main, ["run", str(tmp_path / "late.onnx"), str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy")])
+    assert result.exit_code == 0, result.output
+    assert within("close", np.load(tmp_path / "y.npy"), np.tanh(x[2:]))
 
 
 def test_a_flushed_stream_takes_no_frames(tmp_path: Path) -> None:

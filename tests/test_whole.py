@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from driving import in_onnxruntime, loaded
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
 from tinyrnn.check import check, within
+from tinyrnn.cli import main
 from tinyrnn.sized import SizedModel
 
 FEATURES = 6
@@ -54,6 +56,8 @@ def test_attention_over_the_whole_sequence(tmp_path: Path) -> None:
 def test_a_whole_model_is_checked_and_saved(tmp_path: Path) -> None:
     (tmp_path / "attention.onnx").write_bytes(attention().SerializeToString())
     assert check(tmp_path / "attention.onnx", frames=7).passed
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "attention.onnx")])
+    assert shown.exit_code == 0 and "a whole model" in shown.output
     model = tinyrnn.load(tmp_path / "attention.onnx")
     tinyrnn.save(model, tmp_path / "attention.npz")
     x = np.random.default_rng(0).standard_normal((1, 5, FEATURES)).astype(np.float32)

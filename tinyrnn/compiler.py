@@ -149,7 +149,7 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
         except TinyRNNError:
             continue
         if names and stages.program.kind == "static":
-            example = Model(_layout(stages.plan), None, replace(stages, graph=graph))
+            example = Model(_layout(stages.plan), compile_source(stages.source), replace(stages, graph=graph))
             return SizedModel(example, shapes, names, reason, lambda sizes: compile_graph(specialised(sizes), states, time))
     return None
 

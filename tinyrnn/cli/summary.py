@@ -77,6 +77,7 @@ def page(found: dict[str, Any]) -> str:
     """The figures of `summary` as text."""
     memory = found["memory"]
     kind = {
+        "whole": "a whole model: every call is a whole sequence, compiled for each length when it first comes",
         "step": "a step model: one frame a call, its state goes in and out",
         "sequence": "a sequence model: it walks along time",
         "static": "a static model: it has no state",

@@ -134,7 +134,19 @@ def find_axes(graph: Graph) -> Axes:
 
 
 def seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | None = None) -> list[tuple[Axis, str]]:
-    """The axes known to be time and batch: as given, from recurrent operators, else from the sizes that the file leaves open."""
+    """The axes known to be time and batch: as given, from recurrent operators, else from the sizes that the file leaves open.
+
+    Where time is known and nothing tells of a batch, a first axis of length 1 is one.
+    """
+    found = _seeds(graph, file_shapes, time)
+    if {role for _, role in found} == {"time"}:
+        taken = {axis for axis, _ in found}
+        ones = [(name, 0) for name in graph.inputs if len(file_shapes[name]) > 2 and file_shapes[name][0] == 1]
+        found += [(axis, "batch") for axis in ones if axis not in taken]
+    return found
+
+
+def _seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | None) -> list[tuple[Axis, str]]:
     found: list[tuple[Axis, str]] = []
     producers = graph.producers()
     for node in graph.nodes:
