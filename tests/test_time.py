@@ -132,6 +132,44 @@ def test_a_file_that_is_run_has_its_tail(tmp_path: Path) -> None:
     assert within("close", np.load(tmp_path / "y.npy"), np.tanh(x[2:]))
 
 
+def test_rows_after_the_last_without_delay(tmp_path: Path) -> None:
+    """A sequence that is padded at its end has a tail though no row is late."""
+    padded, a = pad("x", "y", 0, 2)
+    model = agree(model_of([padded], ["y"], a), tmp_path)
+    assert model.delay == 0 and model.has_tail and model.stream().flush().shape == (0, FEATURES)
+
+
+def test_flush_where_nothing_waits(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Tanh", ["x"], ["y"]), helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0])]
+    model = loaded(model_of(nodes, ["y", "mean"]), tmp_path)
+    stream = model.stream()
+    stream.run(np.ones((3, FEATURES), np.float32))
+    rows, mean = stream.flush()
+    assert not model.has_tail and rows.shape == (0, FEATURES) and mean is None
+    assert len(stream.run(np.ones((2, FEATURES), np.float32)).y) == 2
+
+
+def test_flush_of_a_restored_stream_needs_what_belongs_to_a_call(tmp_path: Path) -> None:
+    later, a = cut("x", "later", 1, END)
+    proto = model_of([later, helper.make_node("Add", ["later", "v"], ["sum"]), *[pad("sum", "y", 0, 1)[0]]], ["y"],
+                     a | pad("sum", "y", 0, 1)[1])
+    proto.graph.input.append(helper.make_tensor_value_info("v", TensorProto.FLOAT, [FEATURES]))
+    model = loaded(proto, tmp_path)
+    first, second = model.stream(), model.stream()
+    x, v = np.ones((3, FEATURES), np.float32), np.full(FEATURES, 2, np.float32)
+    assert not model.inputs[1].per_frame and len(first.run(x, v)) == 2
+    second.state[...] = first.state
+    with pytest.raises(tinyrnn.StreamError, match="input 'v' belongs to a call, and no call gave it"):
+        second.flush()
+    assert np.array_equal(first.flush(), np.zeros((1, FEATURES)))
+
+
+def test_late_rows_cannot_be_fed_back(tmp_path: Path) -> None:
+    after, a = cut("x", "y", 1, END)
+    with pytest.raises(tinyrnn.DecodeError, match="do not come frame by frame"):
+        tinyrnn.decode.generate(loaded(model_of([after], ["y"], a), tmp_path), 0, 3)
+
+
 def test_a_flushed_stream_takes_no_frames(tmp_path: Path) -> None:
     after, a = cut("x", "after", 2, END)
     stream = loaded(model_of([after, helper.make_node("Tanh", ["after"], ["y"])], ["y"], a), tmp_path).stream()

@@ -227,6 +227,11 @@ class Model:
         return tuple(Port(name, shape, dtype) for name, _, shape, dtype in self._layout.state_parts)
 
     @property
+    def has_tail(self) -> bool:
+        """Whether a sequence can have more rows than its frames alone give, which `Stream.flush` then makes."""
+        return bool(self._layout.waits)
+
+    @property
     def delay(self) -> int:
         """Frames by which the outputs of a stream are late, because the model looks ahead: the tail comes with `Stream.flush`."""
         return max((clock.delay for clock in self._layout.waits), default=0)
@@ -404,15 +409,17 @@ class _Driver:
         end = context.frames
         last = layout.last(end) if end and not context.ended else end
         rows = [p.clock.count(last, end) - p.clock.count(end) if last > end else 0 for p in layout.outputs]
-        if not end and not all(p.per_frame for p in layout.outputs):
-            raise ShapeError(f"{layout.name}: no frames came, so there is no value for the outputs that belong to a call")
         results = self._results(None, rows, False)
-        if last > end:
-            arrays = [
-                np.empty((0, *p.shape), p.dtype) if a is None else a for p, a in zip(layout.inputs, self.per_call, strict=True)
-            ]
-            context.execute(self.run, [*arrays, *results], last - end, end)
-        context.ended = bool(layout.waits)
+        if last == end:
+            context.ended = context.ended or bool(layout.waits and end)
+            return self._answer([r if p.per_frame else None for p, r in zip(layout.outputs, results, strict=True)])
+        arrays = []
+        for port, given in zip(layout.inputs, self.per_call, strict=True):
+            if given is None and not port.per_frame:
+                raise StreamError(f"{layout.name}: input {port.name!r} belongs to a call, and no call gave it before flush()")
+            arrays.append(np.empty((0, *port.shape), port.dtype) if given is None else given)
+        context.execute(self.run, [*arrays, *results], last - end, end)
+        context.ended = True
         return self._answer(results)
 
     def _execute(self, arrays: list[Array], results: list[Array], total: int, progress: Progress | None) -> None:
@@ -502,7 +509,9 @@ class Stream:
     def flush(self) -> Any:
         """The tail: the rows that wait for frames to come, as if the sequence ended here; time first, as from `run`.
 
-        A model with `delay` 0 has none. Until `reset` the stream then takes no more frames.
+        Until `reset` the stream of a model that `has_tail` then takes no more frames. Where nothing waits there are no
+        rows, and what belongs to a call is None: its last value stands. Raises `StreamError` where an input that
+        belongs to a call was never given.
         """
         return self._driver.flush()
 

@@ -44,7 +44,7 @@ def _run(stream: Stream, frames: Array, rest: tuple[int, ...]) -> Array:
 
 def _flush(stream: Stream, rest: tuple[int, ...]) -> Array:
     """The rows that the one output of a stream still owes, [rows, *rest]."""
-    return np.asarray(stream.flush()).reshape(-1, *rest) if stream.model.delay else np.empty((0, *rest), np.float32)
+    return np.asarray(stream.flush()).reshape(-1, *rest) if stream.model.has_tail else np.empty((0, *rest), np.float32)
 
 
 class Pipeline(ABC):
@@ -126,7 +126,7 @@ class Listener(Pipeline):
 
     def finish(self) -> dict[str, Array]:
         figures = self._figures(self.front.finish())
-        if self._heard and self.model.delay:
+        if self._heard and self.model.has_tail:
             figures = self.join([figures, self._named(self.stream.flush())])
         self.reset()
         return figures

@@ -354,7 +354,7 @@ class _Check:
             for name, value in sample.states.items():
                 stream.states[name][...] = value[entry].reshape(stream.states[name].shape)
             pieces: list[Sequence[Array | None]] = []
-            late = bool(self.model._layout.waits)
+            late = self.model.has_tail
             for start in range(0, sample.frames, chunk or 1):
                 where: Any = slice(start, start + chunk) if chunk else start
                 arrays = [

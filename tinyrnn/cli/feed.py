@@ -158,11 +158,12 @@ def run(model: Model, feed: Feed, whole: bool, progress: Progress) -> tuple[dict
             raise ShapeError(f"{model.name}: state {name!r} has shape {list(view.shape)}, not {list(value.shape)}")
         view[...] = value.reshape(view.shape)
     results = _by_name([p.name for p in model.outputs], stream.run(feed.inputs, progress=progress))
-    tail = _by_name([p.name for p in model.outputs], stream.flush()) if model._layout.waits else {}
+    tail = _by_name([p.name for p in model.outputs], stream.flush()) if model.has_tail else {}
     for port in model.outputs:
         if port.name in tail:
             last = tail[port.name]
-            results[port.name] = np.concatenate([results[port.name], last]) if port.per_frame else last
+            if last is not None:
+                results[port.name] = np.concatenate([results[port.name], last]) if port.per_frame else last
     timed = next(p for p in model.inputs if p.per_frame)
     frames = feed.inputs[timed.name].size // max(timed.size, 1)
     return results, frames

@@ -75,7 +75,7 @@ class Decoder:
         self.stream = stream.stream() if isinstance(stream, Model) else stream
         self.model = model = self.stream.model
         self.name = model.name
-        if model.delay or any(p.clock.stride > 1 or p.several for p in model.outputs):
+        if model.has_tail:
             raise DecodeError(f"{self.name}: its outputs do not come frame by frame, so none can be the next input")
         if scores not in KINDS:
             raise DecodeError(f"{self.name}: scores={scores!r}; it is 'logits', 'probabilities', or None to tell by their values")
