@@ -144,7 +144,8 @@ class Listener(Pipeline):
 
     def _named(self, answer: Any) -> dict[str, Array]:
         names = [p.name for p in self.model.outputs]
-        return dict(zip(names, [answer] if len(names) == 1 else answer, strict=True))
+        named = zip(names, [answer] if len(names) == 1 else answer, strict=True)
+        return {name: array for name, array in named if array is not None}
 
     def join(self, parts: list[Any]) -> dict[str, Array]:
         found: dict[str, Array] = {}
