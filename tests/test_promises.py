@@ -210,3 +210,15 @@ def test_two_processes_fill_the_cache_at_once(tmp_path: Path) -> None:
     sizes = [process.communicate(timeout=300)[0].strip() for process in running]
     assert len(set(sizes)) == 1 and int(sizes[0]) > 0
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_two_kernels_of_one_name_are_refused() -> None:
+    from tinyrnn.lanes import KERNELS, kernel
+
+    def copy_f32() -> None:
+        pass
+
+    before = list(KERNELS)
+    with pytest.raises(ValueError, match="two kernels are called copy_f32"):
+        kernel(copy_f32)
+    assert before == KERNELS

@@ -17,7 +17,13 @@ KERNELS: list[Callable[..., Any]] = []
 
 
 def kernel(function: Function) -> Function:
-    """Register a function as part of the kernel language: compiled and inlined where it is called."""
+    """Register a function as part of the kernel language: compiled and inlined where it is called.
+
+    Pages import kernels by name, so that two of one name are refused (ValueError).
+    """
+    other = next((k for k in KERNELS if k.__name__ == function.__name__), None)
+    if other is not None:
+        raise ValueError(f"two kernels are called {function.__name__}: in {other.__module__} and {function.__module__}")
     KERNELS.append(function)
     return function
 
