@@ -33,7 +33,7 @@ def model() -> tinyrnn.Model:
 
 # --- imports ---------------------------------------------------------------------------------------------------------
 
-LEVELS = [["errors", "clock"], ["ir", "lanes", "arrays"], ["lanes_math"], ["lanes_power", "lanes_trig"], ["op"], ["ops", "frontends", "passes"], ["plan"], ["codegen"],
+LEVELS = [["errors", "clock"], ["ir", "lanes", "arrays", "picture"], ["lanes_math"], ["lanes_power", "lanes_trig"], ["op"], ["ops", "frontends", "passes"], ["plan"], ["codegen"],
           ["lanes_llvm"], ["targets"], ["runtime"], ["sized"], ["audio", "decode"], ["compiler"], ["files", "check", "bench"], ["demo"], ["cli"], ["__main__"]]
 SIDEWAYS = {("frontends", "ops"), ("passes", "ops")}
 """parts of one level that may know each other, in this direction"""

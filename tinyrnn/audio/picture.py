@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from os import W_OK, PathLike, access, fspath
-from pathlib import Path
+from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
 
+from tinyrnn import picture
 from tinyrnn.audio.frames import Array, Stft
 from tinyrnn.audio.front import magnitude
 from tinyrnn.errors import TinyRNNError
@@ -21,39 +21,12 @@ RANGE = 80
 """dB, of a spectrogram"""
 
 
-def _matplotlib() -> tuple[Any, Any]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise TinyRNNError("drawing needs matplotlib: pip install tinyrnn[plot]") from None
-    return Figure, FigureCanvasAgg
-
-
-def check_picture(path: str | PathLike[str]) -> None:
-    """Raise `TinyRNNError` where no picture can be drawn to `path`; before any work is done."""
-    _, canvas = _matplotlib()
-    place = Path(path)
-    kinds = canvas.get_supported_filetypes()
-    if place.suffix[1:].lower() not in kinds:
-        raise TinyRNNError(
-            f"{place}: unknown kind of picture {place.suffix!r}; supported are {', '.join('.' + k for k in kinds)}"
-        )
-    if place.is_dir() or not place.parent.is_dir() or not access(place.parent, W_OK):
-        raise TinyRNNError(f"{place}: cannot be written: there is no folder {place.parent}, or it cannot be written to")
-
-
 def _save(path: str | PathLike[str], rows: list[float], draw: Callable[[Any, list[Any]], None]) -> None:
-    make, canvas = _matplotlib()
-    figure = make(figsize=(11, sum(rows) + 0.8), layout="constrained")
-    canvas(figure)
+    figure = picture.figure(11, sum(rows) + 0.8)
     axes = list(figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0])
     draw(figure, axes)
     axes[-1].set_xlabel("time (s)")
-    try:
-        figure.savefig(fspath(path), dpi=120)
-    except (OSError, ValueError) as error:
-        raise TinyRNNError(f"{fspath(path)}: the picture cannot be written ({error})") from None
+    picture.save(figure, path)
 
 
 def _groups(array: Array, step: int) -> Array:

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn import picture
 from tinyrnn.arrays import Array
-from tinyrnn.errors import StreamError, TinyRNNError
+from tinyrnn.errors import StreamError
 
 
 @dataclass(frozen=True)
@@ -367,19 +368,13 @@ def plot(result: Result, path: str | PathLike[str]) -> None:
     """
     if result.latency is None:
         raise StreamError(f"{result.model} cannot stream ({result.refuses_stream}): there are no steps to draw")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise TinyRNNError("drawing needs matplotlib: pip install tinyrnn[plot]") from None
     shown = [("tinyrnn", result.latency, "tab:blue")]
     if result.versus and result.versus.latency:
         shown.append((result.versus.name, result.versus.latency, "tab:orange"))
     low = min(latency.samples.min() for _, latency, _ in shown)
     high = max(latency.samples.max() for _, latency, _ in shown)
     bins = np.geomspace(max(low, 1e-3) * 0.9, max(high, 1e-3) * 1.1, 150)
-    figure = Figure(figsize=(9, 3 + 1.6 * len(shown)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = picture.figure(9, 3 + 1.6 * len(shown))
     rows = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axes, (name, latency, colour) in zip(rows, shown, strict=True):
         share = np.full(len(latency.samples), 100 / len(latency.samples))
@@ -398,7 +393,4 @@ def plot(result: Result, path: str | PathLike[str]) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
     rows[-1].set_xlabel("duration of one step (µs)")
     figure.suptitle(f"{result.model}: latency of Stream.step on {result.setting.cpu}", fontsize=11)
-    try:
-        figure.savefig(os.fspath(path), dpi=120)
-    except (OSError, ValueError) as error:
-        raise TinyRNNError(f"{os.fspath(path)}: the picture cannot be written ({error})") from None
+    picture.save(figure, path)

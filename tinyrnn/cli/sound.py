@@ -161,7 +161,7 @@ def run_sound(
     if output is not None and not live:
         files.check_output(output, inputs)
     if plot is not None:
-        from tinyrnn.audio.picture import check_picture
+        from tinyrnn.picture import check_picture
 
         check_picture(plot)
     loaded = load(model, **how)
