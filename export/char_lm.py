@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .to_onnx import export_sequence, export_step, to_npz
+from .pytorch import export_sequence, export_step, to_npz
 
 FILE = "input.txt.gz"
 LICENSE = "MIT. Trained on tinyshakespeare (github karpathy/char-rnn, MIT), a text in the public domain."
