@@ -23,7 +23,8 @@ import onnxruntime
 
 import tinyrnn
 from tinyrnn import decode
-from tinyrnn.demo import encode, packaged, vocabulary_of
+from tinyrnn.demo import Models
+from tinyrnn.vocabulary import encode, vocabulary_of
 
 Array = np.ndarray[Any, Any]
 WORDS, ROUNDS, STEPS = 200, 9, 300
@@ -52,7 +53,7 @@ def row(what: str, found: tuple[float, float]) -> None:
 
 
 def language() -> None:
-    path = packaged("char_lm")
+    path = Models().path("char_lm")
     model, runner = tinyrnn.load(path), session(path)
     prompt = encode("\n", vocabulary_of(model)).tolist()
     spoken = decode.Decoder(model)

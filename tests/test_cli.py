@@ -393,7 +393,7 @@ def test_bench_without_a_model_is_a_table(monkeypatch):
 
 def test_generate_writes_text_and_figures():
     from tinyrnn import decode
-    from tinyrnn.demo import encode, vocabulary_of
+    from tinyrnn.vocabulary import encode, vocabulary_of
 
     model = tinyrnn.load(LANGUAGE)
     vocabulary = vocabulary_of(model)
@@ -434,7 +434,7 @@ def test_demo_is_seeded():
 
 def test_demo_prints_prompt_text_speed_and_check():
     result = call("demo", "--length", 60, "--prompt", "ROMEO:", "--seed", 5)
-    assert result.stdout.startswith("ROMEO:" + text_of("--seed", 5, "--prompt", "ROMEO:") + "\n\n60 steps: p50 ")
+    assert result.stdout.startswith("ROMEO:" + text_of("--seed", 5, "--prompt", "ROMEO:") + "\n\n60 characters, ")
     assert result.stdout.splitlines()[-1].startswith("against onnxruntime")
     assert result.stdout.endswith("passed\n")
 

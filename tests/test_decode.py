@@ -21,7 +21,8 @@ from test_models import LETTERS, LONGEST, decoder_step, greedy, lexicon, one_hot
 import tinyrnn
 from tinyrnn import DecodeError, ShapeError, decode
 from tinyrnn.check import within
-from tinyrnn.demo import encode, packaged, vocabulary_of
+from tinyrnn.demo import Models
+from tinyrnn.vocabulary import encode, vocabulary_of
 
 Array = np.ndarray[Any, Any]
 V, H = 7, 5
@@ -309,13 +310,13 @@ import sys
 from dataclasses import replace
 import tinyrnn
 from tinyrnn import compiler, decode
-from tinyrnn.demo import packaged
+from tinyrnn.demo import Models
 from tinyrnn.targets import cpu
 machine = cpu.host()
 if sys.argv[1] == "other":
     machine = replace(machine, lanes=4 if machine.lanes != 4 else 1)
 cpu.host = compiler.host = lambda: machine
-model = tinyrnn.load(packaged("char_lm"))
+model = tinyrnn.load(Models().path("char_lm"))
 for how in ({"temperature": 0.8}, {"top_p": 0.9}, {"top_k": 7}):
     made = decode.generate(model, 3, 300, method="sample", seed=2, **how)
     print(made.tokens.tobytes().hex(), made.log_probabilities.tobytes().hex())
@@ -409,7 +410,7 @@ def test_step_after_a_beam_uses_the_streams_state(load: Callable[..., tinyrnn.Mo
 # --- real models -----------------------------------------------------------------------------------------------------
 
 def test_char_lm_writes_what_a_loop_around_onnxruntime_writes() -> None:
-    path = packaged("char_lm")
+    path = Models().path("char_lm")
     model = tinyrnn.load(path)
     runner = session(path)
     prompt = encode("HAMLET:\n", vocabulary_of(model)).tolist()

@@ -26,7 +26,7 @@ import tinyrnn
 from tinyrnn.bench.counts import HARMLESS, cached_object, count_allocations, resident, undefined_symbols
 from tinyrnn.codegen import Source
 from tinyrnn.compiler import read
-from tinyrnn.demo import packaged
+from tinyrnn.demo import Models
 from tinyrnn.op import REGISTRY, Scratch, Value
 from tinyrnn.passes import bound, prepare
 from tinyrnn.plan import _Planner
@@ -37,7 +37,7 @@ from tinyrnn.targets.reference import Reference
 MODELS = Path(__file__).parent / "models"
 SEQUENCE = MODELS / "gru_l3_uni_sf_zero_dynT_b1_legacy.onnx"
 STEP = MODELS / "cell_lstm_linear_dynB_legacy.onnx"
-TOKENS = packaged("char_lm")
+TOKENS = Models().path("char_lm")
 SEVERAL = MODELS / "lstm_l2_uni_sf_states_dynT_dynB_legacy.onnx"
 ALL = {path.stem: path for path in (SEQUENCE, STEP, TOKENS, SEVERAL)}
 

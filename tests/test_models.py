@@ -16,7 +16,8 @@ from driving import agree
 
 import tinyrnn
 from tinyrnn.check import within
-from tinyrnn.demo import encode, packaged, vocabulary_of
+from tinyrnn.demo import Models
+from tinyrnn.vocabulary import encode, vocabulary_of
 
 SHARED = Path(__file__).parents[2] / "shared"
 Array = np.ndarray[Any, Any]
@@ -185,7 +186,7 @@ And by opposing end them?
 
 
 def test_char_lm_streams_what_onnxruntime_gives_for_the_whole() -> None:
-    path = packaged("char_lm")
+    path = Models().path("char_lm")
     model = tinyrnn.load(path)
     codes = np.resize(encode(TEXT, vocabulary_of(model)), 2000)
     state = np.zeros((1, 1, model.states[0].shape[-1]), np.float32)
@@ -202,7 +203,7 @@ def test_char_lm_streams_what_onnxruntime_gives_for_the_whole() -> None:
 def test_char_lm_knows_shakespeare() -> None:
     with gzip.open(shared("data/sets/tinyshakespeare/input.txt.gz"), "rt", encoding="ascii", newline="") as file:
         text = file.read()
-    model = tinyrnn.load(packaged("char_lm"))
+    model = tinyrnn.load(Models().path("char_lm"))
     codes = encode(text[len(text) * 9 // 10 :], vocabulary_of(model))
     logits = model.stream().run(codes[:-1]).astype(np.float64)
     top = logits.max(axis=1)

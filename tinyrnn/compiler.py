@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tinyrnn.runtime import Layout, Model, aligned
 from tinyrnn.sized import SizedModel
 from tinyrnn.targets.cpu import compile_source
 from tinyrnn.targets.machine import host
+from tinyrnn.trace import Tracer
+from tinyrnn.trace.program import watched
 
 __all__ = ["Stages", "compile_graph", "load", "ops", "read", "save"]
 
@@ -117,7 +120,16 @@ def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: T
         doubt = op_of(node).doubt(node, graph.metadata.get("producer", ""))
         if doubt:
             warnings.warn(f"{graph.name}: node {node.name!r} ({node.op}): {doubt}", stacklevel=3)
-    return Model(_layout(stages.plan), compile_source(stages.source), stages)
+    return Model(_layout(stages.plan), compile_source(stages.source), stages, cache(partial(_tracer, stages)))
+
+
+def _tracer(stages: Stages) -> Tracer:
+    """The model once more, with what its recurrent kernels compute among its outputs; the state lies as in the model."""
+    machine = host()
+    program, kept = watched(stages.program)
+    plan = make_plan(program, machine.lanes, machine.registers)
+    assert [(p.name, p.offset, p.shape) for p in plan.parts] == [(p.name, p.offset, p.shape) for p in stages.plan.parts]
+    return Tracer(Model(_layout(plan), compile_source(generate(plan))), kept)
 
 
 def _stages(graph: Graph, states: Mapping[str, str] | None, time: Time | None) -> Stages:
@@ -168,7 +180,7 @@ def _layout(plan: Plan) -> Layout:
         state_inputs=tuple(_user(every[n]) for n in program.states),
         state_outputs=state_outputs,
         file_inputs=tuple(p.name for p in program.inputs),
-        file_outputs=tuple(p.name for p in program.outputs),
+        file_outputs=tuple(dict.fromkeys(p.name for p in (*program.outputs, *program.visible_outputs))),
         state_parts=tuple((p.name, p.offset, p.shape, p.initial.dtype) for p in plan.parts),
         initial_state=plan.initial_state(),
         weights=weights,

@@ -198,9 +198,10 @@ class Model:
     Made by `tinyrnn.load`. `inputs`, `outputs` and `states` describe one frame of a stream.
     """
 
-    def __init__(self, layout: Layout, code: Any, source: Any = None) -> None:
+    def __init__(self, layout: Layout, code: Any, source: Any = None, tracer: Callable[[], Any] | None = None) -> None:
+        """`tracer` makes what `trace` uses, when that is first called."""
         self._layout, self._code = layout, code
-        self._source = source
+        self._source, self._tracer = source, tracer
         self._result = _named(layout.name, [p.name for p in layout.outputs])
         self._file_result = _named(layout.name, list(layout.file_outputs))
 
@@ -257,6 +258,19 @@ class Model:
         several as a named tuple. Raises `ShapeError`.
         """
         return _run_file(self, inputs, named)
+
+    def trace(self, *inputs: Any, entry: int = 0, **named: Any) -> Any:
+        """As `run`, seen from inside: a `tinyrnn.trace.Trace` of one run, of a batch the sequence `entry`.
+
+        The first trace of a model compiles it once more. Raises `ShapeError`.
+        """
+        return self.traced().whole(inputs, named, entry)
+
+    def traced(self) -> Any:
+        """The `tinyrnn.trace.Tracer` of this model. Raises `StreamError` where it cannot be made."""
+        if self._tracer is None:
+            raise StreamError(f"{self.name}: a model that was not made by tinyrnn.load has no trace")
+        return self._tracer()
 
     def __str__(self) -> str:
         layout = self._layout
@@ -533,6 +547,14 @@ class Stream:
         `progress(done, total)` is called between pieces. Raises `ShapeError`, with the state unchanged.
         """
         return self._driver.run_many(inputs, out, named, progress)
+
+    def trace(self, *inputs: Any, end: bool = False, **named: Any) -> Any:
+        """As `run`, seen from inside: a `tinyrnn.trace.Trace` with gates, cell and hidden state of every recurrent layer.
+
+        The stream goes on as from `run`, outputs and state the same bits; with `end`, as from `flush` after it, the tail in
+        the trace. The first trace of a model compiles it once more. Raises `ShapeError`, with the state unchanged.
+        """
+        return self.model.traced().stream(self, inputs, named, end)
 
 
 def _run_file(model: Model, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:

@@ -69,6 +69,12 @@ class SizedModel(Model):
         values = dict(zip(names, match_inputs(self.name, names, inputs, named), strict=True))
         return self.sized(self.sizes_of(values)).run(values)
 
+    def trace(self, *inputs: Any, entry: int = 0, **named: Any) -> Any:
+        """As `Model.trace`; a size that comes for the first time is compiled first."""
+        names = list(self._layout.file_inputs)
+        values = dict(zip(names, match_inputs(self.name, names, inputs, named), strict=True))
+        return self.sized(self.sizes_of(values)).trace(values, entry=entry)
+
     def stream(self) -> Stream:
         """Raises `StreamError` with the node that needs the whole sequence."""
         raise StreamError(f"{self.name} cannot stream: {self._reason}. Run whole sequences with model.run(x)")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from tinyrnn import __version__
+from tinyrnn.cli.demo import demo
 from tinyrnn.cli.generate import generate
 from tinyrnn.cli.options import FILE, json_option, model_options, print_json, progress_bar
 from tinyrnn.cli.run import run
@@ -68,6 +69,7 @@ def inspect(model: Path, how: dict[str, Any], graph: bool, plan: bool, source: b
         click.echo("\n\n".join(text.rstrip("\n") for text in shown.values()) or page(summary(loaded, model)))
 
 
+main.add_command(demo)
 main.add_command(generate)
 main.add_command(run)
 
@@ -193,52 +195,3 @@ def bench(
         click.echo(str(result))
     if plot:
         measure.plot(result, plot)
-
-
-@main.command(short_help="Write text with the packaged character model.")
-@click.argument("name", default="char_lm", type=click.Choice(["char_lm"]))
-@click.option("--length", type=click.IntRange(1, 1_000_000), default=500, show_default=True, help="Characters to write.")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The same seed gives the same text.")
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0),
-    default=0.7,
-    show_default=True,
-    help="Above 1 wilder, below 1 tamer, 0 always the likeliest character.",
-)
-@click.option("--prompt", default="", metavar="TEXT", help="Text to continue.")
-@json_option
-@click.pass_context
-def demo(ctx: click.Context, name: str, length: int, seed: int, temperature: float, prompt: str, as_json: bool) -> None:
-    """Write text with the character model in the package, one character a step, as it comes.
-
-    The model is an LSTM trained on Shakespeare. In the end its outputs for this very text are compared with
-    onnxruntime's, and the latency is shown.
-    """
-    from tinyrnn import load
-    from tinyrnn.demo import Times, brief, compared, generate, packaged
-
-    path = packaged(name)
-    model = load(path)
-    text, times = "", Times()
-    for character in generate(model, prompt, length, temperature, seed, times):
-        if not as_json:
-            click.echo(character if text else prompt + character, nl=False)
-        text += character
-    with progress_bar("comparing with onnxruntime") as progress:
-        report = compared(model, path, prompt + text, progress)
-    if as_json:
-        print_json(
-            {
-                "model": name,
-                "seed": seed,
-                "temperature": temperature,
-                "prompt": prompt,
-                "text": text,
-                "microseconds": times.as_dict(),
-                "check": report.as_dict(),
-            }
-        )
-    else:
-        click.echo(f"\n\n{times}\n{brief(report)}")
-    ctx.exit(0 if report.passed else 1)

@@ -19,7 +19,7 @@ SAMPLING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
 def _tokens(option: str, text: str, vocabulary: str | None) -> list[int]:
     """Text in the model's characters, else numbers separated by commas."""
-    from tinyrnn.demo import encode
+    from tinyrnn.vocabulary import encode
 
     if vocabulary is not None:
         return [int(n) for n in encode(text, vocabulary)]
@@ -100,8 +100,8 @@ def generate(
     comes; others take and write tokens, whole numbers.
     """
     from tinyrnn import decode, load
-    from tinyrnn.demo import vocabulary_of
     from tinyrnn.files import read_array
+    from tinyrnn.vocabulary import vocabulary_of
 
     chosen = {name: value for name, value in options.items() if value is not None}
     method = method or ("sample" if set(chosen) & set(SAMPLING) else "beam" if chosen else "greedy")

@@ -32,7 +32,7 @@ from tinyrnn.op import (
 from tinyrnn.ops import recurrent_reference
 from tinyrnn.ops.activations import ACTIVATIONS, bind_activations
 from tinyrnn.ops.linear import linear, pack
-from tinyrnn.ops.recurrent_kernel import Cell, Walk, kernel_text, pack_input, pack_state, takes_input
+from tinyrnn.ops.recurrent_kernel import KEPT, Cell, Walk, kernel_text, pack_input, pack_state, takes_input
 from tinyrnn.ops.walk import copy_f32
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
@@ -243,6 +243,18 @@ class Recurrent(Op):
             return Weight(np.zeros(self._state_elements(node), np.float32)), 0
         return Value(initial), env.row_stride(initial)
 
+    def watched(self, node: Node) -> str:
+        """The output beyond ONNX's that takes what the kernel computed in each step, if the node has it."""
+        return node.outputs[1 + len(self.parts)] if len(node.outputs) > 1 + len(self.parts) else ""
+
+    def watch(self, node: Node, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Give a node of the frame graph that output; its frame, and what each axis of the frame is."""
+        node.outputs = (*node.outputs, *[""] * (1 + len(self.parts) - len(node.outputs)), name)
+        steps = 1 if node.attributes["rows_are_time"] else node.attributes["steps"]
+        sizes = {"step": steps, "direction": self._directions(node), "batch": node.attributes["batch"]}
+        axes = ("batch", "step", "direction") if self.attribute(node, "layout") else ("step", "direction", "batch")
+        return (*(sizes[a] for a in axes), len(KEPT[self.name]), self._hidden(node)), (*axes, "value", "unit")
+
     def _lower_direction(self, node: Node, env: Lowering, d: int) -> list[Call]:
         cell, attributes = self.cell(node, d), node.attributes
         layout = self.attribute(node, "layout")
@@ -303,6 +315,9 @@ class Recurrent(Op):
             walk = replace(walk, c_before_frame=c_frame)
         where: Operand = Value(y, d * y_direction) if y else Scratch("y", per_row=frame, offset=d * y_direction, of=x)
         state = Weight(pack_state(cell, W, R, B, P, env.lanes, env.registers))
+        kept: tuple[Operand, ...] = ()
+        if self.watched(node):
+            cell, kept = replace(cell, watched=True), (Value(self.watched(node), d * y_direction * len(KEPT[self.name])),)
 
         def part(operand: Operand) -> Operand:
             return replace(operand, offset=d * state_direction)  # type: ignore[arg-type, type-var]
@@ -321,6 +336,7 @@ class Recurrent(Op):
                     Scratch("s", fixed=2 * H),
                     Value(lens) if lens else 0,
                     Rows(of=x),
+                    *kept,
                 ),
                 f"{node.op} {node.name}, H = {H}",
             )

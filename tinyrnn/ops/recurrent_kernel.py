@@ -20,6 +20,10 @@ FIRST_LEVEL_CACHE = 1 << 15
 """bytes of data cache next to nearly every core"""
 
 
+KEPT = {"RNN": ("Ht",), "GRU": ("z", "r", "h", "Ht"), "LSTM": ("i", "o", "f", "c", "Ct", "Ht")}
+"""what a watched kernel stores for each unit, in order: its gates, the last of them the candidate, Ct of LSTM, and Ht"""
+
+
 @dataclass(frozen=True)
 class Cell:
     """What a recurrent kernel is written for."""
@@ -33,6 +37,8 @@ class Cell:
     linear_before_reset: bool = False
     inputs: int = 0
     """size of x where the kernel takes x itself, 0 where it takes the input's share of the sums"""
+    watched: bool = False
+    """whether the kernel also stores what it computed in each step, see `KEPT`"""
 
     @property
     def gates(self) -> int:
@@ -147,13 +153,16 @@ def kernel_text(cell: Cell, walk: Walk, lanes: int, registers: int) -> str:
     """The source of KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows): one direction over all its sequences.
 
     y [step][H], p x or the input's share, r from `pack_state`, hi, ci and ho, co the state before and after,
-    s scratch of 2·H, lens the lengths, rows the number of rows of the call.
+    s scratch of 2·H, lens the lengths, rows the number of rows of the call. A watched cell takes one more, kept
+    [step][KEPT][H], which lies as y does with KEPT times its strides.
     """
     H, text = cell.H, _Text()
-    lstm = cell.op == "LSTM"
-    text("def KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows):")
+    lstm, kept = cell.op == "LSTM", len(KEPT[cell.op])
+    text(f"def KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows{', kept' if cell.watched else ''}):")
     text.depth = 1
     text("y, p, r, hi, ho, s = f32(y), f32(p), f32(r), f32(hi), f32(ho), f32(s)")
+    if cell.watched:
+        text("kept = f32(kept)")
     if lstm:
         text("ci, co = f32(ci), f32(co)")
     if walk.lengths:
@@ -185,11 +194,16 @@ def kernel_text(cell: Cell, walk: Walk, lanes: int, registers: int) -> str:
         f"yt = at(y, {_sum(frame, walk.y_frame, item, walk.y_batch, end, walk.y_step)})",
         f"pt = at(p, {_sum(frame, walk.p_frame, item, walk.p_batch, end, walk.p_step)})",
     )
+    if cell.watched:
+        start = _sum(frame, walk.y_frame * kept, item, walk.y_batch * kept, end, walk.y_step * kept)
+        text(f"kt = at(kept, {start})")
     sign = "-" if walk.backward else ""
     text("for t in range(length):")
     text.depth += 1
     _step(text, cell, lanes, registers)
     text("before = yt", f"yt = at(yt, {sign}{walk.y_step})", f"pt = at(pt, {sign}{walk.p_step})")
+    if cell.watched:
+        text(f"kt = at(kt, {sign}{walk.y_step * kept})")
     text.depth -= 1
     text(*_copy("h", "before", H))
     if walk.lengths:
@@ -202,6 +216,12 @@ def kernel_text(cell: Cell, walk: Walk, lanes: int, registers: int) -> str:
             f"for t in range(length, {steps}):",
             *(f"    {line}" for line in _zero(f"at(rest, t * {walk.y_step})", H)),
         )
+        if cell.watched:
+            text(
+                f"rest = at(kept, {_sum(frame, walk.y_frame * kept, item, walk.y_batch * kept)})",
+                f"for t in range(length, {steps}):",
+                *(f"    {line}" for line in _zero(f"at(rest, t * {walk.y_step * kept})", kept * H)),
+            )
     return "\n".join(text.lines) + "\n"
 
 
@@ -346,10 +366,17 @@ def _cell(
     def assign(name: str, which: int, value: str) -> None:
         text(f"{name} = {value}", f"{name} = {act(which, name)}")
 
+    def keep(**values: str) -> None:
+        """Store the values of a watched cell by their names in `KEPT`."""
+        if cell.watched:
+            for name, value in values.items():
+                text(_store("kt", f"{KEPT[cell.op].index(name) * cell.H} + {unit}", value, tail))
+
     padded = -(-cell.H // lanes) * lanes
     if cell.op == "RNN":
         assign("ht", 0, sum_of(0))  # Ht = f(Xt W + Ht-1 R + Wb + Rb)
         text(_store("yt", unit, "ht", tail))
+        keep(Ht="ht")
     elif cell.op == "LSTM":
         text(f"c1 = {_load('c', unit, tail)}")
         peep = {gate: f"load(r, {extra} + {padded * (1 + slot)} + {unit})" for slot, gate in enumerate((0, 1, 2))}
@@ -364,10 +391,12 @@ def _cell(
         assign("ot", 0, o.format("ct"))
         assign("ht", 2, "ct")
         text(_store("c", unit, "ct", tail), _store("yt", unit, "ot * ht", tail))  # Ht = ot (.) h(Ct)
+        keep(i="it", o="ot", f="ft", c="gt", Ct="ct", Ht=_load("yt", unit, tail))
     elif phase == 0 and not cell.linear_before_reset:
         assign("zt", 0, sum_of(0))
         assign("rt", 0, sum_of(1))
         text(_store("s", unit, f"rt * {_load('before', unit, tail)}", tail), _store("s", f"{cell.H} + {unit}", "zt", tail))
+        keep(z="zt", r="rt")
     else:
         if cell.linear_before_reset:
             assign("zt", 0, sum_of(0))
@@ -379,3 +408,4 @@ def _cell(
             assign("ht", 1, sum_of(2))
         text(f"h1 = {_load('before', unit, tail)}")
         text(_store("yt", unit, "fma(zt, h1 - ht, ht)", tail))  # Ht = (1 - zt) (.) ht + zt (.) Ht-1
+        keep(**({"z": "zt", "r": "rt"} if cell.linear_before_reset else {}), h="ht", Ht=_load("yt", unit, tail))

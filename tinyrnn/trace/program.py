@@ -1,0 +1,67 @@
+"""The program that also hands out what its recurrent kernels compute: gates, cell and hidden state of every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from tinyrnn.ir import Spec
+from tinyrnn.op import op_of
+from tinyrnn.ops.recurrent import Recurrent
+from tinyrnn.ops.recurrent_kernel import KEPT
+from tinyrnn.passes import Port, Program
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An output of a watched program, and how to read it."""
+
+    port: str
+    node: str
+    op: str
+    axes: tuple[str, ...]
+    """of a row: 'batch', 'step' (inside a frame), 'direction', 'value' and 'unit' in the order of memory"""
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Along the axis 'value', see `KEPT`."""
+        return KEPT[self.op]
+
+
+@dataclass
+class Watched(Program):
+    """A program with outputs that its file does not have."""
+
+    kept: list[Port] = field(default_factory=list)
+
+    @property
+    def visible_outputs(self) -> list[Port]:
+        return [*super().visible_outputs, *self.kept]
+
+
+def watched(program: Program) -> tuple[Watched, list[Kept]]:
+    """A copy whose recurrent nodes store what they compute, in outputs after the program's own.
+
+    Nodes inside a nested graph (the body of a Loop) stay as they are.
+    """
+    own = {f.name: getattr(program, f.name) for f in fields(Program)}
+    graph = program.graph.copy()
+    copy = Watched(**{**own, "graph": graph, "per_row": set(program.per_row), "clocks": dict(program.clocks)})
+    layers = []
+    for node in graph.nodes:
+        op = op_of(node)
+        if not isinstance(op, Recurrent):
+            continue
+        x, name = node.inputs[0], graph.fresh(f"{node.name}.kept")
+        frame, axes = op.watch(node, name)
+        graph.specs[name] = Spec(np.dtype(np.float32), frame)
+        rows = x in program.per_row
+        if rows:
+            copy.per_row.add(name)
+            copy.clocks[name] = program.clock(x)
+        lead = ("batch", "time") if rows and program.kind == "sequence" else ("batch",)
+        roles = (*lead, *[None] * len(frame))
+        copy.kept.append(Port(name, graph.specs[name].dtype, (*lead, *frame), roles, frame, rows, program.clock(x)))
+        layers.append(Kept(name, node.name, node.op, axes))
+    return copy, layers
