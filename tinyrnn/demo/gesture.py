@@ -5,5 +5,7 @@ from __future__ import annotations
 from tinyrnn.demo import About
 
 ABOUT = About(
-    "many to many, per frame", "gestures in the track of a fingertip", "a track [T, 2] of positions (x, y), y downwards: .csv or .npy"
+    "many to many, per frame",
+    "gestures in the track of a fingertip",
+    "a track [T, 2] of positions (x, y), y downwards: .csv or .npy",
 )

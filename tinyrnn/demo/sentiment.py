@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from tinyrnn.demo import About
 
-ABOUT = About("many to one", "praise or complaint, in remarks about products", "a remark in English, or a .txt file with one a line")
+ABOUT = About("many to one", "praise or complaint, in remarks about products", "a remark, or a .txt file with one a line")
