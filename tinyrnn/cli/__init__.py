@@ -12,6 +12,7 @@ from tinyrnn.cli.demo import demo
 from tinyrnn.cli.generate import generate
 from tinyrnn.cli.options import FILE, json_option, model_options, print_json, progress_bar
 from tinyrnn.cli.run import run
+from tinyrnn.cli.trace import trace
 from tinyrnn.errors import TinyRNNError
 
 RANDOM_FRAMES = 256
@@ -72,6 +73,7 @@ def inspect(model: Path, how: dict[str, Any], graph: bool, plan: bool, source: b
 main.add_command(demo)
 main.add_command(generate)
 main.add_command(run)
+main.add_command(trace)
 
 
 def _chunks(ctx: click.Context, option: click.Parameter, text: str) -> list[int]:

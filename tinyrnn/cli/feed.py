@@ -15,7 +15,7 @@ from tinyrnn.audio import frames_of, takes_of
 from tinyrnn.check.samples import from_file, given_sample
 from tinyrnn.errors import LoadError, ShapeError
 from tinyrnn.files import kind_of, read_arrays, read_wav
-from tinyrnn.runtime import Model, Progress
+from tinyrnn.runtime import Model, Progress, Stream
 
 Array = np.ndarray[Any, Any]
 
@@ -144,6 +144,17 @@ def _one_frame(port: Port, array: Array) -> Array:
     return array.reshape([1 if role else int(size) for size, role in zip(port.file_shape, port.roles, strict=True)])
 
 
+def opened(model: Model, feed: Feed) -> Stream:
+    """A stream that starts from the states that a file gives. Raises `ShapeError`."""
+    stream = model.stream()
+    for name, value in feed.states.items():
+        view = stream.states[name]
+        if value.size != view.size:
+            raise ShapeError(f"{model.name}: state {name!r} has shape {list(view.shape)}, not {list(value.shape)}")
+        view[...] = value.reshape(view.shape)
+    return stream
+
+
 def run(model: Model, feed: Feed, whole: bool, progress: Progress) -> tuple[dict[str, Array], int]:
     """The outputs by name, and the number of frames: streamed, or `whole`, in the file's shapes and with the states' outputs."""
     layout = model._layout
@@ -151,12 +162,7 @@ def run(model: Model, feed: Feed, whole: bool, progress: Progress) -> tuple[dict
         values = file_inputs(model, feed)
         answer = model.run(values)
         return _by_name(layout.file_outputs, answer), max(_count(p.roles, values[p.name], "time") for p in model.inputs)
-    stream = model.stream()
-    for name, value in feed.states.items():
-        view = stream.states[name]
-        if value.size != view.size:
-            raise ShapeError(f"{model.name}: state {name!r} has shape {list(view.shape)}, not {list(value.shape)}")
-        view[...] = value.reshape(view.shape)
+    stream = opened(model, feed)
     results = _by_name([p.name for p in model.outputs], stream.run(feed.inputs, progress=progress))
     tail = _by_name([p.name for p in model.outputs], stream.flush()) if model.has_tail else {}
     for port in model.outputs:

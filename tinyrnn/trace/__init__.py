@@ -60,7 +60,7 @@ class Layer:
     @property
     def cells(self) -> int:
         """How many cells there are: the units of every direction, sequence and step of one frame."""
-        return self.table(self.h).shape[1]
+        return int(self.table(self.h).shape[1])
 
     def cell(self, number: int) -> Array:
         """One cell over time, [T]: tanh(Ct) of LSTM, Ht of the others. Raises `ShapeError`."""
