@@ -1,21 +1,19 @@
-"""A character language model of Shakespeare's plays: trained, exported and verified in minutes on one core.
+"""Many to many: a character language model, trained by truncated backpropagation through time.
 
-    python -m tinyrnn_export.char_lm --data FOLDER -o DIR [--cell lstm|rnn|both]
+    python -m tinyrnn_export.char_lm --data FOLDER -o DIR
 
-The model is one recurrent layer between an embedding and a linear layer. It is trained by truncated
-backpropagation through time (Williams and Peng 1990): the text is cut into parallel streams, each stream is
-read window by window, and the state is carried from window to window while gradients stop at its start.
+One recurrent layer between an embedding and a linear layer: an LSTM, and a vanilla RNN beside it. The text is cut
+into parallel streams, each is read window by window, and the state is carried from window to window while gradients
+stop at a window's start (Williams and Peng 1990). A table compares windows with the whole sequence.
 """
 
 from __future__ import annotations
 
 import gzip
-import json
-import math
 import time
 import zlib
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import click
 import numpy as np
@@ -23,25 +21,36 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .pytorch import export_sequence, export_step, to_npz
+from tinyrnn import load
 
-FILE = "input.txt.gz"
-LICENSE = "MIT. Trained on tinyshakespeare (github karpathy/char-rnn, MIT), a text in the public domain."
-EPOCHS = 12
-EMBEDDING = 24
+from .pytorch import export_sequence, export_step, to_npz
+from .recipe import Array, Recipe, Run, command, session
+
+RECIPE = Recipe(
+    name="char_lm",
+    folder="tinyshakespeare",
+    file="input.txt.gz",
+    source="tinyshakespeare, 1,115,394 characters of Shakespeare's plays (github karpathy/char-rnn)",
+    made="the reference of the Python language, as Python's pydoc has it",
+    license="MIT. Trained on tinyshakespeare (github karpathy/char-rnn, MIT), a text in the public domain.",
+    epochs=16,
+)
+HIDDEN = 96
+EMBEDDING = 16
 STREAMS = 32
-"""Places of the text that are read side by side."""
+"""places of the text that are read side by side"""
 WINDOW = 64
-"""Characters through which gradients go back."""
-DROPOUT = {"lstm": 0.2, "rnn": 0.1}
-CLIP = 1.0
-"""The largest norm of the gradient of all parameters together."""
-WARM_UP = 0.02
-"""The share of the training in which the learning rate rises."""
-LEARNING_RATE = {"lstm": 6e-3, "rnn": 5e-3}
-WEIGHT_DECAY = 0.01
-VERIFIED = 1000
-"""Characters of the held-out text on which the exported files are compared with PyTorch."""
+"""characters through which gradients go back"""
+RATE = {"lstm": 6e-3, "rnn": 3e-3}
+CHECKED = 5000
+"""characters of the held-out text on which the files are checked in every way of running"""
+PIECE = 4096
+"""characters of one call on a long text"""
+
+WINDOWS = (8, 32, 128, 1024)
+"""of the comparison; the last one is the whole of each stream"""
+ROUNDS = 8
+"""of the comparison: how often each stream is read"""
 
 
 class CharLM(nn.Module):
@@ -51,7 +60,7 @@ class CharLM(nn.Module):
     (logits [N, T, V], hn, cn). The RNN has no c. Without states, zeros are taken.
     """
 
-    def __init__(self, cell: str, vocabulary: int, embedding: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(self, cell: str, vocabulary: int, embedding: int = EMBEDDING, hidden: int = HIDDEN) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, embedding)
         self.rnn: nn.LSTM | nn.RNN
@@ -61,7 +70,6 @@ class CharLM(nn.Module):
             self.rnn = nn.RNN(embedding, hidden, batch_first=True)
             nn.init.orthogonal_(self.rnn.get_parameter("weight_hh_l0"))
         self.head = nn.Linear(hidden, vocabulary)
-        self.drop = nn.Dropout(dropout)
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -70,7 +78,7 @@ class CharLM(nn.Module):
     def forward(self, x: torch.Tensor, *state: torch.Tensor) -> tuple[torch.Tensor, ...]:
         before = (state if len(state) > 1 else state[0]) if state else None
         y, after = self.rnn(self.embed(x), before)
-        return (self.head(self.drop(y)), *(after if isinstance(after, tuple) else (after,)))
+        return (self.head(y), *(after if isinstance(after, tuple) else (after,)))
 
 
 class FromZero(nn.Module):
@@ -85,234 +93,208 @@ class FromZero(nn.Module):
         return logits
 
 
-@dataclass(frozen=True)
-class Text:
-    """Indices into `vocabulary`, int64 [characters]: the first 90 % to train on, the last 10 % held out."""
+def read(run: Run) -> tuple[str, torch.Tensor, torch.Tensor]:
+    """The vocabulary; the first 90 % of the text to train on, and the rest, held out: indices, int64 [characters].
 
-    vocabulary: str
-    train: torch.Tensor
-    heldout: torch.Tensor
+    Raises ClickException where the file cannot be read.
+    """
+    if run.data is None:
+        from pydoc_data.topics import topics
 
-
-@dataclass(frozen=True)
-class Result:
-    """One row of the comparison: losses in nats per character, time in seconds."""
-
-    cell: str
-    hidden: int
-    parameters: int
-    train_loss: float
-    heldout_loss: float
-    seconds: float
-    onnx_bytes: int
-
-
-def read_text(folder: Path) -> Text:
-    """Read FOLDER/input.txt.gz; a ClickException says what is expected where it is missing or unreadable."""
-    path = folder / FILE
-    try:
-        text = gzip.decompress(path.read_bytes()).decode("utf-8")
-    except FileNotFoundError:
-        raise click.ClickException(
-            f"{path} does not exist: --data expects the folder that holds {FILE}, the tinyshakespeare text "
-            "(data/tinyshakespeare/input.txt of github karpathy/char-rnn), compressed by gzip"
-        ) from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise click.ClickException(f"{path} cannot be read as text compressed by gzip: {error}") from None
+        text = "\n".join(topics[name] for name in sorted(topics))
+    else:
+        path = run.data / RECIPE.file
+        try:
+            text = gzip.decompress(path.read_bytes()).decode("utf-8")
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+            raise click.ClickException(f"{path} cannot be read as text compressed by gzip: {error}") from None
     vocabulary = "".join(sorted(set(text)))
     index = {character: i for i, character in enumerate(vocabulary)}
     codes = torch.tensor([index[character] for character in text])
     split = len(codes) * 9 // 10
-    if split <= 2 * STREAMS * WINDOW or len(codes) - split <= VERIFIED:
-        raise click.ClickException(f"{path} has only {len(codes):,} characters: too few to train on")
-    return Text(vocabulary, codes[:split], codes[split:])
+    if split <= STREAMS * WINDOWS[-1]:
+        raise click.ClickException(
+            f"the text has only {len(codes):,} characters; {STREAMS * WINDOWS[-1] * 10 // 9:,} or more are needed"
+        )
+    return vocabulary, run.first(codes[:split]), codes[split:]
 
 
-def windows(codes: torch.Tensor, offset: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Pairs x, y [STREAMS, WINDOW], y one character ahead of x; a row continues that of the pair before."""
+def windows(codes: torch.Tensor, offset: int, window: int) -> list[tuple[torch.Tensor, torch.Tensor, bool]]:
+    """Pairs x, y [STREAMS, window], y one character ahead of x, and whether it is the first; a row goes on from pair to pair."""
     length = (len(codes) - 1 - offset) // STREAMS
     x = codes[offset : offset + STREAMS * length].view(STREAMS, length)
     y = codes[offset + 1 : offset + 1 + STREAMS * length].view(STREAMS, length)
-    starts = range(0, length - WINDOW + 1, WINDOW)
-    return [(x[:, t : t + WINDOW], y[:, t : t + WINDOW]) for t in starts]
+    starts = range(0, length - window + 1, window)
+    return [(x[:, t : t + window], y[:, t : t + window], t == 0) for t in starts]
 
 
-def heldout_loss(model: CharLM, codes: torch.Tensor, chunk: int = 4096) -> float:
-    """Mean loss in nats per character over `codes` [characters], read as one stream from a zero state."""
-    model.eval()
-    total = 0.0
-    state: list[torch.Tensor] = []
+class Truncated:
+    """The loss of a window; the state goes on to the next window, gradients do not."""
+
+    def __init__(self, model: CharLM) -> None:
+        self.model = model
+        self.state: Sequence[torch.Tensor] = ()
+
+    def __call__(self, batch: tuple[torch.Tensor, torch.Tensor, bool]) -> torch.Tensor:
+        x, y, first = batch
+        logits, *self.state = self.model(x, *(() if first else (part.detach() for part in self.state)))
+        return F.cross_entropy(logits.flatten(0, 1), y.flatten())
+
+
+def predicted(model: CharLM, codes: torch.Tensor) -> tuple[float, Array]:
+    """Of a text read as one stream: the mean loss in nats per character, and the likeliest next character at each place."""
+    total, likeliest, state = 0.0, [], ()
     with torch.no_grad():
-        for t in range(0, len(codes) - 1, chunk):
-            y = codes[t + 1 : t + 1 + chunk]
+        for t in range(0, len(codes) - 1, PIECE):
+            y = codes[t + 1 : t + 1 + PIECE]
             logits, *state = model(codes[t : t + len(y)].unsqueeze(0), *state)
             total += F.cross_entropy(logits[0], y, reduction="sum").item()
-    model.train()
-    return total / (len(codes) - 1)
+            likeliest.append(logits[0].argmax(1).numpy())
+    return total / (len(codes) - 1), np.concatenate(likeliest)
 
 
-def learning_rate(progress: float) -> float:
-    """The learning rate's factor at `progress` in [0, 1]: a short linear rise, then half a cosine to zero."""
-    if progress < WARM_UP:
-        return progress / WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+def saved_bytes(model: CharLM, batch: tuple[torch.Tensor, torch.Tensor, bool]) -> int:
+    """What the forward pass of one window keeps for the backward pass, weights not counted."""
+    weights = {p.data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        Truncated(model)(batch)
+    return sum(kept.values())
 
 
-def train(model: CharLM, text: Text, rate: float, epochs: int, seconds: float | None) -> tuple[float, float, float]:
-    """Train in place; returns the last epoch's training loss, the held-out loss, and the seconds taken.
+def gradient(model: CharLM, codes: torch.Tensor, window: int) -> torch.Tensor:
+    """Of the mean loss over the streams' first WINDOWS[-1] characters, with gradients that stop at each window's start."""
+    model.zero_grad()
+    loss = Truncated(model)
+    parts = windows(codes[: STREAMS * WINDOWS[-1] + 1], 0, window)
+    for part in parts:
+        torch.autograd.backward(loss(part) / len(parts))
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
-    The learning rate follows the share of `epochs` done, or of `seconds` where that is given; only the first
-    way gives the same weights each time. Each epoch starts from a zero state and cuts the text elsewhere.
-    Seconds spent on the held-out text are not counted.
+
+def compare_windows(run: Run, trained: CharLM, codes: torch.Tensor, heldout: torch.Tensor) -> None:
+    """Truncated and full backpropagation through time on the same characters: a table.
+
+    Each row trains a new LSTM on the first WINDOWS[-1] characters of each stream, ROUNDS times; the last column is the
+    cosine between the gradients of a window and of the whole sequence, of the model that was trained before.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=WEIGHT_DECAY)
-    train_loss, held, spent, epoch = math.nan, math.nan, 0.0, 0
-    while (spent < seconds) if seconds else (epoch < epochs):
+    codes = codes[: STREAMS * WINDOWS[-1] + 1]
+    full = gradient(trained, codes, WINDOWS[-1])
+    run.say(f"  truncated and full ({WINDOWS[-1]}) backpropagation through time, {ROUNDS * (len(codes) - 1):,} characters each")
+    run.say("  window   updates   held out   seconds   kept for the way back   gradient · full gradient")
+    rows: list[dict[str, Any]] = []
+    for window in WINDOWS:
+        torch.manual_seed(run.seed)
+        model = CharLM("lstm", trained.embed.num_embeddings)
+        optimizer, loss = torch.optim.AdamW(model.parameters(), lr=RATE["lstm"]), Truncated(model)
+        parts = windows(codes, 0, window)
         began = time.perf_counter()
-        batches = windows(text.train, offset=int(torch.randint(0, STREAMS * WINDOW, ())))
-        losses: list[float] = []
-        state: list[torch.Tensor] = []
-        for x, y in batches:
-            elapsed = spent + time.perf_counter() - began
-            progress = elapsed / seconds if seconds else (epoch + len(losses) / len(batches)) / epochs
-            if progress >= 1:
-                break
-            optimizer.param_groups[0]["lr"] = rate * learning_rate(progress)
-            logits, *state = model(x, *(part.detach() for part in state))
-            loss = F.cross_entropy(logits.flatten(0, 1), y.flatten())
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-            optimizer.step()
-            losses.append(loss.item())
-        epoch += 1
-        spent += time.perf_counter() - began
-        train_loss = sum(losses) / max(1, len(losses))
-        held = heldout_loss(model, text.heldout)
-        click.echo(f"  epoch {epoch:3d}   train {train_loss:.3f}   held out {held:.3f} nats/char   {spent:5.0f} s")
-    return train_loss, held, spent
+        for _ in range(ROUNDS):
+            for part in parts:
+                optimizer.zero_grad()
+                torch.autograd.backward(loss(part))
+                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+        seconds = time.perf_counter() - began
+        row = {
+            "window": window,
+            "updates": ROUNDS * len(parts),
+            "heldout_nats_per_char": predicted(model, heldout[: 5 * PIECE])[0],
+            "seconds": seconds,
+            "kept_bytes": saved_bytes(model, parts[0]),
+            "gradient_cosine": float(F.cosine_similarity(gradient(trained, codes, window), full, dim=0)),
+        }
+        rows.append(row)
+        run.say(
+            f"  {window:6d} {row['updates']:9,d} {row['heldout_nats_per_char']:10.3f} {seconds:9.1f} "
+            f"{row['kept_bytes'] / 1e6:20.1f} MB {row['gradient_cosine']:20.4f}"
+        )
+    run.figures["windows"] = rows
+    trained.zero_grad(set_to_none=True)
 
 
-def export(model: CharLM, text: Text, heldout: float, folder: Path, name: str) -> None:
-    """Write NAME.onnx (states explicit), NAME_sequence.onnx (zero states) and NAME.npz into `folder`."""
-    vocabulary = json.dumps(text.vocabulary)
-    metadata = {"vocabulary": vocabulary, "license": LICENSE, "heldout_nats_per_char": f"{heldout:.4f}"}
-    x = text.heldout[:7].unsqueeze(0)
+def export(run: Run, model: CharLM, name: str, vocabulary: str, example: torch.Tensor, loss: float) -> None:
+    """Write NAME.onnx (states explicit), NAME_sequence.onnx (zero states) and NAME.npz."""
+    metadata = run.metadata(vocabulary=vocabulary) | {"heldout_nats_per_char": f"{loss:.4f}"}
+    x = example[:7].unsqueeze(0)
     states = {state: f"{state}n" for state in model.state_names}
     zeros = [torch.zeros(1, 1, model.rnn.hidden_size) for _ in states]
     time_axis = {"x": {1: "T"}, "logits": {1: "T"}}
     export_step(
         model,
         [x, *zeros],
-        folder / f"{name}.onnx",
+        run.path(f"{name}.onnx"),
         input_names=["x", *states],
         output_names=["logits", *states.values()],
         states=states,
         dynamic_axes=time_axis,
         metadata=metadata,
+        half=True,
     )
     export_sequence(
         FromZero(model),
         [x],
-        folder / f"{name}_sequence.onnx",
+        run.path(f"{name}_sequence.onnx"),
         input_names=["x"],
         output_names=["logits"],
         dynamic_axes=time_axis,
         metadata=metadata,
+        half=True,
     )
     layers = [["Embedding", "embed"], [type(model.rnn).__name__, "rnn"], ["Linear", "head"]]
-    to_npz(model, folder / f"{name}.npz", layers, metadata={**metadata, "vocabulary": text.vocabulary})
+    to_npz(model, run.path(f"{name}.npz"), layers, metadata={**metadata, "vocabulary": vocabulary})
 
 
-def verify(model: CharLM, codes: torch.Tensor, folder: Path, name: str) -> None:
-    """Compare onnxruntime with PyTorch on `codes` [characters]: in one call, and character by character.
-
-    Raises ClickException where a logit or a final state differs by more than 1e-5 + 1e-4 of its value.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    states = {state: f"{state}n" for state in model.state_names}
-    model.eval()
-    with torch.no_grad():
-        wanted = [part.numpy() for part in model(codes.unsqueeze(0))]
-    x = codes.unsqueeze(0).numpy()
-    zeros = {state: np.zeros((1, 1, model.rnn.hidden_size), np.float32) for state in states}
-
-    session = onnxruntime.InferenceSession(folder / f"{name}.onnx", options)
-    whole = session.run(None, {"x": x, **zeros})
-    logits, carried = [], zeros
-    for t in range(x.shape[1]):
-        frame, *after = session.run(None, {"x": x[:, t : t + 1], **carried})
-        logits.append(frame)
-        carried = dict(zip(states, after, strict=True))
-    stepped = [np.concatenate(logits, axis=1), *carried.values()]
-    sequence = onnxruntime.InferenceSession(folder / f"{name}_sequence.onnx", options).run(None, {"x": x})
-
-    ways = {"one call": whole, "character by character": stepped, "no explicit states": sequence}
-    for way, got in ways.items():
-        pairs = list(zip(got, wanted[: len(got)], strict=True))
-        worst = max(float(np.max(np.abs(a - b))) for a, b in pairs)
-        click.echo(f"  onnxruntime, {len(codes):,} characters, {way}: within {worst:.1e} of PyTorch")
-        if not all(np.all(np.abs(a - b) <= 1e-5 + 1e-4 * np.abs(b)) for a, b in pairs):
-            raise click.ClickException(f"{name}, {way}: onnxruntime and PyTorch differ by up to {worst:.1e}")
+def compare(run: Run, model: CharLM, name: str, heldout: torch.Tensor) -> None:
+    """Every file against onnxruntime, and the likeliest next character at every place of the held-out text."""
+    codes = heldout.numpy()
+    step, sequence = run.path(f"{name}.onnx"), run.path(f"{name}_sequence.onnx")
+    for file in (step, sequence, run.path(f"{name}.npz")):
+        run.check(file, {"x": codes[:CHECKED]})
+    x = codes[None, :-1]
+    states = {state: np.zeros((1, 1, HIDDEN), np.float32) for state in model.state_names}
+    run.agree(
+        "characters" if name == RECIPE.name else "characters of the RNN",
+        PyTorch=predicted(model, heldout)[1],
+        onnxruntime=session(step).run(None, {"x": x, **states})[0][0].argmax(1),
+        tinyrnn=load(step).stream().run(codes[:-1]).argmax(1),
+        onnxruntime_sequence=session(sequence).run(None, {"x": x})[0][0].argmax(1),
+        tinyrnn_sequence=load(sequence).stream().run(codes[:-1]).argmax(1),
+    )
 
 
-def build(cell: str, text: Text, folder: Path, hidden: int, epochs: int, seconds: float | None, seed: int) -> Result:
-    """Train one model from `seed`, write its files into `folder` and verify them."""
-    torch.manual_seed(seed)
-    model = CharLM(cell, len(text.vocabulary), EMBEDDING, hidden, DROPOUT[cell])
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    click.echo(f"{cell}, {hidden} units, {parameters:,} parameters")
-    train_loss, held, spent = train(model, text, LEARNING_RATE[cell], epochs, seconds)
-    name = f"char_lm_{cell}"
-    model.eval()
-    export(model, text, held, folder, name)
-    verify(model, text.heldout[:VERIFIED], folder, name)
-    size = (folder / f"{name}.onnx").stat().st_size
-    return Result(cell, hidden, parameters, train_loss, held, spent, size)
-
-
-def table(results: list[Result]) -> str:
-    """The results beside each other, one line a cell."""
-    lines = ["cell   units   parameters   train   held out   bits/char   seconds   .onnx bytes"]
-    for r in results:
-        lines.append(
-            f"{r.cell:4} {r.hidden:7d} {r.parameters:12,d} {r.train_loss:7.3f} {r.heldout_loss:10.3f} "
-            f"{r.heldout_loss / math.log(2):11.3f} {r.seconds:9.0f} {r.onnx_bytes:13,d}"
+def train(run: Run) -> None:
+    """Both models: trained, exported, compared; then the windows."""
+    vocabulary, codes, heldout = read(run)
+    models = {}
+    for cell in ("lstm", "rnn"):
+        name = RECIPE.name if cell == "lstm" else f"{RECIPE.name}_{cell}"
+        torch.manual_seed(run.seed)
+        models[cell] = model = CharLM(cell, len(vocabulary))
+        run.say(f"{'LSTM' if cell == 'lstm' else 'vanilla RNN'}, {HIDDEN} units")
+        run.fit(
+            model,
+            lambda random: windows(codes, int(random.integers(STREAMS * WINDOW)), WINDOW),
+            Truncated(model),
+            rate=RATE[cell],
+            heldout=lambda model=model: f"{predicted(model, heldout)[0]:.3f} nats/char",  # type: ignore[misc]
         )
-    return "\n".join(lines)
+        run.half(model, lambda model=model: predicted(model, heldout)[1])  # type: ignore[misc]
+        loss = predicted(model, heldout)[0]
+        run.figure(f"{cell}_nats_per_char", loss, f"{loss:.3f} nats ({loss / np.log(2):.3f} bits) per held-out character")
+        export(run, model, name, vocabulary, heldout, loss)
+        compare(run, model, name, heldout)
+    compare_windows(run, models["lstm"], codes, heldout)
 
 
-@click.command()
-@click.option("--data", required=True, type=click.Path(path_type=Path), help=f"Folder that holds {FILE}.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the files go.")
-@click.option("--cell", type=click.Choice(["lstm", "rnn", "both"]), default="lstm", show_default=True)
-@click.option("--hidden", type=click.IntRange(1), default=224, show_default=True, help="Recurrent units.")
-@click.option("--epochs", type=click.IntRange(1), help=f"Passes over the training text.  [default: {EPOCHS}]")
-@click.option(
-    "--seconds",
-    type=click.FloatRange(1),
-    help="Train each model for this time instead; the weights then depend on the machine's speed.",
-)
-@click.option("--seed", type=int, default=1, show_default=True)
-def main(data: Path, output: Path, cell: str, hidden: int, epochs: int | None, seconds: float | None, seed: int) -> None:
-    """Train a character language model on the tinyshakespeare text and export it to .onnx and .npz."""
-    if epochs and seconds:
-        raise click.UsageError("give --epochs or --seconds, not both")
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    text = read_text(data)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.ClickException(f"--output {output} cannot be made a folder: {error.strerror}") from None
-    cells = ["lstm", "rnn"] if cell == "both" else [cell]
-    results = [build(each, text, output, hidden, epochs or EPOCHS, seconds, seed) for each in cells]
-    click.echo("losses in nats per character; held out: the last 10 % of the text, read as one stream")
-    click.echo(table(results))
-
+main = command(RECIPE, train, "Train a character language model, LSTM and vanilla RNN, and export it.")
 
 if __name__ == "__main__":
     main()
