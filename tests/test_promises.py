@@ -34,7 +34,7 @@ def model() -> tinyrnn.Model:
 # --- imports ---------------------------------------------------------------------------------------------------------
 
 LEVELS = [["errors", "clock"], ["ir", "lanes", "arrays", "picture"], ["lanes_math"], ["lanes_power", "lanes_trig"], ["op"], ["ops", "frontends", "passes"], ["plan"], ["codegen"],
-          ["lanes_llvm"], ["targets"], ["runtime"], ["trace"], ["sized", "vocabulary"], ["audio", "decode"], ["compiler"], ["files", "check", "bench"], ["demo"], ["cli"], ["__main__"]]
+          ["lanes_llvm"], ["targets"], ["runtime"], ["trace"], ["sized", "vocabulary"], ["audio", "decode"], ["compiler"], ["files", "check", "bench"], ["dynamics"], ["demo"], ["cli"], ["__main__"]]
 SIDEWAYS = {("frontends", "ops"), ("passes", "ops")}
 """parts of one level that may know each other, in this direction"""
 OUTSIDE = {"onnx": {"frontends/onnx.py", "check/__init__.py", "check/samples.py", "bench/data.py", "bench/peer.py"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,10 @@ from tinyrnn.cli.options import FILE, json_option, model_options, print_json, pr
 from tinyrnn.cli.run import run
 from tinyrnn.cli.trace import trace
 from tinyrnn.errors import TinyRNNError
+
+if TYPE_CHECKING:
+    from tinyrnn.dynamics import Dynamics
+    from tinyrnn.runtime import Model
 
 RANDOM_FRAMES = 256
 """that `check` makes where there is no data"""
@@ -44,30 +48,72 @@ def main() -> None:
 @click.option("--graph", is_flag=True, help="Print the graph: as in the file, and as compiled.")
 @click.option("--plan", is_flag=True, help="Print the plan: the state, and every kernel call with the memory it uses.")
 @click.option("--source", is_flag=True, help="Print the generated source of the step.")
+@click.option(
+    "--dynamics",
+    "with_dynamics",
+    is_flag=True,
+    help="Measure whether a small error in the state dies out: singular values, Lyapunov exponent.",
+)
+@click.option("--data", type=FILE, help="Of --dynamics: the input to run along, as for check, or .txt.")
+@click.option("--text", metavar="TEXT", help="Of --dynamics: text to run along.")
+@click.option("--frames", type=click.IntRange(1), help="Of --dynamics: the first frames only, or those of random input.")
+@click.option("--seed", type=click.IntRange(0), help="Of --dynamics: of random input and of the first errors.  [default: 0]")
 @json_option
-def inspect(model: Path, how: dict[str, Any], graph: bool, plan: bool, source: bool, as_json: bool) -> None:
+def inspect(
+    model: Path,
+    how: dict[str, Any],
+    graph: bool,
+    plan: bool,
+    source: bool,
+    with_dynamics: bool,
+    data: Path | None,
+    text: str | None,
+    frames: int | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
     """Show what MODEL (.onnx or .npz) takes, gives and is made of.
 
     Inputs, outputs and states with the shapes of one frame; the kind of model, and whether it streams or which
     node forbids it; ops, parameters, multiply-adds per frame, memory. With --graph, --plan or --source, the stages
-    of its compilation instead.
+    of its compilation instead; with --dynamics, whether errors in its state die out or grow along an input.
     """
     from tinyrnn import load
     from tinyrnn.cli.summary import page, summary
 
+    given = {"data": data, "text": text, "frames": frames, "seed": seed}
+    useless = [f"--{name}" for name, value in given.items() if value is not None and not with_dynamics]
+    if useless:
+        raise click.UsageError(f"{', '.join(useless)}: belongs to --dynamics")
     loaded = load(model, **how)
     stages = loaded._source
-    shown = {}
+    shown: dict[str, Any] = {}
     if graph:
         shown["graph"] = f"# in the file\n{stages.graph}\n\n# compiled, over frames\n{stages.program.graph}"
     if plan:
         shown["plan"] = str(stages.plan)
     if source:
         shown["source"] = str(stages.source.text)
+    if with_dynamics:
+        found = _dynamics(loaded, data, text, frames, seed or 0)
+        shown["dynamics"] = found.as_dict() if as_json else str(found)
     if as_json:
         print_json({**summary(loaded, model), **shown})
     else:
         click.echo("\n\n".join(text.rstrip("\n") for text in shown.values()) or page(summary(loaded, model)))
+
+
+def _dynamics(model: Model, data: Path | None, text: str | None, frames: int | None, seed: int) -> Dynamics:
+    from tinyrnn.dynamics import FRAMES, dynamics
+
+    values = None
+    if data is not None or text is not None:
+        from tinyrnn.cli.feed import first_frames
+        from tinyrnn.cli.trace import read_input
+
+        values = first_frames(model, read_input(model, data, text)[0], frames)
+    with progress_bar(f"following errors in {model.name}") as progress:
+        return dynamics(model, values, frames=frames or FRAMES, seed=seed, progress=progress)
 
 
 main.add_command(demo)

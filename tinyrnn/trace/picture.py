@@ -21,10 +21,15 @@ CURVES = 4
 """values in one panel that are drawn as curves, not as a heat map"""
 MOST_LETTERS = 160
 """characters that stand along the axis one by one"""
+COLUMNS = 600
+"""frames up to which each is a column of its own; more are smoothed into the dots there are"""
+MOST_VALUES = 98
+"""percent of the values of a heat map that its colours tell apart; those beyond have the last colour"""
 LINE = 80
 """characters in a line of coloured text"""
 CELL_LINES = 60
 """of coloured text in one picture"""
+RED, BLUE = (255, 80, 70), (85, 130, 255)
 ONE_BY_ONE = (0.0, 1.0)
 """the times of rows that stand one at each frame"""
 NAMES = {
@@ -42,10 +47,10 @@ NAMES = {
 
 
 def colour(value: float) -> tuple[int, int, int]:
-    """Red, green and blue from 0 to 255 of a value from -1 (blue) over 0 (white) to 1 (red)."""
-    bounded = min(max(float(value), -1.0), 1.0) if value == value else 0.0
-    rest = round(255 * (1 - abs(bounded)))
-    return (255, rest, rest) if bounded > 0 else (rest, rest, 255)
+    """Red, green and blue from 0 to 255 of a value from -1 (blue) over 0 (white) to 1 (red), light enough for black text."""
+    size = min(abs(float(value)), 1.0) if value == value else 0.0
+    red, green, blue = (round(255 - size * (255 - end)) for end in (RED if value > 0 else BLUE))
+    return red, green, blue
 
 
 class _Panel:
@@ -68,15 +73,13 @@ class _Panel:
         return 0.75 if self.curves else 0.7 + 0.012 * min(self.shown.shape[1], MOST_UNITS)
 
     def scale(self) -> dict[str, Any]:
-        """Sequential from 0 to 1 where all values lie there, diverging about 0 where both signs occur, else as they are."""
+        """Sequential where all values have one sign, else diverging about 0; up to 1, or to what `MOST_VALUES` do not exceed."""
         finite = self.table[np.isfinite(self.table)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        if low >= 0:
-            return {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0 if high <= 1 else high}
-        if high <= 0:
-            return {"cmap": "viridis", "vmin": low, "vmax": 0.0}
-        bound = 1.0 if max(-low, high) <= 1 else float(np.percentile(np.abs(finite), 99.5))
-        return {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
+        bound = 1.0 if max(-low, high) <= 1 else float(np.percentile(np.abs(finite), MOST_VALUES)) or max(-low, high)
+        if low < 0 < high:
+            return {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
+        return {"cmap": "viridis", "vmin": min(low, 0.0) and -bound, "vmax": 0.0 if low < 0 else bound}
 
     def draw(self, figure: Any, axes: Any) -> None:
         start, each = self.time
@@ -95,12 +98,12 @@ class _Panel:
             axes.grid(alpha=0.25)
             axes.tick_params(axis="y", labelsize=7)
         else:
-            image = axes.imshow(
-                self.shown.T, aspect="auto", origin="upper", extent=(edges[0], edges[-1], self.units - 0.5, -0.5), **self.scale()
-            )
+            extent, kind = (edges[0], edges[-1], self.units - 0.5, -0.5), "nearest" if rows <= COLUMNS else "antialiased"
+            image = axes.imshow(self.shown.T, aspect="auto", extent=extent, interpolation=kind, **self.scale())
             bar = figure.colorbar(image, ax=axes, pad=0.005, aspect=12, fraction=0.03)
             bar.ax.tick_params(labelsize=6)
             axes.tick_params(axis="y", labelsize=7)
+        axes.tick_params(axis="x", length=0)
         axes.set_ylabel(self.label, rotation=0, ha="right", va="center", fontsize=8)
         axes.set_title(self.title, loc="left", fontsize=9)
 
@@ -172,6 +175,7 @@ def draw(
     inside = next(iter(trace.layers.values())).inside if trace.layers else False
     length = max(panel.time[0] + panel.time[1] * len(panel.table) for panel in panels)
     axes[-1].set_xlim(0, length)
+    axes[-1].tick_params(axis="x", length=3)
     axes[-1].set_xlabel("step" if inside else "frame")
     figure.suptitle(f"{trace.model}, {round(length):,} {'steps' if inside else 'frames'}", fontsize=10)
     picture.save(figure, path)
