@@ -220,8 +220,6 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
 
     for word, name, arity in (
         (words.fma, "fma", 3),
-        (words.minimum, "minnum", 2),
-        (words.maximum, "maxnum", 2),
         (words.absolute, "fabs", 1),
         (words.square_root, "sqrt", 1),
         (words.round_even, "rint", 1),
@@ -230,6 +228,14 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
         (words.copy_sign, "copysign", 2),
     ):
         _define(word, vec, [VecType] * arity, call(name))
+
+    for word, relation in ((words.minimum, "<"), (words.maximum, ">")):
+
+        def extreme(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value], relation: str = relation) -> ir.Value:
+            chosen = b.select(b.fcmp_ordered(relation, args[1], args[0]), args[1], args[0])  # of two zeros the first
+            return b.select(b.fcmp_unordered("uno", args[0], args[0]), args[1], chosen)
+
+        _define(word, vec, [VecType, VecType], extreme)
 
     for comparison, relation in ((words.less, "<"), (words.less_equal, "<="), (words.equal, "==")):
 
@@ -261,7 +267,7 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
     _define(words.scale2, vec, [VecType, VecType], scale2)
     _define(words.exponent, vec, [VecType], exponent)
     _define(words.mantissa, vec, [VecType], mantissa)
-    _define(words.lanes, types.int64, [], lambda cx, b, sig, args: ir.Constant(I64, n))
+    _define(words.lanes, types.intp, [], lambda cx, b, sig, args: ir.Constant(cx.get_value_type(types.intp), n))
 
     for function, name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
 
