@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from tinyrnn.targets import thumb
 from tinyrnn.targets.machine import Machine
 
 _DECLARED = re.compile(r"^declare .*@llvm\.(fma|floor|rint|trunc)\.((?:v\d+)?f32)\(.*$", re.M)
@@ -35,6 +36,9 @@ def rewritten(text: str, machine: Machine) -> str:
     if "div" in lacking:
         text, count = _DIVISION.subn(r"= call i64 @tinyrnn.\1\2(i64 \3, i64 \4)", text)
         defined += [_DIVISIONS] * bool(count)
+    if machine.thumb:
+        text, count = re.subn(r"^declare .*@tinyrnn_chain12\(.*$", "", text, flags=re.M)
+        defined += [thumb.definition()] * bool(count)
     return "\n".join([text, *defined])
 
 

@@ -27,6 +27,8 @@ class Machine:
     """a * b + c: by an instruction, by others to the same bits, or with two roundings"""
     lacks: frozenset[str] = frozenset()
     """what LLVM would call a library for: floor, rint, trunc of float32, div of int64"""
+    thumb: bool = False
+    """Arm's M profile: has the machine code of `tinyrnn.targets.thumb`"""
     reloc: str = "pic"
     code_model: str = "jitdefault"
     abi: str = ""

@@ -172,7 +172,7 @@ class Compiler:
 
     def _internalise(self, module: Any, exports: set[str]) -> None:
         for function in module.functions:
-            if not function.is_declaration and function.name not in exports:
+            if not function.is_declaration and function.name not in exports and not function.linkage.name.startswith("weak"):
                 function.linkage = "internal"
         for variable in module.global_variables:
             if variable.linkage.name != "internal" and variable.name not in exports:
@@ -195,7 +195,8 @@ class Compiler:
 
 def _rename(module: Any, exports: set[str]) -> None:
     """Short names in order for what stays inside: Numba's hold the paths of files."""
-    inside = [v for v in (*module.functions, *module.global_variables) if not v.is_declaration and v.name not in exports]
+    values = [v for v in (*module.functions, *module.global_variables) if not v.is_declaration and v.name not in exports]
+    inside = [v for v in values if not v.linkage.name.startswith("weak")]
     for number, value in enumerate(inside):
         value.name = f"part.{number}"
 

@@ -51,6 +51,7 @@ def _cortex_m(architecture: str, cpu: str, features: str = "", rounds: bool = Tr
         1,
         32,
         bits=32,
+        thumb=True,
         lacks=frozenset({"div"} if rounds else {"div", "floor", "rint", "trunc"}),
         reloc="static",
         code_model="default",

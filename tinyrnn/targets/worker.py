@@ -97,7 +97,7 @@ def _work(folder: Path) -> None:
     from tinyrnn import lanes_llvm, ops  # noqa: F401  # the operators' kernels
     from tinyrnn.targets.objects import Compiler
 
-    lanes_llvm.install(machine.lanes)
+    lanes_llvm.install(machine.lanes, machine.thumb)
     compiler = Compiler(machine)
     for number, described in enumerate(request["units"]):
         unit = Unit(**{**described, "data": {name: (folder / name).read_bytes() for name in described["data"]}})
