@@ -137,8 +137,9 @@ def build(
     if library.endswith(".so"):
         files[f"{face.name}.py"] = python_file(face, manifest).encode()
     if library.endswith(".wasm"):
-        files[f"{face.name}.mjs"] = module_file(face, manifest).encode()
-        files[f"{face.name}.html"] = page_file(face, manifest, files[library]).encode()
+        module = module_file(face, library)
+        files[f"{face.name}.mjs"] = module.encode()
+        files[f"{face.name}.html"] = page_file(face, module, files[library], files.get(f"{face.name}.weights", b"")).encode()
     manifest["files"] = {file: hashlib.sha256(data).hexdigest() for file, data in sorted(files.items())}
     files["manifest.json"] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
     _write(place, files)
