@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tinyrnn.compiler import load, save
     from tinyrnn.errors import DecodeError, LoadError, ShapeError, StreamError, TargetError, TinyRNNError, UnsupportedError
+    from tinyrnn.native import build
     from tinyrnn.runtime import Model, Stream
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "build": "native",
     "load": "compiler",
     "save": "compiler",
     "Model": "runtime",
@@ -37,6 +39,7 @@ __all__ = [
     "TargetError",
     "TinyRNNError",
     "UnsupportedError",
+    "build",
     "load",
     "save",
 ]

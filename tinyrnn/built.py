@@ -11,6 +11,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ WEIGHTS_HEADER = 64
 """bytes of a file of weights before the weights: b"tinyrnn", zeros, from byte 16 their number, from byte 24 their SHA-256"""
 
 
-def load(folder: str | Path) -> Model:
+def load(folder: str | PathLike[str]) -> Model:
     """The model in a folder that `tinyrnn build` made for this machine, its weights and code as they were built.
 
     Raises `LoadError` where a file is missing or damaged, and `TargetError` where the code is for another machine.
@@ -67,7 +68,9 @@ def model_of(manifest: Mapping[str, Any], folder: Path) -> Model:
     if manifest["weights"]:
         weights = _weights(folder / manifest["weights"], size, manifest["weights_sha256"])
     else:
-        weights = np.frombuffer((ctypes.c_ubyte * size).in_dll(library, f"{name}_weights"), np.uint8) if size else np.zeros(0, np.uint8)
+        weights = (
+            np.frombuffer((ctypes.c_ubyte * size).in_dll(library, f"{name}_weights"), np.uint8) if size else np.zeros(0, np.uint8)
+        )
     described = _layout(layout, weights)
     code = _Code(library, name, len(found), layout["entries"])
     model = Model(described, code)
@@ -125,7 +128,9 @@ class _Code:
         self.run = getattr(library, f"{name}.run")
         self.run.argtypes, self.run.restype = [ctypes.c_void_p, ctypes.c_ssize_t], ctypes.c_ssize_t
         self.calls: tuple[int, ...] = tuple(
-            ctypes.cast(getattr(library, f"{name}.{n}"), ctypes.c_void_p).value or 0 for n in ("call", "call_many") if n in entries
+            ctypes.cast(getattr(library, f"{name}.{n}"), ctypes.c_void_p).value or 0
+            for n in ("call", "call_many")
+            if n in entries
         )
 
 
@@ -195,9 +200,11 @@ def layout_value(layout: Layout) -> dict[str, Any]:
 
 
 def _layout(value: Mapping[str, Any], weights: Array) -> Layout:
+    plain: dict[str, Any] = {name: value[name] for name in PLAIN}
+    ports: dict[str, Any] = {name: tuple(_port(p) for p in value[name]) for name in PORTS}
     return Layout(
-        **{name: value[name] for name in PLAIN},
-        **{name: tuple(_port(p) for p in value[name]) for name in PORTS},
+        **plain,
+        **ports,
         file_inputs=tuple(value["file_inputs"]),
         file_outputs=tuple(value["file_outputs"]),
         state_parts=tuple((name, offset, tuple(shape), np.dtype(dtype)) for name, offset, shape, dtype in value["state_parts"]),

@@ -214,9 +214,7 @@ def passes(plan: Plan, memory: list[str], xs: list[str], ys: list[str]) -> list[
     inputs, outputs = plan.program.visible_inputs, plan.program.visible_outputs
     more = len(xs) - len(inputs)
     sizes = (
-        [_row_bytes(p) if p.per_row else 0 for p in inputs]
-        + [0] * more
-        + [_row_bytes(p) if p.per_row else 0 for p in outputs]
+        [_row_bytes(p) if p.per_row else 0 for p in inputs] + [0] * more + [_row_bytes(p) if p.per_row else 0 for p in outputs]
     )
     lines = []
     frames = {f"x{i}": p for i, p in enumerate(inputs)}

@@ -64,7 +64,7 @@ class Built:
         target, sizes = self.manifest["target"], self.sizes
         where = "in the object" if sizes.weights_in_object else f"in {self.manifest['weights']}"
         lines = [
-            f"{self.manifest['name']} for {target['name']} ({target['triple']}, {target['cpu'] or 'generic'}, {target['lanes']} lanes)",
+            f"{self.manifest['name']} for {target['name']}: {target['triple']}, {target['cpu'] or 'any'}, {target['lanes']} lanes",
             f"  code     {sizes.code:,} bytes, constants {sizes.constants:,}, weights {sizes.weights:,} {where}: "
             f"flash {sizes.flash:,}",
             f"  RAM      {sizes.ram:,} bytes a stream: state {sizes.state:,}, arena {sizes.arena:,} ({self.manifest['rows']} "
@@ -170,7 +170,8 @@ def _plan(path: str | PathLike[str], model: Model, target: Target, how: Mapping[
         sizes = ", ".join(f"--bind {size}=16" for size in model.open_sizes)
         raise UnsupportedError(f"{model.name}: its code has to know its sizes. Fix them: {sizes}, for instance")
     if model._layout.batches:
-        raise UnsupportedError(f"{model.name}: the constants {', '.join(model._layout.batches)} have a batch axis, which build has not")
+        names = ", ".join(model._layout.batches)
+        raise UnsupportedError(f"{model.name}: the constants {names} have a batch axis, which build has not")
     alignment = max(8, 4 * target.machine.lanes) if target.system in ("none", "web") else ALIGNMENT
     return plan_for(path, target.machine, alignment, **how)
 
@@ -318,7 +319,7 @@ def _link(files: dict[str, bytes], face: Interface, target: Target, made: Sequen
     if target.shared:
         command = shared_linker(target)
         if not command:
-            notes.append(f"no linker for {target.name} was found (cc, ld.lld, or pip install ziglang): no lib{face.name}.so and {face.name}.py")
+            notes.append(f"no lib{face.name}.so and {face.name}.py: no linker was found (cc, ld.lld, or pip install ziglang)")
             return ""
         library = f"lib{face.name}.so"  # without lib, Python would take it for the module
         files[library] = link(command, made)
@@ -326,7 +327,7 @@ def _link(files: dict[str, bytes], face: Interface, target: Target, made: Sequen
     if target.system == "web":
         command = wasm_linker()
         if not command:
-            notes.append(f"no wasm-ld was found (lld, or pip install ziglang): no {face.name}.wasm, .mjs and .html")
+            notes.append(f"no {face.name}.wasm, .mjs and .html: no wasm-ld was found (lld, or pip install ziglang)")
             return ""
         shown = [f"{face.name}_{f}" for f in (*face.functions, "selftest")] + ["__heap_base"]
         files[f"{face.name}.wasm"] = link(command, made, [f"--export={symbol}" for symbol in shown])
@@ -379,8 +380,9 @@ def _needs(machine: Machine) -> list[str]:
     """Flags of /proc/cpuinfo without which the code may hold instructions that the processor does not know."""
     if machine.architecture != "x86_64":
         return []
-    levels = {"x86-64-v2": ["sse4_2"], "x86-64-v3": ["avx2", "fma", "bmi2"], "x86-64-v4": ["avx512f", "avx512vl", "avx512dq", "avx512bw"]}
-    vectors = ["avx", "avx2", "fma", "bmi2", "avx512f", "avx512vl", "avx512dq", "avx512bw"]
+    wide = ["avx512f", "avx512vl", "avx512dq", "avx512bw"]
+    levels = {"x86-64-v2": ["sse4_2"], "x86-64-v3": ["avx2", "fma", "bmi2"], "x86-64-v4": wide}
+    vectors = ["avx", "avx2", "fma", "bmi2", *wide]
     on = {f[1:] for f in machine.features.split(",") if f[:1] == "+"}
     return [*levels.get(machine.cpu, []), *(f for f in vectors if f in on and f not in levels.get(machine.cpu, []))]
 

@@ -31,7 +31,7 @@ def python_file(face: Interface, manifest: Mapping[str, Any]) -> str:
     package = Path(__file__).parents[1]
     parts = [f"# --- tinyrnn/{part}.py\n\n{_body((package / f'{part}.py').read_text(encoding='utf-8'))}" for part in PARTS]
     described = json.dumps(manifest, sort_keys=True)
-    usage = f'''"""{face.name}: a recurrent model as native code. Needs NumPy and {manifest["library"]} beside this file. MIT licence.
+    usage = f'''"""{face.name}: a recurrent model as native code. Needs NumPy, and {manifest["library"]} beside it. MIT licence.
 
 import {face.name}
 stream = {face.name}.stream()

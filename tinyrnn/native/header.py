@@ -37,20 +37,20 @@ def header(face: Interface, made_by: str) -> str:
         " *",
         " * Arrays have frames one after the other, each in C order. Outputs must not overlap inputs or each other.",
         " *",
-        f" * Threads. All functions may run at the same time, in threads and interrupts, on different streams (and arenas).",
+        " * Threads. All functions may run at the same time, in threads and interrupts, on different streams (and arenas).",
         " * A stream is for one of them at a time. Code and weights are constant.",
         " *",
         " * Functions return 0, the number of an input (from 1) that holds an index out of range, where nothing has",
         f" * changed, or one of the codes below. */\n#ifndef {up}_H\n#define {up}_H",
         "",
         "#include <stddef.h>\n#include <stdint.h>\n",
-        "#ifdef __cplusplus\nextern \"C\" {\n#endif\n",
+        '#ifdef __cplusplus\nextern "C" {\n#endif\n',
         f"#define {up}_STATE_FLOATS {max(face.state_floats, 1)}",
         f"#define {up}_STATE_BYTES {4 * max(face.state_floats, 1)}",
         f"#define {up}_ARENA_BYTES {max(face.arena_bytes, 1)}",
         f"#define {up}_WEIGHTS_BYTES {face.weights_bytes}",
         f"#define {up}_ALIGNMENT {face.alignment}",
-        f"#define {up}_FRAMES_AT_ONCE {face.rows} /* of one pass; run takes {'any number' if face.streams else 'at most so many'} */",
+        f"#define {up}_FRAMES_AT_ONCE {face.rows} /* of one pass{'' if face.streams else ': the most that run takes'} */",
     ]
     for argument in (*face.inputs, *face.outputs):
         lines.append(f"#define {up}_{argument.name.upper()}_SIZE {argument.bytes // argument.port.dtype.itemsize}")

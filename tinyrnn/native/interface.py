@@ -24,12 +24,13 @@ C_TYPES = {
     "bool": "uint8_t",
     **{f"{u}int{n}": f"{u}int{n}_t" for u in ("", "u") for n in (8, 16, 32, 64)},
 }
-C_WORDS = frozenset(
+_WORDS = (
     "alignas alignof and asm auto bool break case catch char class const continue default delete do double else enum "
     "explicit export extern false float for friend goto if inline int long main mutable namespace new not operator or private "
     "protected public register restrict return short signed sizeof static struct switch template this throw true try "
-    "typedef typeid union unsigned using virtual void volatile while xor stream frames rows state arena weights bytes".split()
+    "typedef typeid union unsigned using virtual void volatile while xor stream frames rows state arena weights bytes"
 )
+C_WORDS = frozenset(_WORDS.split())
 
 
 @dataclass(frozen=True)

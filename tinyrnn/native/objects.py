@@ -40,7 +40,8 @@ def _elf(data: bytes) -> Contents:
     form = "<IIQQQQIIQQ" if wide else "<IIIIIIIIII"
     sections = [struct.unpack_from(form, data, sections_at + size * k) for k in range(count)]
     sizes = {"code": 0, "constants": 0, "data": 0, "zeros": 0}
-    defined, needed = [], []
+    defined: list[str] = []
+    needed: list[str] = []
     for _, kind, flags, _, _, length, *_ in sections:
         if not flags & ALLOCATED:
             continue

@@ -68,7 +68,7 @@ def check_limits(name: str, sizes: Sizes, plan: Plan, rows: int, limits: Mapping
         limit, needed = limits.get(kind), getattr(sizes, kind)
         if limit is not None and needed > limit:
             most = ", ".join(f"{what} {size:,}" for what, size in parts[:SHOWN])
-            problems.append(f"{needed:,} bytes of {kind}, {needed - limit:,} more than --max-{kind} {limit:,}. Most of it: {most}")
+            problems.append(f"{needed:,} bytes of {kind} are more than --max-{kind} {limit:,}. Most of it: {most}")
     if problems:
         raise TargetError(f"{name}: " + "\n".join(problems))
 

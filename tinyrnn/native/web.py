@@ -49,7 +49,9 @@ def module_file(face: Interface, library: str) -> str:
 // const y = stream.step(x);          // one frame; run(xs): many; reset, state, fork, flush
 // model.selftest();                  // true where this engine gives the bits that were built in
 """
-    return f"{head}export const MODEL = {json.dumps(described, sort_keys=True)};\n" + (HERE / "model.mjs").read_text(encoding="utf-8")
+    return f"{head}export const MODEL = {json.dumps(described, sort_keys=True)};\n" + (HERE / "model.mjs").read_text(
+        encoding="utf-8"
+    )
 
 
 def page_file(face: Interface, module: str, wasm: bytes, weights: bytes) -> str:

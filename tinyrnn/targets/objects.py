@@ -132,7 +132,8 @@ class Compiler:
             text = rewritten(str(compiled.library._final_module), machine)
             caller = _c_function(name, inner, arity, machine.bits)
             if alone:
-                text, caller = _DEFINED.sub(r'\1\2 nounwind "no-builtins" {', text), _DEFINED.sub(r'\1\2 "no-builtins" noinline {', caller)
+                text = _DEFINED.sub(r'\1\2 nounwind "no-builtins" {', text)
+                caller = _DEFINED.sub(r'\1\2 "no-builtins" noinline {', caller)
             module.link_in(llvm.parse_assembly(text))
             module.link_in(self._parse(caller))
         if around:

@@ -65,19 +65,20 @@ def _riscv(features: str, lanes: int, registers: int) -> Machine:
 _ARM7 = replace(
     _linux("armv7", "cortex-a7", 4, 16, "+neon,+vfp4", "gnueabihf"), bits=32, lacks=frozenset({"div", "floor", "rint", "trunc"})
 )
-_WASM = Machine(
-    "wasm32-unknown-unknown", "", "+simd128", 4, 32, bits=32, fma="split", reloc="static", code_model="default"
-)
+_X86_64_V2 = replace(_linux("x86_64", "x86-64-v2", 4, 16), fma="split")
+_WASM = Machine("wasm32-unknown-unknown", "", "+simd128", 4, 32, bits=32, fma="split", reloc="static", code_model="default")
 
 
 def _host() -> Machine:
-    return replace(host(), code_model="default")
+    machine = host()
+    lacking = machine.architecture == "x86_64" and "+fma," not in f"{machine.features},"
+    return replace(machine, code_model="default", fma="exact" if lacking else "unit")
 
 
 def _table() -> dict[str, Target]:
     found = [
         Target("host", _host(), "this machine", "host"),
-        Target("x86-64-v2", replace(_linux("x86_64", "x86-64-v2", 4, 16), fma="split"), "Intel and AMD since 2009: SSE4.2, no fma"),
+        Target("x86-64-v2", _X86_64_V2, "SSE4.2, no fma: Intel and AMD since 2009"),
         Target("x86-64-v3", _linux("x86_64", "x86-64-v3", 8, 16), "Intel since 2013, AMD since 2015: AVX2 and fma"),
         Target("x86-64-v4", _linux("x86_64", "x86-64-v4", 16, 32, "-prefer-256-bit"), "AVX-512"),
         Target("aarch64", _linux("aarch64", "generic", 4, 32), "any 64-bit Arm"),
