@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinyrnn.built import load_built
     from tinyrnn.compiler import load, save
     from tinyrnn.errors import DecodeError, LoadError, ShapeError, StreamError, TargetError, TinyRNNError, UnsupportedError
     from tinyrnn.native import build
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "build": "native",
     "load": "compiler",
+    "load_built": "built",
     "save": "compiler",
     "Model": "runtime",
     "Stream": "runtime",
@@ -41,6 +43,7 @@ __all__ = [
     "UnsupportedError",
     "build",
     "load",
+    "load_built",
     "save",
 ]
 

@@ -28,7 +28,7 @@ WEIGHTS_HEADER = 64
 """bytes of a file of weights before the weights: b"tinyrnn", zeros, from byte 16 their number, from byte 24 their SHA-256"""
 
 
-def load(folder: str | PathLike[str]) -> Model:
+def load_built(folder: str | PathLike[str]) -> Model:
     """The model in a folder that `tinyrnn build` made for this machine, its weights and code as they were built.
 
     Raises `LoadError` where a file is missing or damaged, and `TargetError` where the code is for another machine.

@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from tinyrnn import built, ops
+from tinyrnn import ops
 from tinyrnn.arrays import Port as UserPort
 from tinyrnn.codegen import PORTS, Source, generate
 from tinyrnn.errors import LoadError, TinyRNNError, UnsupportedError
@@ -56,8 +56,6 @@ def load(
 ) -> Model:
     """Load a model from .onnx or .npz and compile it, or take the compiled code from the cache.
 
-    A folder that `tinyrnn build` made for this machine loads as it was built; it takes no options.
-
     bind:    values for inputs that become constants, or for sizes that the file leaves open
     states:  state input → state output of a step model, where they are not found by themselves; {} for none
     outputs: the outputs to keep; what they do not need is dropped
@@ -67,10 +65,6 @@ def load(
 
     Raises `LoadError`, `UnsupportedError` or `TargetError`.
     """
-    if (Path(path) / "manifest.json").is_file():
-        if any(option is not None for option in (bind, states, outputs, time, layers)):
-            raise LoadError(f"{path}: was built by tinyrnn build, where bind, states, outputs, time and layers were given")
-        return built.load(path)
     return compile_graph(*_read_bound(path, bind, states, outputs, layers), time)
 
 
@@ -97,6 +91,8 @@ def plan_for(path: str | PathLike[str], machine: Machine, alignment: int, **how:
 def read(path: Path, layers: Sequence[Any] | None = None) -> tuple[Graph, dict[str, str] | None]:
     """The graph of a file, and the state pairs it records, if it does."""
     try:
+        if (path / "manifest.json").is_file():
+            raise LoadError(f"{path}: made by tinyrnn build; tinyrnn.load_built loads it")
         if not path.is_file():
             raise LoadError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; load takes an .onnx or .npz file")
         size = path.stat().st_size
