@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -22,8 +22,12 @@ GCC = ["-O1", "-Wall", "-Wextra", "-Werror", "-std=c11"]
 CORTEX = ["-mthumb", "-mfloat-abi=hard", "-nostartfiles", "--specs=nano.specs", "-DBARE", "-Wno-int-to-pointer-cast", "-Wno-pointer-to-int-cast"]
 
 
-LARGE_AT = {"mps2-an386": "0x21000000", "mps2-an500": "0x60000000"}
-"""where the boards have their 16 MB of memory"""
+BOARDS = {
+    "mps2-an386": ("0x0", "0x20000000, LENGTH = 4M", "0x21000000"),
+    "mps2-an500": ("0x0", "0x20000000, LENGTH = 4M", "0x60000000"),
+    "mps2-an505": ("0x10000000", "0x38000000, LENGTH = 2M", "0x80000000"),
+}
+"""where the boards have code, data, and their 16 MB of memory"""
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,10 @@ def run_native(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, ste
     if steps is None:
         steps = frames // 2 if f"{manifest['name']}_step" in manifest["functions"] else 0
         chunk = chunk if steps else frames
-    way = WAYS[target]
     work.mkdir(parents=True, exist_ok=True)
+    if target == "wasm32":
+        return _node(built, inputs, work, steps, chunk)
+    way = WAYS[target]
     (work / "calls.h").write_text(_calls(built, frames, steps, chunk))
     for i, x in enumerate(inputs):
         (work / f"in_{i}").write_bytes(x.tobytes())
@@ -137,7 +143,9 @@ def run_native(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, ste
         (work / "weights").write_bytes((built.folder / manifest["weights"]).read_bytes())
     program = work / "program"
     bare = "-DBARE" in way.compiler
-    (work / "board.ld").write_text((HERE / "board.ld").read_text().replace("LARGE_AT", LARGE_AT.get("".join(way.runner[-1:]), "0")))
+    if bare:
+        places = dict(zip(("CODE_AT", "DATA_AT", "LARGE_AT"), BOARDS[way.runner[-1]], strict=True))
+        (work / "board.ld").write_text(re.sub("|".join(places), lambda match: places[match.group()], (HERE / "board.ld").read_text()))
     script = ["-T", str(work / "board.ld"), "-Wl,--no-warn-rwx-segments"] if bare else []
     line = [*way.compiler, *GCC, *(flags or []), "-I", str(work), "-I", str(built.folder), str(HERE / "driver.c"), str(built.folder / f"lib{manifest['name']}.a"), *script, "-o", str(program)]
     done = subprocess.run(line, capture_output=True, text=True)
@@ -156,5 +164,12 @@ def run_native(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, ste
     return Run(outputs, [int(n) for n in result[1 : 1 + count]], float(result[1 + count]) * TICK / max(steps, 1))
 
 
-def manifest_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "manifest.json").read_text())
+def _node(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, steps: int, chunk: int) -> Run:
+    for i, x in enumerate(inputs):
+        (work / f"in_{i}").write_bytes(x.tobytes())
+    module = built.folder.resolve() / f"{built.manifest['name']}.mjs"
+    done = subprocess.run(["node", str(HERE / "run.mjs"), str(module), str(steps), str(chunk)], capture_output=True, text=True, cwd=work, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    layout = _layout(built.manifest["layout"], np.zeros(0, np.uint8))
+    outputs = [np.fromfile(work / f"out_{i}", p.dtype).reshape(-1, *p.shape) for i, p in enumerate(layout.outputs)]
+    return Run([o if p.per_frame else o[0] for o, p in zip(outputs, layout.outputs, strict=True)], [len(o) for o in outputs], 0.0)

@@ -82,8 +82,8 @@ def header(face: Interface, made_by: str) -> str:
         "#else\n"
         f"#define {up}_ALIGNED __attribute__((aligned({aligned})))\n"
         "#endif",
-        f"#define {up}_MEMORY(m) \\\n  static {up}_ALIGNED float m##_state[{up}_STATE_FLOATS]; \\\n"
-        f"  static {up}_ALIGNED unsigned char m##_arena[{up}_ARENA_BYTES]",
+        f"#define {up}_MEMORY(m) \\\n  {up}_ALIGNED static float m##_state[{up}_STATE_FLOATS]; \\\n"
+        f"  {up}_ALIGNED static unsigned char m##_arena[{up}_ARENA_BYTES]",
         "",
     ]
     if face.weights_header:

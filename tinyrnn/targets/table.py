@@ -135,20 +135,25 @@ def _overridden(machine: Machine, cpu: str | None, features: str | None) -> Mach
     if machine.architecture == "x86_64":
         on = {f[1:] for f in changed.features.split(",") if f[:1] == "+"}
         off = {f[1:] for f in changed.features.split(",") if f[:1] == "-"}
-        on = (on | _x86_level(changed.cpu)) - off
+        on = (on | _x86_level(changed.cpu, bool(given))) - off
         lanes, registers = vector_unit(machine.triple, on)
         return replace(changed, lanes=lanes, registers=registers, fma="unit" if "fma" in on else "split")
     return changed
 
 
-def _x86_level(cpu: str) -> set[str]:
+def _x86_level(cpu: str, described: bool) -> set[str]:
     """The features of the vector unit that a processor of x86 has by its name, as far as they decide lanes and fma."""
     if cpu == host().cpu:
         return {f[1:] for f in host().features.split(",") if f[:1] == "+"}
     third, fourth = {"avx2", "fma"}, {"avx2", "fma", "avx512f", "avx512vl"}
-    known = {"x86-64-v3": third, "haswell": third, "broadwell": third, "skylake": third, "alderlake": third}
-    known |= {"znver1": third, "znver2": third, "znver3": third, "x86-64-v4": fourth, "skylake-avx512": fourth}
-    known |= {"icelake-server": fourth, "sapphirerapids": fourth, "znver4": fourth, "znver5": fourth}
+    known: dict[str, set[str]] = dict.fromkeys(("x86-64", "x86-64-v2", "nehalem", "westmere", "goldmont", "tremont"), set())
+    known |= dict.fromkeys(("x86-64-v3", "haswell", "broadwell", "skylake", "alderlake", "znver1", "znver2", "znver3"), third)
+    known |= dict.fromkeys(("x86-64-v4", "skylake-avx512", "icelake-server", "sapphirerapids", "znver4", "znver5"), fourth)
+    if cpu not in known and not described:
+        raise TargetError(
+            f"cpu {cpu!r}: which vectors it has is not known here; say it: --features +avx2,+fma (or +avx512f,+avx512vl), or -fma. "
+            f"Known are {', '.join(known)}"
+        )
     return known.get(cpu, set())
 
 

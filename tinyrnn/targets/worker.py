@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,10 @@ def compile_for(machine: Machine, units: Sequence[Unit]) -> list[bytes]:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, timeout=LONGEST)
         except subprocess.TimeoutExpired:
             raise TargetError(f"compiling for {machine} took more than {LONGEST} seconds") from None
+        unknown = re.search(r"'([^'\n]*)' is not a recognized (processor|feature)", done.stderr)
+        if unknown:
+            name, what = unknown.groups()
+            raise TargetError(f"LLVM knows no {what} {name!r} of {machine.architecture}")
         failed = folder / "error.txt"
         if failed.is_file():
             raise TargetError(failed.read_text())
