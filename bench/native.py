@@ -68,7 +68,7 @@ def row(path: Path, how: dict[str, Any], folder: Path) -> str:
 
 
 def main() -> None:
-    print("| model | code, bytes | weights, bytes | RAM of a stream, bytes | multiply-adds | instructions per frame | code on aarch64 |")
+    print("| model | code | weights | RAM of a stream | multiply-adds | instructions per frame | code on aarch64 |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         for path, how in models(Path(name)):

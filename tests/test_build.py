@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from native_run import run_native, why_not
 
 import tinyrnn
-from native_run import run_native, why_not
 from tinyrnn.check import within
 from tinyrnn.check.samples import random_sample
 

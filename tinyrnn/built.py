@@ -7,9 +7,8 @@ in the shared library beside it.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 import platform
+import zlib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -33,6 +32,8 @@ def load_built(folder: str | PathLike[str]) -> Model:
 
     Raises `LoadError` where a file is missing or damaged, and `TargetError` where the code is for another machine.
     """
+    import json
+
     folder = Path(folder)
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
@@ -57,7 +58,7 @@ def model_of(manifest: Mapping[str, Any], folder: Path) -> Model:
         found = path.read_bytes()
     except OSError as error:
         raise LoadError(f"{path}: cannot be read ({error.strerror})") from None
-    if hashlib.sha256(found).hexdigest() != manifest["files"].get(path.name):
+    if zlib.crc32(found) != manifest["library_crc32"]:
         raise LoadError(f"{path}: not the file that was built with manifest.json; build it again")
     try:
         library = ctypes.CDLL(str(path.resolve()))
@@ -95,6 +96,8 @@ def _check_machine(path: Path, target: Mapping[str, Any]) -> None:
 
 
 def _weights(path: Path, size: int, digest: str) -> Array:
+    import hashlib
+
     try:
         data = path.read_bytes()
     except OSError as error:

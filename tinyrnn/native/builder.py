@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -64,7 +66,7 @@ class Built:
         target, sizes = self.manifest["target"], self.sizes
         where = "in the object" if sizes.weights_in_object else f"in {self.manifest['weights']}"
         lines = [
-            f"{self.manifest['name']} for {target['name']}: {target['triple']}, {target['cpu'] or 'any'}, {target['lanes']} lanes",
+            f"{self.manifest['name']} for {target['name']} ({target['triple']}, {target['lanes']} lanes)",
             f"  code     {sizes.code:,} bytes, constants {sizes.constants:,}, weights {sizes.weights:,} {where}: "
             f"flash {sizes.flash:,}",
             f"  RAM      {sizes.ram:,} bytes a stream: state {sizes.state:,}, arena {sizes.arena:,} ({self.manifest['rows']} "
@@ -131,7 +133,7 @@ def build(
     if chosen.machine.fma == "split":
         notes.append("no fused multiply-add: results differ in the last bits from those of machines that have it (--emulate-fma)")
     library = _link(files, face, chosen, made, notes)
-    manifest = _manifest(face, chosen, plan, sizes, model, library, [*files, *(["selftest.npz"])], notes)
+    manifest = _manifest(face, chosen, plan, sizes, model, library, files, notes)
     files["selftest.npz"] = _npz(test)
     manifest["files"] = {file: hashlib.sha256(data).hexdigest() for file, data in sorted(files.items())}
     if library.endswith(".so"):
@@ -342,7 +344,7 @@ def _manifest(
     sizes: Sizes,
     model: Model,
     library: str,
-    files: Sequence[str],
+    files: Mapping[str, bytes],
     notes: Sequence[str],
 ) -> dict[str, Any]:
     machine = target.machine
@@ -365,6 +367,7 @@ def _manifest(
             "needs": _needs(machine),
         },
         "library": library,
+        "library_crc32": zlib.crc32(files[library]) if library else None,
         "weights": f"{face.name}.weights" if face.weights_header else "",
         "weights_sha256": hashlib.sha256(plan.weights.tobytes()).hexdigest(),
         "sizes": sizes.as_dict(),
@@ -389,8 +392,6 @@ def _needs(machine: Machine) -> list[str]:
 
 def _npz(test: SelfTest) -> bytes:
     """selftest.npz; numpy gives its members no date."""
-    import io
-
     arrays: dict[str, Any] = {f"input_{i}": a for i, a in enumerate(test.inputs)}
     arrays |= {f"output_{i}": a for i, a in enumerate(test.outputs)} | {"frames": np.int64(test.frames)}
     file = io.BytesIO()

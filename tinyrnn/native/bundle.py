@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,19 @@ def _body(text: str) -> str:
     return "\n".join(lines).strip("\n")
 
 
+def literal(value: Any) -> str:
+    """A value of JSON as Python, keys in order."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {literal(value[key])}" for key in sorted(value)) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    return repr(value)
+
+
 def python_file(face: Interface, manifest: Mapping[str, Any]) -> str:
     """The text of NAME.py."""
     package = Path(__file__).parents[1]
     parts = [f"# --- tinyrnn/{part}.py\n\n{_body((package / f'{part}.py').read_text(encoding='utf-8'))}" for part in PARTS]
-    described = json.dumps(manifest, sort_keys=True)
     usage = f'''"""{face.name}: a recurrent model as native code. Needs NumPy, and {manifest["library"]} beside it. MIT licence.
 
 import {face.name}
@@ -41,7 +48,7 @@ y = stream.step(x)            # one frame; run(xs): many; reset, fork, state, st
 '''
     tail = f'''# --- this model
 
-MANIFEST = json.loads({described!r})
+MANIFEST = {literal(manifest)}
 model = model_of(MANIFEST, Path(__file__).resolve().parent)
 stream = model.stream
 _same_bits = selftest

@@ -146,13 +146,16 @@ def _x86_level(cpu: str, described: bool) -> set[str]:
     if cpu == host().cpu:
         return {f[1:] for f in host().features.split(",") if f[:1] == "+"}
     third, fourth = {"avx2", "fma"}, {"avx2", "fma", "avx512f", "avx512vl"}
-    known: dict[str, set[str]] = dict.fromkeys(("x86-64", "x86-64-v2", "nehalem", "westmere", "goldmont", "tremont"), set())
-    known |= dict.fromkeys(("x86-64-v3", "haswell", "broadwell", "skylake", "alderlake", "znver1", "znver2", "znver3"), third)
-    known |= dict.fromkeys(("x86-64-v4", "skylake-avx512", "icelake-server", "sapphirerapids", "znver4", "znver5"), fourth)
+    levels: list[tuple[set[str], tuple[str, ...]]] = [
+        (set(), ("x86-64", "x86-64-v2", "nehalem", "westmere", "goldmont", "tremont")),
+        (third, ("x86-64-v3", "haswell", "broadwell", "skylake", "alderlake", "znver1", "znver2", "znver3")),
+        (fourth, ("x86-64-v4", "skylake-avx512", "icelake-server", "sapphirerapids", "znver4", "znver5")),
+    ]
+    known = {name: features for features, names in levels for name in names}
     if cpu not in known and not described:
         raise TargetError(
-            f"cpu {cpu!r}: which vectors it has is not known here; say it: --features +avx2,+fma (or +avx512f,+avx512vl), or -fma. "
-            f"Known are {', '.join(known)}"
+            f"cpu {cpu!r}: which vectors it has is not known here; say it: --features +avx2,+fma (or +avx512f,+avx512vl), or "
+            f"-fma. Known are {', '.join(known)}"
         )
     return known.get(cpu, set())
 
