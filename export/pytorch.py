@@ -25,7 +25,7 @@ import onnx
 import torch
 from torch import nn
 
-from .onnx_file import Axes, Exported, ExportError, finish, save_verified
+from .onnx_file import Axes, Exported, ExportError, finish, verify
 
 __all__ = ["ExportError", "Exported", "export_sequence", "export_step", "round_to_half", "to_npz"]
 
@@ -89,10 +89,11 @@ def export_sequence(
             finish(model, metadata, half)
             try:
                 example = {n: _array(tensor) for n, tensor in zip(input_names, example_inputs, strict=True)}
-                made = save_verified(model, path, name, _run(module, input_names), example, dynamic_axes)
+                made = verify(model, path, name, _run(module, input_names), example, dynamic_axes)
             except ExportError as error:
                 refused.append(f"{name}: {error}")
                 continue
+            onnx.save(model, os.fspath(path))
             return Exported(made.path, name, made.sizes, made.excess, tuple(refused))
         raise ExportError(_all_refused(module, refused))
     finally:
