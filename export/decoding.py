@@ -6,6 +6,7 @@ log-probabilities. Sums are in float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,6 +31,15 @@ def log_softmax(scores: Array) -> Array:
     return found
 
 
+def _largest(values: Array, count: int) -> Array:
+    """Indices of the `count` largest, largest first, the lower index first of equal ones."""
+    count = min(count, len(values))
+    least = np.partition(values, -count)[-count]
+    enough = np.flatnonzero(values >= least)
+    found: Array = enough[np.argsort(-values[enough], kind="stable")][:count]
+    return found
+
+
 def greedy(step: Step, state: Any, start: int, stop: int, steps: int) -> list[int]:
     """The likeliest token each time, until `stop`, which is the last, or `steps` tokens."""
     tokens: list[int] = []
@@ -49,7 +59,7 @@ def beam(step: Step, state: Any, start: int, stop: int, steps: int, width: int, 
     """
 
     def score(found: Found) -> float:
-        return found.log_probability / ((5 + len(found.tokens)) / 6) ** length_penalty
+        return found.log_probability / math.pow((5 + len(found.tokens)) / 6, length_penalty)
 
     living: list[tuple[Found, Any, int]] = [(Found([], 0.0), state, start)]
     ended: list[Found] = []
@@ -60,10 +70,7 @@ def beam(step: Step, state: Any, start: int, stop: int, steps: int, width: int, 
             scores, state = step(token, before)
             after.append(state)
             likely = log_softmax(scores)
-            candidates += [
-                (found.log_probability + float(likely[t]), number, int(t))
-                for t in np.argsort(-likely, kind="stable")[: width + 1]
-            ]
+            candidates += [(found.log_probability + float(likely[t]), number, int(t)) for t in _largest(likely, width + 1)]
         candidates.sort(key=lambda c: (-c[0], c[1], c[2]))
         grown: list[tuple[Found, Any, int]] = []
         for total, number, token in candidates:
