@@ -33,7 +33,7 @@ RECIPE = Recipe(
         'MIT. Trained on the "Pros and cons dataset by Bing Liu [http://www.cs.uic.edu/~liub]", which "is licensed under '
         'CC BY 4.0" (https://creativecommons.org/licenses/by/4.0/), changed: repeats dropped, in lower case, split into words.'
     ),
-    epochs=9,
+    epochs=7,
 )
 EMBEDDING, HIDDEN, DROPOUT = 32, 64, 0.4
 BATCH = 64
