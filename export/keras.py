@@ -185,7 +185,7 @@ def _functional_calls(model: keras.Model) -> list[tuple[Any, list[int], list[int
     for depth in sorted(by_depth, reverse=True):
         for node in by_depth[depth]:
             layer = node.operation
-            if node.is_input:
+            if node.is_input or all(t.dtype == "bool" for t in node.output_tensors):  # a mask, which `read` asks about
                 continue
             joins = type(layer).__name__ in MERGES and len(node.input_tensors) > 1
             if not isinstance(layer, keras.layers.Layer) and not joins:
@@ -193,7 +193,7 @@ def _functional_calls(model: keras.Model) -> list[tuple[Any, list[int], list[int
             if layer.name in seen:
                 raise NotKnown(f"layer {layer.name!r} is called more than once")
             seen.add(layer.name)
-            calls.append((layer, [id(t) for t in node.input_tensors], [id(t) for t in node.output_tensors]))
+            calls.append((layer, [id(t) for t in node.input_tensors if t.dtype != "bool"], [id(t) for t in node.output_tensors]))
     return calls
 
 
