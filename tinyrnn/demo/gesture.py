@@ -137,11 +137,12 @@ def _draw(track: Array, labels: list[str], found: list[str], shares: Array, path
     figure = pictures.figure(8, 6.4)
     top, bottom = figure.subplots(2, height_ratios=[2.2, 1])
     top.plot(*track.T, color="0.85", linewidth=1, zorder=1)
+    top.scatter(*track.T, s=16, c=[COLORS[name] for name in found], zorder=2)
     for name in labels:
-        at = [i for i, label in enumerate(found) if label == name]
-        top.scatter(*track[at].T, s=14, color=COLORS[name], label=name, zorder=2)
-    top.annotate("start", track[0], (6, 10), textcoords="offset points")
+        top.scatter([], [], s=16, color=COLORS[name], label=name)
+    top.annotate("start", track[0], (8, 8), textcoords="offset points")
     top.set(aspect=1 / ASPECT, xlabel="x", ylabel="y")
+    top.margins(0.08)
     top.invert_yaxis()
     top.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     bottom.stackplot(range(len(track)), shares.T, colors=[COLORS[name] for name in labels])
