@@ -107,6 +107,13 @@ def once(remarks: Iterable[Remark]) -> list[Remark]:
     return [(same[words][0][0], vote > 0) for words, vote in votes.items() if vote]
 
 
+def split(remarks: Sequence[Remark]) -> tuple[list[Remark], list[Remark]]:
+    """Those to train on, and those held out."""
+    order = np.random.default_rng(0).permutation(len(remarks))
+    held = round(HELD_OUT * len(order))
+    return [remarks[i] for i in order[held:]], [remarks[i] for i in order[:held]]
+
+
 def made(random: np.random.Generator, count: int) -> list[Remark]:
     """Remarks of one to four things that are all praised or all complained about, some by what they are not."""
     remarks = []
@@ -144,10 +151,8 @@ def batches(random: np.random.Generator, lengths: Array) -> list[Array]:
 
 def train(run: Run) -> None:
     """Train, export, and compare."""
-    remarks = read(run)
-    order = np.random.default_rng(0).permutation(len(remarks))
-    held_out = [remarks[i] for i in order[: round(HELD_OUT * len(order))]]
-    train_on = run.first([remarks[i] for i in order[len(held_out) :]])
+    train_on, held_out = split(read(run))
+    train_on = run.first(train_on)
     words = vocabulary(train_on)
     run.say(f"  {len(train_on):,} remarks to train on, {len(held_out):,} held out, {len(words):,} words")
     x = [words.encode(tokens[:LONGEST], UNKNOWN) for tokens, _ in train_on]

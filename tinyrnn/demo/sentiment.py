@@ -40,10 +40,12 @@ class Judge:
 
     def indices(self, tokens: list[str]) -> Array:
         """Words as the model takes them, int64 [words]; unknown ones are `UNKNOWN`. Raises `TinyRNNError` where all are."""
-        if not tokens:
-            raise TinyRNNError("the remark is empty: give some words, as in --input 'easy to use, but slow'")
-        known = any(token in self.words.index for token in tokens if token[0].isalnum())
-        return self.words.encode(tokens, UNKNOWN if known else None)
+        words = [token for token in tokens if token[0].isalnum()]
+        if not words:
+            raise TinyRNNError("the remark has no word: give some, as in --input 'easy to use, but slow'")
+        if not any(word in self.words.index for word in words):
+            self.words.encode(words)
+        return self.words.encode(tokens, UNKNOWN)
 
     def scores(self, indices: Array) -> Array:
         """The score after every word, float32 [words]."""
