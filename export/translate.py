@@ -48,7 +48,7 @@ SEEN = 2, 3
 BATCH, RATE, DROPOUT, SMOOTHING = 96, 3e-3, 0.2, 0.1
 NEGATIVES = 800
 """words besides those of a batch among which a training step tells the right ones"""
-HELD_OUT = 1500
+HELD_OUT = 1000
 FAR = 1e4
 """what is taken from the score of a place where there is no word: its share is then exactly 0"""
 
