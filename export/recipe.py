@@ -103,6 +103,7 @@ class Run:
         loss: Callable[[Any], torch.Tensor],
         *,
         rate: float,
+        epochs: int | None = None,
         heldout: Callable[[], str] | None = None,
         decay: float = WEIGHT_DECAY,
         clip: float = CLIP,
@@ -112,19 +113,21 @@ class Run:
         batches  the batches of one epoch, in their order
         loss     of one batch
         rate     the largest learning rate
+        epochs   how many, where it is not the number that was asked for
         heldout  called after each epoch, with the model in evaluation mode, for what its line shows
         """
         optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
         random, mean = self.random(), math.nan
-        self.say(f"  {sum(p.numel() for p in model.parameters()):,} parameters, {self.epochs} epochs")
-        for epoch in range(self.epochs):
+        epochs = self.epochs if epochs is None else epochs
+        self.say(f"  {sum(p.numel() for p in model.parameters()):,} parameters, {epochs} epochs")
+        for epoch in range(epochs):
             began = time.process_time()
             model.train()
             losses = []
             chosen = batches(random)
             for number, batch in enumerate(chosen):
                 for group in optimizer.param_groups:
-                    group["lr"] = rate * learning_rate((epoch + number / len(chosen)) / self.epochs)
+                    group["lr"] = rate * learning_rate((epoch + number / len(chosen)) / epochs)
                 value = loss(batch)
                 optimizer.zero_grad()
                 torch.autograd.backward(value)
@@ -134,7 +137,7 @@ class Run:
             model.eval()
             self.trained += time.process_time() - began
             mean = float(np.mean(losses))
-            if (epoch + 1) % self.recipe.report_every and epoch + 1 < self.epochs:
+            if (epoch + 1) % self.recipe.report_every and epoch + 1 < epochs:
                 continue
             shown = "" if heldout is None else f"   held out {heldout()}"
             self.say(f"  epoch {epoch + 1:3d}   loss {mean:.4f}{shown}   {self.trained:5.0f} s")
