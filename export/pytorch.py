@@ -241,13 +241,12 @@ def _run(module: nn.Module, names: Sequence[str]) -> Callable[[Mapping[str, Any]
 
 @contextmanager
 def _quietly() -> Iterator[str]:
-    """The name of a file to write to. Exporters print and log what the exceptions that they raise say as well."""
+    """The name of a file to write to. Exporters print and log what their exceptions say too, and warn of what may be
+    constants in the file, which is then compared at other sizes."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="Exporting a model to ONNX with a batch_size other than 1")
+        warnings.simplefilter("ignore")
         log.setLevel(logging.ERROR)
         try:
             yield os.path.join(folder, "written.onnx")
