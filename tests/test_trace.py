@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from recurrent_cases import GATES, RecurrentCase, build, expected
 
 import tinyrnn
+from tinyrnn import compiler
 from tinyrnn.check import excess
 from tinyrnn.check.samples import random_sample
 from tinyrnn.cli import main
@@ -36,6 +37,13 @@ TEXT = "To be, or not to be:\nthat is the question.\n"
 @pytest.fixture(scope="module")
 def language() -> Model:
     return tinyrnn.load(LANGUAGE)
+
+
+@pytest.fixture(scope="module")
+def inside(language: Model) -> tuple[str, int]:
+    """The layer of the language model and its number of cells."""
+    (node,) = (n for n in language._source.program.graph.nodes if n.op == "LSTM")
+    return node.name, node.attributes["R"].shape[-1]
 
 
 # --- what the kernels keep, against the equations --------------------------------------------------------------------
@@ -124,7 +132,7 @@ def test_everything_kept_is_that_of_the_equations(case: RecurrentCase, tmp_path:
 # --- the same run ----------------------------------------------------------------------------------------------------
 
 STREAMS = {
-    "stacked": MODELS / "gru_l3_uni_sf_zero_dynT_b1_legacy.onnx",
+    "sequence": MODELS / "linear_relu_gru_residual_dynT_legacy.onnx",
     "states in and out": STEP,
     "only states come out": MODELS / "cell_gru_legacy.onnx",
     "looks ahead": MODELS / "keras" / "conv_same_gru_keras.onnx",
@@ -186,11 +194,16 @@ def test_what_was_kept_is_what_came_out() -> None:
         np.testing.assert_array_equal(next(v for n, v in stream.states.items() if n.endswith(f".{part}")).ravel(), array[-1])
 
 
-def test_a_model_is_compiled_again_once_and_only_when_traced(language: Model) -> None:
-    fresh = tinyrnn.load(STEP)
-    assert fresh._tracer is not None
-    assert fresh.traced() is fresh.traced()
-    assert fresh.traced().model._code is not fresh._code
+def test_a_model_is_compiled_again_once_and_only_when_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    before = compiler.compile_source
+    monkeypatch.setattr(compiler, "compile_source", lambda source: compiled.append(source.text) or before(source))
+    model = tinyrnn.load(STEP)
+    model.stream().run(np.zeros((3, *model.inputs[0].shape), np.float32))
+    assert len(compiled) == 1 and "kept" not in compiled[0]
+    for _ in range(3):
+        model.stream().trace(np.zeros((3, *model.inputs[0].shape), np.float32))
+    assert len(compiled) == 2 and "kept" in compiled[1]
 
 
 def test_a_whole_model_of_open_size() -> None:
@@ -213,7 +226,8 @@ def test_a_batch_has_entries() -> None:
         model.stream()
 
 
-def test_wrong_calls_change_nothing(language: Model) -> None:
+def test_wrong_calls_change_nothing(language: Model, inside: tuple[str, int]) -> None:
+    name, cells = inside
     stream = language.stream()
     stream.run(np.array([1, 2, 3]))
     before = stream.state.copy()
@@ -222,17 +236,17 @@ def test_wrong_calls_change_nothing(language: Model) -> None:
             stream.trace(np.asarray(wrong))
         np.testing.assert_array_equal(stream.state, before)
     trace = stream.trace(np.array([1]))
-    with pytest.raises(ShapeError, match=r"no recurrent layer 'rnn'; it has '/rnn/LSTM'"):
-        trace.layer("rnn")
-    with pytest.raises(ShapeError, match="no cell 224; this LSTM has 224: 0 to 223"):
-        trace.layer().cell(224)
+    with pytest.raises(ShapeError, match=f"no recurrent layer 'nothing'; it has '{name}'"):
+        trace.layer("nothing")
+    with pytest.raises(ShapeError, match=f"no cell {cells}; this LSTM has {cells}: 0 to {cells - 1}"):
+        trace.layer().cell(cells)
     with pytest.raises(StreamError, match="not made by tinyrnn.load"):
         Model(language._layout, language._code).stream().trace(np.array([1]))
 
 
-def test_no_frames(language: Model) -> None:
+def test_no_frames(language: Model, inside: tuple[str, int]) -> None:
     trace = language.stream().trace(np.zeros(0, np.int64))
-    assert trace.frames == 0 and trace.layer().h.shape == (0, 224) and "no rows" in str(trace)
+    assert trace.frames == 0 and trace.layer().h.shape == (0, inside[1]) and "no rows" in str(trace)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -278,7 +292,8 @@ def call(*arguments: object, status: int = 0) -> Any:
     return result
 
 
-def test_text_as_picture_arrays_and_colours(tmp_path: Path, language: Model) -> None:
+def test_text_as_picture_arrays_and_colours(tmp_path: Path, language: Model, inside: tuple[str, int]) -> None:
+    name, cells = inside
     (tmp_path / "in.txt").write_text(TEXT)
     assert f"{len(TEXT)} frames, 1 recurrent layer" in call(LANGUAGE, tmp_path / "in.txt", "-o", tmp_path / "a.png").stdout
     call(LANGUAGE, "--text", TEXT, "--cell", 38, "-o", tmp_path / "b.png")
@@ -287,24 +302,24 @@ def test_text_as_picture_arrays_and_colours(tmp_path: Path, language: Model) -> 
     whole = language.stream().trace(encode(TEXT, vocabulary_of(language)))
     with np.load(tmp_path / "a.npz") as arrays:
         assert set(arrays) == set(whole.arrays)
-        for name, array in whole.arrays.items():
-            np.testing.assert_array_equal(arrays[name], array[5:30])
+        for key, array in whole.arrays.items():
+            np.testing.assert_array_equal(arrays[key], array[5:30])
     coloured = call(LANGUAGE, "--text", TEXT, "--cell", 38, "--color").stdout
     values = whole.layer().cell(38)
-    assert "cell 38 of 224, tanh(C)" in coloured and f"48;2;{';'.join(map(str, colour(values[0])))}mT" in coloured
+    assert f"LSTM {name}, cell 38 of {cells}, tanh(C)" in coloured and f"48;2;{';'.join(map(str, colour(values[0])))}mT" in coloured
     plain = call(LANGUAGE, "--text", TEXT, "--cell", 38).stdout
     assert "\x1b" not in plain and f"{values[0]:+.3f}  'T'" in plain
     found = json.loads(call(LANGUAGE, "--text", TEXT, "--cell", 38, "--json").stdout)
     np.testing.assert_array_equal(np.float32(found["cell"]["values"]), values)
-    assert found["cell"]["text"] == TEXT and set(found["layers"]["/rnn/LSTM"]["values"]) == {*"iofc", "Ct", "Ht"}
+    assert found["cell"]["text"] == TEXT and set(found["layers"][name]["values"]) == {*"iofc", "Ct", "Ht"}
 
 
 def test_frames_of_a_model_without_text(tmp_path: Path) -> None:
-    model = tinyrnn.load(STREAMS["stacked"])
+    model = tinyrnn.load(STREAMS["sequence"])
     np.save(tmp_path / "x.npy", random_sample(model, 90).inputs[model.inputs[0].name][0])
-    shown = call(STREAMS["stacked"], tmp_path / "x.npy", "--cell", 2, "--layer", "/core/GRU_1", "-o", tmp_path / "c.png").stdout
-    assert "GRU /core/GRU_1, cell 2 of 6, H" in shown and "▁" in shown and (tmp_path / "c.png").is_file()
-    assert "2: 6" not in call(STREAMS["stacked"], tmp_path / "x.npy", "-o", tmp_path / "d.png").stderr
+    shown = call(STREAMS["sequence"], tmp_path / "x.npy", "--cell", 2, "--layer", "/core/gru/GRU", "-o", tmp_path / "c.png").stdout
+    assert "GRU /core/gru/GRU, cell 2 of 6, H" in shown and "▁" in shown and (tmp_path / "c.png").is_file()
+    assert call(STREAMS["sequence"], tmp_path / "x.npy", "-o", tmp_path / "d.png").stderr == ""
 
 
 def test_a_whole_run_says_why(tmp_path: Path) -> None:
@@ -319,8 +334,8 @@ def test_a_whole_run_says_why(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("arguments", "status", "says"), [
     (["--text", "To be"], 2, "-o FILE.png draws a picture"),
     (["-o", "a.png"], 2, "one of them"),
-    (["--text", "To be", "--cell", "224"], 1, "no cell 224; this LSTM has 224: 0 to 223"),
-    (["--text", "To be", "--cell", "1", "--layer", "x"], 1, "no recurrent layer 'x'; it has '/rnn/LSTM'"),
+    (["--text", "To be", "--cell", "9999"], 1, "no cell 9999; this LSTM has CELLS: 0 to"),
+    (["--text", "To be", "--cell", "1", "--layer", "x"], 1, "no recurrent layer 'x'; it has 'LAYER'"),
     (["--text", "To #1", "--cell", "1"], 1, "does not know '#1'"),
     (["--text", "", "--cell", "1"], 1, "the text is empty"),
     (["none.txt", "--cell", "1"], 1, "none.txt: cannot be read"),
@@ -330,19 +345,14 @@ def test_a_whole_run_says_why(tmp_path: Path) -> None:
     (["--text", "To be", "--cell", "1", "--frames", "4:4"], 2, "takes A:B"),
     (["--text", "To be", "--cell", "1", "--frames", "5:9"], 1, "the input has 5 frames, 0 to 4"),
 ])
-def test_bad_calls(arguments: list[str], status: int, says: str) -> None:
+def test_bad_calls(arguments: list[str], status: int, says: str, inside: tuple[str, int]) -> None:
+    says = says.replace("LAYER", inside[0]).replace("CELLS", f"{inside[1]:,}")
     message = call(LANGUAGE, *arguments, status=status).stderr
     assert says in " ".join(message.split()), message
 
 
-def test_text_for_a_model_without_characters() -> None:
+def test_text_for_a_model_without_characters(tmp_path: Path) -> None:
     assert "takes no text" in call(STEP, "--text", "a", "--cell", "1", status=1).stderr
-    assert "no RNN, GRU or LSTM layer" in call(STREAMS["no layer"], _frames(STREAMS["no layer"]), "--cell", 1, status=1).stderr
-
-
-def _frames(path: Path) -> Path:
-    import tempfile
-
-    model, place = tinyrnn.load(path), Path(tempfile.mkdtemp()) / "x.npy"
-    np.save(place, random_sample(model, 12).inputs[model.inputs[0].name][0])
-    return place
+    model = tinyrnn.load(STREAMS["no layer"])
+    np.save(tmp_path / "x.npy", random_sample(model, 12).inputs[model.inputs[0].name][0])
+    assert "no RNN, GRU or LSTM layer" in call(STREAMS["no layer"], tmp_path / "x.npy", "--cell", 1, status=1).stderr
