@@ -95,7 +95,7 @@ def export_sequence(
                 continue
             onnx.save(model, os.fspath(path))
             return Exported(made.path, name, made.sizes, made.excess, tuple(refused))
-        raise ExportError(_all_refused(module, refused))
+        raise ExportError(_all_refused(module, refused, bool(dynamic_axes)))
     finally:
         for part in was_training:
             part.training = True
@@ -311,12 +311,12 @@ def _reason(error: BaseException) -> str:
     return f"{type(inner).__name__}: {' '.join(text.split())}"[:LONGEST_REASON]
 
 
-def _all_refused(module: nn.Module, refused: Sequence[str]) -> str:
+def _all_refused(module: nn.Module, refused: Sequence[str], dynamic: bool) -> str:
     text = f"no exporter writes a file that computes what the {type(module).__name__} does."
     kinds = {type(part) for part in module.modules()}
     if any(isinstance(part, nn.LSTM) and part.proj_size for part in module.modules()):
         text += " ONNX's LSTM has no proj_size: train without it, with a Linear layer behind the LSTM."
-    if kinds & {nn.RNNCell, nn.LSTMCell, nn.GRUCell}:
+    if dynamic and kinds & {nn.RNNCell, nn.LSTMCell, nn.GRUCell}:
         text += (
             " A Python loop over cells is written out for one length: use nn.RNN, nn.LSTM or nn.GRU, which hold the same weights "
             "(weight_ih_l0 for weight_ih), or export one step with export_step."
