@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -63,6 +64,11 @@ def to_onnx(
     shown = f"{os.fspath(path)} (model {model.name!r})"
     if not model.built:
         raise ExportError(f"{shown}: it has no weights yet: begin it with keras.Input((None, features)), or call it once")
+    if not getattr(model, "inputs", None):
+        raise ExportError(
+            f"{shown}: a subclassed model has no list of its inputs and layers: call it on keras.Input tensors, and export "
+            "keras.Model(x, model(x))"
+        )
     policies = {layer.compute_dtype for layer in model.layers if layer.weights} - {"float32"}
     if policies:
         raise ExportError(
@@ -178,12 +184,9 @@ def read(
 
 def _functional_calls(model: keras.Model) -> list[tuple[Any, list[int], list[int]]]:
     """Every call of a layer, or of an operator such as +, in order, with the ids of the tensors that it takes and makes."""
-    by_depth = getattr(model, "_nodes_by_depth", None)
-    if by_depth is None:
-        raise NotKnown("a subclassed model has no list of its layers")
     calls, seen = [], set()
-    for depth in sorted(by_depth, reverse=True):
-        for node in by_depth[depth]:
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
             layer = node.operation
             if node.is_input or all(t.dtype == "bool" for t in node.output_tensors):  # a mask, which `read` asks about
                 continue
@@ -316,7 +319,8 @@ def _by_keras(
     run = _run(model, names)
     run(dict(zip(names, given, strict=True)))
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what may be constants in the file, which is compared at other sizes
             written = os.path.join(folder, "model.onnx")
             model.export(written, format="onnx", verbose=False)
             proto = onnx.load(written)
