@@ -317,8 +317,8 @@ def test_text_as_picture_arrays_and_colours(tmp_path: Path, language: Model, ins
 def test_frames_of_a_model_without_text(tmp_path: Path) -> None:
     model = tinyrnn.load(STREAMS["sequence"])
     np.save(tmp_path / "x.npy", random_sample(model, 90).inputs[model.inputs[0].name][0])
-    shown = call(STREAMS["sequence"], tmp_path / "x.npy", "--cell", 2, "--layer", "/core/gru/GRU", "-o", tmp_path / "c.png").stdout
-    assert "GRU /core/gru/GRU, cell 2 of 6, H" in shown and "▁" in shown and (tmp_path / "c.png").is_file()
+    shown = call(STREAMS["sequence"], tmp_path / "x.npy", "--cell", 2, "--layer", "/layers.2/GRU", "-o", tmp_path / "c.png").stdout
+    assert "GRU /layers.2/GRU, cell 2 of 6, H" in shown and "▁" in shown and (tmp_path / "c.png").is_file()
     assert call(STREAMS["sequence"], tmp_path / "x.npy", "-o", tmp_path / "d.png").stderr == ""
 
 

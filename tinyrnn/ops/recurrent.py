@@ -33,7 +33,8 @@ from tinyrnn.ops import recurrent_reference
 from tinyrnn.ops.activations import ACTIVATIONS, bind_activations
 from tinyrnn.ops.gather import look_up
 from tinyrnn.ops.linear import linear, pack
-from tinyrnn.ops.recurrent_kernel import KEPT, Cell, Walk, kernel_text, pack_input, pack_state, takes_input
+from tinyrnn.ops.recurrent_kernel import KEPT, Cell, Walk, kernel_text, takes_input
+from tinyrnn.ops.recurrent_pack import pack_input, pack_state
 from tinyrnn.ops.walk import copy_f32
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
