@@ -8,7 +8,7 @@ then all of it learns from replays.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tinyrnn import load
-from tinyrnn.demo.replay import FRAMES, MOMENTS, SIZE, Array, Ink, Track, inked, replay, replayed
+from tinyrnn.demo.replay import FRAMES, RATE, SIZE, Array, Ink, Track, inked, replay, replayed
 from tinyrnn.demo.video import DRAWN, Watcher, fitted, written
 
 from .pytorch import export_sequence, export_step
@@ -38,19 +38,20 @@ GREEK = "αβγδεζηθικλμνξοπρστυφχψω"
 CHANNELS = (16, 32, 64)
 """of the convolutions, each of which halves the sides"""
 FEATURES, HIDDEN = 128, 128
-DROPOUT, SMOOTHING = 0.2, 0.05
+DROPOUT, SMOOTHING = 0.1, 0.05
 HELD_OUT = 16
 """the first of the writers that are held out"""
 ALONE = 3
 """epochs of the CNN alone for each one of all together"""
-FRAMES_ALONE, FRAMES_TOGETHER = 2, 8
-"""of each letter in an epoch: frames differ little, and letters anew are worth more"""
+WAY, STAYS = 7, 6
+"""frames of a letter on the way, from which all of it learns in an epoch: they differ little, and more letters are worth
+more; for how many frames it then stays, which costs no convolution"""
 RATE_ALONE, RATE_TOGETHER = 3e-3, 1e-3
-BATCH_ALONE, BATCH = 64, 32
+BATCH = 32
 CHECKED = 24
 """letters in `tinyrnn check`"""
-BENT, MOVED, APART = 0.12, 0.04, 0.02
-"""spread of random affine changes of a track, of its place, and of its strokes' places"""
+BENT, MOVED, APART, WAVED = 0.14, 0.04, 0.02, 0.03
+"""of a track: spread of affine changes, of its place, of its strokes' places; height of a wave that goes over it"""
 HURRY, FLOW = 0.15, 0.15
 """spread of the logarithms of how time bends, and of the flow of ink"""
 
@@ -64,21 +65,6 @@ class Letters(NamedTuple):
     names: list[str]
 
 
-class Ways(NamedTuple):
-    """The ink of several letters, one after the other."""
-
-    ink: Ink
-    starts: Array
-    """[letters + 1]"""
-
-    def of(self, letters: Array) -> tuple[Ink, Array]:
-        """The ink of some letters, and to which of them each point belongs."""
-        counts = self.starts[letters + 1] - self.starts[letters]
-        number = np.repeat(np.arange(len(letters)), counts)
-        at = np.arange(len(number)) + np.repeat(self.starts[letters] - (np.cumsum(counts) - counts), counts)
-        return Ink(*(part[at] for part in self.ink)), number
-
-
 class Video(nn.Module):
     """forward(frames [N, T, 28, 28], (h, c) each [1, N, H]) -> (logits [N, T, labels], (hn, cn))."""
 
@@ -90,13 +76,13 @@ class Video(nn.Module):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
             side = -(-side // 2)
         self.convolutions = nn.Sequential(*layers)
-        self.features = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(CHANNELS[-1] * side**2, FEATURES), nn.ReLU())
+        self.features = nn.Sequential(nn.Linear(CHANNELS[-1] * side**2, FEATURES), nn.ReLU())
         self.dropout = nn.Dropout(DROPOUT)
         self.lstm = nn.LSTM(FEATURES, HIDDEN, batch_first=True)
         self.from_frame, self.from_state = nn.Linear(FEATURES, labels), nn.Linear(HIDDEN, labels)
 
     def see(self, frames: torch.Tensor) -> torch.Tensor:
-        """[N, T, features] of each frame alone."""
+        """[N, T, features] of frames [N, T, 28, 28], each alone."""
         count, steps = frames.shape[:2]
         seen: torch.Tensor = self.features(self.convolutions(frames.reshape(-1, 1, SIZE, SIZE)).flatten(1))
         return self.dropout(seen).view(count, steps, FEATURES)
@@ -104,7 +90,12 @@ class Video(nn.Module):
     def forward(
         self, frames: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-        seen = self.see(frames)
+        return self.follow(self.see(frames), state)
+
+    def follow(
+        self, seen: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """As `forward`, of what `see` gave."""
         y, state = self.lstm(seen, state)
         return self.from_frame(seen) + self.from_state(self.dropout(y)), state
 
@@ -176,33 +167,30 @@ def made(random: np.random.Generator, writers: int) -> Letters:
     return Letters(tracks, np.array(labels), np.array(who), list(DRAWN))
 
 
-def ways(tracks: Sequence[Track]) -> Ways:
-    ink = [inked(track) for track in tracks]
-    return Ways(
-        Ink(*(np.concatenate(part) for part in zip(*ink, strict=True))), np.cumsum([0, *(len(i.points) for i in ink)])
-    )
-
-
-def varied(ink: Ink, number: Array, ends: Array, random: np.random.Generator) -> Array:
+def varied(ink: Sequence[Ink], ends: Array, random: np.random.Generator) -> Array:
     """Frames [letters, frames, 28, 28] at `ends` of letters, each bent, moved and written a little otherwise."""
-    count, most = len(ends), int(ink.strokes.max()) + 1
+    points, moments, strokes = (np.concatenate(part) for part in list(zip(*ink, strict=True))[:3])
+    number = np.repeat(np.arange(len(ink)), [len(i.points) for i in ink])
+    count, most = len(ink), int(strokes.max()) + 1
     bend = np.eye(2) + BENT * random.standard_normal((count, 2, 2))
     shift = 0.5 + MOVED * random.standard_normal((count, 2))
     apart = APART * random.standard_normal((count * most, 2))
-    points = np.einsum("ni,nij->nj", ink.points - 0.5, bend[number]) + shift[number] + apart[number * most + ink.strokes]
-    moments = ink.moments ** np.exp(HURRY * random.standard_normal(count))[number]
+    waves = 2 * np.pi * random.standard_normal((count, 2, 2)), 2 * np.pi * random.random((count, 2))
+    points = np.einsum("ni,nij->nj", points - 0.5, bend[number])
+    points += WAVED * np.sin(np.einsum("ni,nij->nj", points, waves[0][number]) + waves[1][number])
+    points += shift[number] + apart[number * most + strokes]
+    moments = moments ** np.exp(HURRY * random.standard_normal(count))[number]
     return replay(points, moments, number, ends, float(np.exp(FLOW * random.standard_normal())))
 
 
-def late(count: int, random: np.random.Generator) -> Array:
-    """Moments of frames to learn from alone, [count, 2]: late ones more often, early ones could be any letter's."""
-    from_the_end = FRAMES * 0.9 * random.random((count, FRAMES_ALONE)) ** 2
-    return np.sort(MOMENTS[FRAMES - 1 - from_the_end.astype(np.int64)], axis=1)
+def alone(count: int, random: np.random.Generator) -> Array:
+    """Moments of the frames from which the CNN learns, [count, 2]: one on the way, rather late, and the end."""
+    return np.stack([np.sqrt(random.random(count)), np.ones(count)], axis=1)
 
 
-def some(count: int, random: np.random.Generator) -> Array:
-    """Moments of frames to learn from together, [count, 8]."""
-    return MOMENTS[np.sort(np.argsort(random.random((count, FRAMES)), axis=1)[:, :FRAMES_TOGETHER], axis=1)]
+def together(count: int, random: np.random.Generator) -> Array:
+    """Moments of the frames from which all of it learns, [count, WAY + 1]: some on the way, and the end."""
+    return np.concatenate([np.sort(random.random((count, WAY)), axis=1), np.ones((count, 1))], axis=1)
 
 
 def train(run: Run) -> None:
@@ -210,9 +198,10 @@ def train(run: Run) -> None:
     letters = read(run)
     ours = run.first(np.flatnonzero(letters.writers < HELD_OUT))
     others = np.flatnonzero(letters.writers >= HELD_OUT)
-    held = torch.from_numpy(replayed([letters.tracks[i] for i in others]))
-    wanted = letters.labels[others][:, None]
-    ink, labels = ways([letters.tracks[i] for i in ours]), torch.from_numpy(letters.labels[ours])
+    held_ink = [inked(letters.tracks[i]) for i in others]
+    held, finished = torch.from_numpy(replayed(held_ink)), np.array([ink.finished for ink in held_ink])
+    wanted = letters.labels[others]
+    ink, labels = [inked(letters.tracks[i]) for i in ours], torch.from_numpy(letters.labels[ours])
     random = run.random()
     model = Video(len(letters.names))
 
@@ -221,19 +210,30 @@ def train(run: Run) -> None:
             found: Array = torch.cat([model(part)[0] for part in held.split(BATCH)]).argmax(2).numpy()
         return found
 
-    def right(found: Array) -> str:
-        return f"{np.mean(found == wanted):.1%} of frames, {np.mean(found[:, -1:] == wanted):.1%} at the end"
+    def right() -> tuple[float, float, float]:
+        """The shares of all frames, of those before a letter is finished, and of the first ones when it is."""
+        found = decisions() == wanted[:, None]
+        return found.mean(), found[np.arange(FRAMES) < finished[:, None]].mean(), found[np.arange(len(found)), finished].mean()
 
-    def loss(batch: Array, ends: Array, forward: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        logits = forward(torch.from_numpy(varied(*ink.of(batch), ends, random)))
+    def loss(logits: torch.Tensor, batch: Array) -> torch.Tensor:
         answers = labels[batch][:, None].expand(logits.shape[:2])
         return F.cross_entropy(logits.flatten(0, 1), answers.flatten(), label_smoothing=SMOOTHING)
 
-    run.say("  the CNN alone")
+    def learn_alone(batch: Array) -> torch.Tensor:
+        video = varied([ink[i] for i in batch], alone(len(batch), random), random)
+        return loss(model.from_frame(model.see(torch.from_numpy(video))), batch)
+
+    def learn_together(batch: Array) -> torch.Tensor:
+        video = varied([ink[i] for i in batch], together(len(batch), random), random)
+        seen = model.see(torch.from_numpy(video))
+        return loss(model.follow(torch.cat([seen, seen[:, -1:].expand(-1, STAYS, -1)], dim=1))[0], batch)
+
+    run.say(f"  {len(ours):,} letters to train on, {len(others)} held out, {FRAMES} frames of each, {RATE} a second")
+    run.say("  the CNN alone, from single frames")
     run.fit(
         model,
-        lambda random: shuffled(random, len(ours), BATCH_ALONE),
-        lambda batch: loss(batch, late(len(batch), random), lambda video: model.from_frame(model.see(video))),
+        lambda random: shuffled(random, len(ours), BATCH),
+        learn_alone,
         rate=RATE_ALONE,
         epochs=ALONE * run.epochs,
     )
@@ -242,15 +242,16 @@ def train(run: Run) -> None:
     run.fit(
         model,
         lambda random: shuffled(random, len(ours), BATCH),
-        lambda batch: loss(batch, some(len(batch), random), lambda video: model(video)[0]),
+        learn_together,
         rate=RATE_TOGETHER,
-        heldout=lambda: right(decisions()),
+        heldout=lambda: "{:.1%} of frames, {:.1%} on the way, {:.1%} at the end".format(*right()),
     )
     run.half(model, decisions)
-    found = decisions()
-    run.figure("accuracy", float(np.mean(found == wanted)), f"{right(found)}, of {len(wanted)} held-out letters")
-    run.figures["accuracy_at_the_end"] = float(np.mean(found[:, -1:] == wanted))
-    export(run, model, held, found, letters.names)
+    of_all, on_the_way, at_the_end = right()
+    run.figure("accuracy", of_all, f"{of_all:.1%} of the {FRAMES} frames of {len(others)} held-out letters are right")
+    run.figure("accuracy_at_the_end", at_the_end, f"{at_the_end:.1%} of the first frames that show the whole letter")
+    run.figure("accuracy_on_the_way", on_the_way, f"{on_the_way:.1%} of the {finished.sum():,} frames before it")
+    export(run, model, held, decisions(), letters.names)
 
 
 def export(run: Run, model: Video, held: torch.Tensor, wanted: Array, names: list[str]) -> None:

@@ -29,7 +29,7 @@ RECIPE = Recipe(
     source="easy-VQA: 5,000 pictures of one colored shape each, 48,248 questions with 13 answers (V. Zhou)",
     made="pictures and questions made by the rules of the demo",
     license="MIT. Trained on easy-VQA (GitHub: vzhou842/easy-VQA, MIT, (c) 2019 Victor Zhou).",
-    epochs=30,
+    epochs=20,
     report_every=5,
 )
 CHANNELS = (8, 16, 24, 32)

@@ -1,4 +1,4 @@
-"""A pen's track, replayed: frames of the ink that there is at equal distances in time, for the video demo and its recipe."""
+"""A pen's track, replayed as a video of the ink that there is, for the video demo and its recipe."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-FRAMES = 16
-"""of a letter, at equal distances over the time that it took; the last one shows all of it"""
-MOMENTS = np.arange(1, FRAMES + 1, dtype=np.float32) / FRAMES
-"""of the frames, in parts of that time"""
+FRAMES, RATE = 24, 3
+"""of a video, and frames a second. A letter that is finished stays; who wrote for longer is replayed faster"""
 SIZE = 28
 """pixels a side"""
 PAUSE = 0.25
@@ -41,13 +39,26 @@ class Ink(NamedTuple):
     """float32 [m] when each came, in parts of the time that the track took"""
     strokes: Array
     """[m] from 0"""
+    duration: float
+    """seconds that the track takes, at most those of a video"""
+
+    @property
+    def ends(self) -> Array:
+        """[FRAMES] the moments of a video's frames; those above 1 come when the letter is finished."""
+        return np.arange(1, FRAMES + 1) / (RATE * self.duration)
+
+    @property
+    def finished(self) -> int:
+        """The first frame that shows the whole letter."""
+        return int(np.argmax(self.ends >= 1))
 
 
 def inked(track: Track) -> Ink:
     """The ink of a track, where it was and when it came."""
     most = np.where(np.diff(track.strokes.astype(np.int64)) != 0, PAUSE, np.inf)
     clock = np.concatenate([[0.0], np.cumsum(np.clip(np.diff(track.seconds), 0, most))])
-    moments = clock / max(clock[-1], 1e-9)
+    duration = max(clock[-1], 1e-9)
+    moments = clock / duration
     parts = []
     for number, stroke in enumerate(dict.fromkeys(track.strokes.tolist())):
         at = track.strokes == stroke
@@ -59,7 +70,7 @@ def inked(track: Track) -> Ink:
         columns = [np.interp(places, along, values) for values in (*points.T, moments[at])]
         parts.append((np.stack(columns[:2], axis=1), columns[2], np.full(count, number)))
     points, when, strokes = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Ink(points.astype(np.float32), when.astype(np.float32), strokes)
+    return Ink(points.astype(np.float32), when.astype(np.float32), strokes, min(duration, FRAMES / RATE))
 
 
 def replay(points: Array, moments: Array, letters: Array, ends: Array, flow: float = 1.0) -> Array:
@@ -84,9 +95,8 @@ def replay(points: Array, moments: Array, letters: Array, ends: Array, flow: flo
     return found
 
 
-def replayed(tracks: Sequence[Track]) -> Array:
-    """Frames [tracks, FRAMES, SIZE, SIZE]."""
-    ink = [inked(track) for track in tracks]
-    points, moments = (np.concatenate(part) for part in list(zip(*ink, strict=True))[:2])
+def replayed(ink: Sequence[Ink]) -> Array:
+    """Videos [letters, FRAMES, SIZE, SIZE]."""
     letters = np.repeat(np.arange(len(ink)), [len(i.points) for i in ink])
-    return replay(points, moments, letters, np.tile(MOMENTS, (len(ink), 1)))
+    points, moments = np.concatenate([i.points for i in ink]), np.concatenate([i.moments for i in ink])
+    return replay(points, moments, letters, np.stack([i.ends for i in ink]))

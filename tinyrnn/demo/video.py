@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyrnn import picture as pictures
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.drawing import arc
-from tinyrnn.demo.replay import FRAMES, SIZE, Array, Track, replayed
+from tinyrnn.demo.replay import FRAMES, RATE, SIZE, Array, Track, inked, replayed
 from tinyrnn.errors import ShapeError
 from tinyrnn.files import read_array
 from tinyrnn.runtime import Model
@@ -23,12 +23,12 @@ ABOUT = About(
 )
 FILLED = 0.6
 """of the square's side: the longer side of a letter"""
-SPEED, LIFTED = 1.0, 0.2
+SPEED, LIFTED = 0.5, 0.2
 """of the pen, in sides of the letter a second; seconds between two strokes"""
-SHOWN = (1, 4, 7, 10, 13, 15)
+SHOWN = 6
 """frames in the terminal"""
-LINES = 8
-"""of the table: guesses over time, for a letter that settles late"""
+SHARES = 4
+"""letters whose shares are drawn"""
 DOTS = ((0, 3), (1, 4), (2, 5), (6, 7))
 """bits of a Braille character's dots, by row and column"""
 
@@ -64,6 +64,29 @@ def written(strokes: list[Any]) -> Track:
     return Track(fitted(np.concatenate(points)), np.concatenate(seconds), np.concatenate(numbers))
 
 
+class Watched(NamedTuple):
+    """A letter, frame by frame, and what the model said of it."""
+
+    video: Array
+    """[FRAMES, 28, 28]"""
+    finished: int
+    """the first frame that shows all of it"""
+    shares: Array
+    """[FRAMES, labels]"""
+    labels: list[str]
+
+    @property
+    def guesses(self) -> list[str]:
+        """The likeliest letter after every frame."""
+        return [self.labels[i] for i in self.shares.argmax(axis=1)]
+
+    @property
+    def settled(self) -> int:
+        """The first frame from which on the likeliest letter stays."""
+        guesses = self.guesses
+        return max((i + 1 for i, guess in enumerate(guesses) if guess != guesses[-1]), default=0)
+
+
 class Watcher:
     """Names the letter that is being written, at every frame."""
 
@@ -71,35 +94,36 @@ class Watcher:
         self.labels = listed(model, "labels")
         self.stream = model.stream()
 
-    def scores(self, frames: Array) -> Array:
+    def scores(self, video: Array) -> Array:
         """Logits [T, labels] after every frame of a letter [T, 28, 28], from its first frame."""
         self.stream.reset()
-        found: Array = self.stream.run(frames)
+        found: Array = self.stream.run(video)
         return found
+
+    def watch(self, track: Track) -> Watched:
+        ink = inked(track)
+        [video] = replayed([ink])
+        scores = self.scores(video)
+        likely = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return Watched(video, ink.finished, likely / likely.sum(axis=1, keepdims=True), self.labels)
 
 
 def show(models: Models, given: str | None, picture: Path | None, say: Say) -> dict[str, Any]:
     """Name letters while they are being written: those drawn above, or one from a file."""
     tracks = [written(strokes) for strokes in DRAWN.values()] if given is None else [_read(Path(given))]
     watcher = Watcher(models.load("video"))
-    videos = replayed(tracks)
-    found = []
-    for video, truth in zip(videos, list(DRAWN) if given is None else [None], strict=True):
-        scores = watcher.scores(video)
-        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        guesses = shares.argmax(axis=1)
-        settled = int(np.max(np.flatnonzero(guesses != guesses[-1]), initial=-1)) + 1
-        found.append((video, shares, settled))
-        _tell(video, shares, settled, watcher.labels, truth, say)
+    found = [watcher.watch(track) for track in tracks]
+    for watched, letter in zip(found, DRAWN if given is None else [None], strict=True):
+        _tell(watched, letter, say)
     if picture is not None:
-        _draw(found, watcher.labels, picture)
+        _draw(found, picture)
     return {
-        "letters": [watcher.labels[s[-1].argmax()] for _, s, _ in found],
-        "probabilities": [float(s[-1].max()) for _, s, _ in found],
-        "settled_at_frame": [settled + 1 for _, _, settled in found],
-        "guesses": [[watcher.labels[i] for i in s.argmax(axis=1)] for _, s, _ in found],
-    } | ({} if given is not None else {"drawn": list(DRAWN)})
+        "letters": [watched.guesses[-1] for watched in found],
+        "probabilities": [float(watched.shares[-1].max()) for watched in found],
+        "finished_at_frame": [watched.finished + 1 for watched in found],
+        "settled_at_frame": [watched.settled + 1 for watched in found],
+        "guesses": [watched.guesses for watched in found],
+    } | ({"drawn": list(DRAWN)} if given is None else {})
 
 
 def _read(path: Path) -> Track:
@@ -131,34 +155,38 @@ def as_dots(image: Array) -> list[str]:
     return ["".join(chr(0x2800 + code) for code in row) for row in codes]
 
 
-def _tell(video: Array, shares: Array, settled: int, labels: list[str], truth: str | None, say: Say) -> None:
-    strips = [as_dots(video[frame]) for frame in SHOWN]
-    for lines in zip(*strips, strict=True):
+def _tell(watched: Watched, letter: str | None, say: Say) -> None:
+    shown = np.linspace(0, watched.finished, SHOWN + 1).astype(int)[1:]
+    for lines in zip(*(as_dots(watched.video[frame]) for frame in shown), strict=True):
         say("  ".join(lines))
-    likely = [np.argsort(-shares[frame])[:2] for frame in SHOWN]
     for rank in range(2):
-        cells = [f"{labels[best[rank]]} {shares[frame, best[rank]]:.0%}" for best, frame in zip(likely, SHOWN, strict=True)]
+        best = [(frame, int(np.argsort(-watched.shares[frame])[rank])) for frame in shown]
+        cells = [f"{watched.labels[label]} {watched.shares[frame, label]:.0%}" for frame, label in best]
         say("  ".join(cell.ljust(SIZE // 2) for cell in cells).rstrip())
-    last = labels[shares[-1].argmax()]
-    drawn = "" if truth is None else f"drawn: {truth}, "
-    say(f"{drawn}named: {last} ({shares[-1].max():.0%}), and no longer anything else from frame {settled + 1} of {FRAMES} on\n")
+    drawn = "" if letter is None else f"drawn: {letter}, "
+    say(
+        f"{drawn}named: {watched.guesses[-1]} ({watched.shares[-1].max():.0%}), for good from frame {watched.settled + 1} on; "
+        f"finished in frame {watched.finished + 1} of {FRAMES}, {RATE} a second\n"
+    )
 
 
-def _draw(found: list[tuple[Array, Array, int]], labels: list[str], path: Path) -> None:
-    figure = pictures.figure(FRAMES * 0.62, 1.75 * len(found))
-    axes = figure.subplots(2 * len(found), 1, squeeze=False, height_ratios=[1, 0.9] * len(found))[:, 0]
-    for number, (video, shares, settled) in enumerate(found):
+def _draw(found: list[Watched], path: Path) -> None:
+    figure = pictures.figure(FRAMES * 0.5, 1.6 * len(found))
+    axes = figure.subplots(2 * len(found), 1, squeeze=False, height_ratios=[1, 1] * len(found))[:, 0]
+    for number, watched in enumerate(found):
         film, chart = axes[2 * number : 2 * number + 2]
-        film.imshow(video.transpose(1, 0, 2).reshape(SIZE, FRAMES * SIZE), cmap="gray_r", vmin=0, vmax=1, aspect="auto")
-        film.set_xticks([SIZE * (i + 0.5) for i in range(FRAMES)], [labels[i] for i in shares.argmax(axis=1)])
+        strip = watched.video.transpose(1, 0, 2).reshape(SIZE, FRAMES * SIZE)
+        film.imshow(strip, cmap="gray_r", vmin=0, vmax=1, aspect="auto")
+        film.set_xticks([SIZE * (i + 0.5) for i in range(FRAMES)], [guess.replace(" ", "\n") for guess in watched.guesses])
         film.set_yticks([])
         film.tick_params(length=0, labelsize=8)
         for edge in range(1, FRAMES):
             film.axvline(edge * SIZE - 0.5, color="0.8", linewidth=0.6)
-        shown = np.argsort(-shares.max(axis=0))[:4]
-        for label in shown:
-            chart.plot(np.arange(FRAMES) + 0.5, shares[:, label], label=labels[label])
-        chart.axvspan(settled, FRAMES, color="0.93", zorder=0)
+        for label in np.argsort(-watched.shares.max(axis=0))[:SHARES]:
+            chart.plot(np.arange(FRAMES) + 0.5, watched.shares[:, label], label=watched.labels[label])
+        chart.axvspan(watched.settled, FRAMES, color="0.93", zorder=0)
+        chart.axvline(watched.finished + 0.5, color="0.5", linewidth=0.8, linestyle=":")
         chart.set(xlim=(0, FRAMES), ylim=(0, 1.05), xticks=[], yticks=[0, 1])
-        chart.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8, handlelength=1)
+        chart.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8, handlelength=1, labelspacing=0.2)
+    figure.supxlabel(f"{RATE} frames a second; grey: the guess no longer changes; dotted: the letter is finished", fontsize=9)
     pictures.save(figure, path)
