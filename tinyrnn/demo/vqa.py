@@ -193,9 +193,14 @@ def _beside(left: list[str], right: list[str]) -> list[str]:
 
 def _draw(found: list[tuple[Array, list[Answered]]], path: Path) -> None:
     count = max(len(answered) for _, answered in found)
-    figure = pictures.figure(3.4 * len(found), 3 + 0.3 * count)
-    for place, (image, answered) in zip(figure.subplots(1, len(found), squeeze=False)[0], found, strict=True):
-        place.imshow(image)
-        place.set(xticks=[], yticks=[])
-        place.set_xlabel("\n".join(f"{a.question}  {a.answer}" for a in answered), fontsize=9, linespacing=1.6)
+    figure = pictures.figure(3.6 * len(found), 3.6 + 0.26 * count)
+    axes = figure.subplots(2, len(found), squeeze=False, height_ratios=[3.4, 0.26 * count])
+    for top, bottom, (image, answered) in zip(*axes, found, strict=True):
+        top.imshow(image)
+        top.set(xticks=[], yticks=[])
+        bottom.set_axis_off()
+        bottom.set(xlim=(0, 1), ylim=(count, 0))
+        for row, a in enumerate(answered):
+            bottom.text(0.02, row + 0.5, a.question, va="center", fontsize=9)
+            bottom.text(0.98, row + 0.5, a.answer, va="center", ha="right", fontsize=9, weight="bold")
     pictures.save(figure, path)
