@@ -327,7 +327,7 @@ def test_a_whole_run_says_why(tmp_path: Path) -> None:
     sample = random_sample(model, 6)
     np.save(tmp_path / "x.npy", np.repeat(sample.feeds(model)[model.inputs[0].name], 2, 1))
     made = call(BACKWARD, tmp_path / "x.npy", "-o", tmp_path / "a.png", "--frames", "1:5")
-    assert "cannot stream" in made.stderr and "direction=bidirectional" in made.stderr
+    assert "the first of 2 sequences" in made.stderr and "direction=bidirectional" in made.stderr
     assert "4 frames" in made.stdout and (tmp_path / "a.png").is_file()
 
 

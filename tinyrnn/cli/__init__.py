@@ -1,4 +1,4 @@
-"""The command line: `tinyrnn inspect | run | check | bench | generate | demo`, each a thin layer over the public API."""
+"""The command line: `tinyrnn inspect | run | check | bench | generate | trace | demo`, each a thin layer over the public API."""
 
 from __future__ import annotations
 
