@@ -26,10 +26,10 @@ TRAINED = 7
 """the most words and marks of a sentence that the model was trained on"""
 SENTENCE = re.compile(r"[^.!?\n]*\w[^.!?\n]*[.!?]*")
 SENTENCES = (
-    "My sister doesn't drink coffee.",
-    "Where did you buy that black dress?",
-    "The old doctor gave me good advice.",
-    "They are waiting for us in the garden.",
+    "My father doesn't like modern music.",
+    "I have never seen a white cat.",
+    "Her new house is very beautiful.",
+    "Can you help my brother?",
 )
 
 
@@ -99,6 +99,11 @@ class Translator:
         return Decoder(self.stream, output="logits", scores="logits", inputs=source.inputs)
 
 
+def written(words: str) -> str:
+    """Words and marks as one writes them: "où as-tu été ?"."""
+    return words.replace(" - ", "-").replace(" .", ".").replace(" ,", ",")
+
+
 def show(models: Models, given: str | None, picture: Path | None, say: Say) -> dict[str, Any]:
     """Translate sentences: those above, or those of a text."""
     sentences = SENTENCES if given is None else SENTENCE.findall(given)
@@ -106,7 +111,7 @@ def show(models: Models, given: str | None, picture: Path | None, say: Say) -> d
         raise TinyRNNError("there is no word to translate in the input: write one or more sentences in English")
     translator = Translator(models)
     read = [(tokens, translator.read(tokens)) for tokens in map(tokenize, sentences)]
-    found, drawn = [], []
+    translations, drawn = [], []
     for tokens, source in read:
         say(" ".join(tokens))
         unknown = list(dict.fromkeys(t for t in tokens if t not in translator.english.index))
@@ -114,28 +119,31 @@ def show(models: Models, given: str | None, picture: Path | None, say: Say) -> d
             say(f"  the model does not know {', '.join(map(repr, unknown))}: {UNKNOWN} takes its place")
         if len(tokens) > TRAINED:
             say(f"  {len(tokens)} words and marks; the model was trained on sentences of at most {TRAINED}")
-        greedy, best = translator.greedy(source), translator.beam(source, WIDTH)
-        say(f"  greedy          {translator.text(greedy.tokens)}")
-        for number, hypothesis in enumerate(best):
-            say(f"  {'' if number else 'beam':4s}  {hypothesis.score:8.2f}  {translator.text(hypothesis.tokens)}")
+        best = translator.beam(source, WIDTH)
+        greedy, *likely = (
+            written(translator.text(found)) for found in (translator.greedy(source).tokens, *(h.tokens for h in best))
+        )
+        say(f"  greedy          {greedy}")
+        for number, (hypothesis, french) in enumerate(zip(best, likely, strict=True)):
+            say(f"  {'' if number else 'beam':4s}  {hypothesis.score:8.2f}  {french}")
         words = [translator.french.words[t] for t in best[0].tokens]
         shares = translator.attention(source, best[0].tokens)
         for line in table(shares, words, [*tokens, END]):
             say(f"    {line}".rstrip())
         say("")
         drawn.append((shares, words, [*tokens, END]))
-        found.append(
+        translations.append(
             {
                 "english": " ".join(tokens),
                 "unknown": unknown,
-                "greedy": translator.text(greedy.tokens),
-                "beam": [{"french": translator.text(h.tokens), "score": h.score} for h in best],
+                "greedy": greedy,
+                "beam": [{"french": french, "score": h.score} for french, h in zip(likely, best, strict=True)],
                 "attention": shares.tolist(),
             }
         )
     if picture is not None:
         draw(drawn, picture)
-    return {"translations": found}
+    return {"translations": translations}
 
 
 def table(shares: Array, rows: Sequence[str], columns: Sequence[str]) -> list[str]:
