@@ -55,11 +55,15 @@ def beam(step: Step, state: Any, start: int, stop: int, steps: int, width: int, 
     """The best sequence of those that `width` hypotheses at a time find; as `tinyrnn.decode.beam` is documented.
 
     Scores are log-probability / ((5 + n) / 6) ** length_penalty (Wu et al., 2016). The best `width` continuations that
-    do not end go on at each step; those that end and come before them are kept.
+    do not end go on at each step; those that end and come before them are kept. It ends early where nothing that goes on
+    can become better than what has ended.
     """
 
+    def penalty(count: int) -> float:
+        return math.pow((5 + count) / 6, length_penalty)
+
     def score(found: Found) -> float:
-        return found.log_probability / math.pow((5 + len(found.tokens)) / 6, length_penalty)
+        return found.log_probability / penalty(len(found.tokens))
 
     living: list[tuple[Found, Any, int]] = [(Found([], 0.0), state, start)]
     ended: list[Found] = []
@@ -82,4 +86,8 @@ def beam(step: Step, state: Any, start: int, stop: int, steps: int, width: int, 
             if len(grown) == width:
                 break
         living = grown
+        likeliest = living[0][0]
+        largest = max(penalty(len(likeliest.tokens) + 1), penalty(steps))
+        if ended and max(map(score, ended)) >= likeliest.log_probability / largest:
+            return max(ended, key=score).tokens
     return max([*ended, *(found for found, _, _ in living)], key=score).tokens

@@ -37,7 +37,7 @@ RECIPE = Recipe(
     source="short English and French sentences from Tatoeba, as packaged by www.manythings.org/anki",
     made="sentences made from a small grammar of both languages",
     license="MIT. Trained on sentences from www.manythings.org/anki and tatoeba.org (CC BY 2.0).",
-    epochs=6,
+    epochs=3,
 )
 EMBEDDING, ENCODER, DECODER, ATTENTION = 128, 128, 256, 128
 """elements of a word in either language, GRU units of each direction and of the decoder, elements of a key"""
@@ -45,7 +45,7 @@ CAPACITY = 12
 """words and marks of a source, its end included, that the exported decoder's memory holds"""
 SEEN = 2, 3
 """how often a word, English and French, is in the training sentences to be in the vocabulary"""
-BATCH, RATE, DROPOUT, SMOOTHING = 96, 3e-3, 0.2, 0.1
+BATCH, RATE, DROPOUT, SMOOTHING = 64, 2.5e-3, 0.2, 0.1
 NEGATIVES = 800
 """words besides those of a batch among which a training step tells the right ones"""
 HELD_OUT = 1000
@@ -232,10 +232,12 @@ def greedy(model: Model, texts: Sequence[list[str]]) -> list[str]:
         for numbers in alike.values():
             memory, keys, h = model.encoder(torch.from_numpy(np.stack([model.source(texts[i]) for i in numbers])))
             mask, token = torch.ones(keys.shape[:2]), torch.full((len(numbers),), model.french.index[START])
-            written = []
-            for _ in range(STEPS):
+            written: list[torch.Tensor] = []
+            ended = torch.zeros(len(numbers), dtype=torch.bool)
+            while len(written) < STEPS and not ended.all():
                 logits, _, h = model.decoder(token, h, memory, keys, mask)
                 token = logits.argmax(1)
+                ended |= token == model.french.index[END]
                 written.append(token)
             for i, tokens in zip(numbers, torch.stack(written, 1).tolist(), strict=True):
                 found[i] = text(model, tokens)
