@@ -27,7 +27,7 @@ RECIPE = Recipe(
     name="sentiment",
     folder="pros_cons",
     file="pros_cons.zip",
-    source="41,000 different remarks from product reviews, under Pros or under Cons (Bing Liu; from NLTK's data)",
+    source="40,000 different remarks from product reviews, under Pros or under Cons (Bing Liu; from NLTK's data)",
     made="remarks made of a few words of praise and complaint",
     license=(
         'MIT. Trained on the "Pros and cons dataset by Bing Liu [http://www.cs.uic.edu/~liub]", which "is licensed under '

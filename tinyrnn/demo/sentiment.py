@@ -23,10 +23,12 @@ Array = np.ndarray[Any, Any]
 UNKNOWN = "<unk>"
 """the word that stands for all that the model does not know"""
 REMARKS = (
-    "Beautiful pictures, but the battery dies far too quickly.",
-    "A bit heavy at first; now I love how sturdy and reliable it is!",
-    "Not easy to use, no zoom, and too expensive for what you get",
+    "Cheap, and it does the job",
+    "Cheap plastic case, hard to open",
+    "Low price, long battery life, fits in a pocket",
+    "Beautiful pictures, but the battery dies far too quickly",
 )
+"""a word that is read in two ways, a judgement that turns, and one on both sides: remarks it was trained on take one"""
 BAR = 20
 """characters of a bar from the middle to an end"""
 
