@@ -49,9 +49,9 @@ def test_several_sentences_as_json() -> None:
         assert len(scores) == WIDTH
         assert scores == sorted(scores, reverse=True)
         assert not any(mark in h["french"] for h in found["beam"] for mark in MARKS)
-        shares = np.array(found["attention"])
+        shares = np.array(found["attention"], np.float32)
         assert shares.shape[1] == len(found["english"].split()) + 1
-        assert within(shares.sum(axis=1), np.ones(len(shares)), "close")
+        assert within("close", shares.sum(axis=1), np.ones(len(shares), np.float32))
 
 
 def test_unknown_words_and_long_sentences_are_told() -> None:
