@@ -21,8 +21,8 @@ from tinyrnn_export.recipe import Run, find_data
 
 Array = np.ndarray[Any, Any]
 SETS = Path(__file__).parents[2] / "shared/data/sets"
-SLICE = 60
-"""of the held-out sentences"""
+SLICE, TRANSLATED = 40, 300
+"""of the held-out sentences: those that are translated by both engines, and those whose BLEU is taken"""
 
 # --- BLEU: the examples of Papineni et al., 2002, and sums by hand -----------------------------------------------------
 GUIDE = [
@@ -142,6 +142,6 @@ def test_packaged_model_on_held_out_sentences(tmp_path: Path) -> None:
         best = translator.beam(source)[0].tokens.tolist()
         assert best == decoding.beam(step, state, *ends, WIDTH, LENGTH_PENALTY)
         found.append(translator.text(best).split())
-    for english, _ in held[SLICE:]:
+    for english, _ in held[SLICE:TRANSLATED]:
         found.append(translator.text(translator.beam(translator.read(english))[0].tokens).split())
-    assert 100 * bleu(found, [[french] for _, french in held]) >= 30
+    assert 100 * bleu(found, [[french] for _, french in held[:TRANSLATED]]) >= 30
