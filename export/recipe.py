@@ -7,9 +7,12 @@ data, and the decisions of PyTorch, onnxruntime and tinyrnn compared on all of i
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +35,10 @@ CLIP = 1.0
 """the largest norm of the gradient of all parameters together"""
 WEIGHT_DECAY = 0.01
 CHUNKS = (1, 7, 64)
+
+
+DAMAGED = (EOFError, UnicodeDecodeError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error)
+"""what is raised where a data set's file is cut off or is none"""
 
 
 @dataclass(frozen=True)
@@ -269,6 +276,8 @@ def command(recipe: Recipe, train: Callable[[Run], None], help: str) -> click.Co
             train(run)
         except TinyRNNError as error:
             raise click.ClickException(str(error)) from None
+        except DAMAGED as error:
+            raise click.ClickException(f"the data in {found} cannot be read ({type(error).__name__}: {error})") from None
         run.finish()
 
     return main

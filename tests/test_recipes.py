@@ -91,7 +91,9 @@ def test_char_lm_refuses_a_short_or_broken_text(tmp_path: Path) -> None:
     (tmp_path / "input.txt.gz").write_bytes(gzip.compress(b"to be or not to be"))
     assert "only 18 characters" in _run(char_lm, "--data", tmp_path, "-o", tmp_path / "o", status=1)
     (tmp_path / "input.txt.gz").write_bytes(b"no gzip")
-    assert "cannot be read as text compressed by gzip" in _run(char_lm, "--data", tmp_path, "-o", tmp_path / "o", status=1)
+    assert f"the data in {tmp_path} cannot be read" in _run(char_lm, "--data", tmp_path, "-o", tmp_path / "o", status=1)
+    (tmp_path / "digits.csv.gz").write_bytes(gzip.compress(b"1,2,3")[:-5])
+    assert f"the data in {tmp_path} cannot be read (EOFError" in _run(digits, "--data", tmp_path, "-o", tmp_path / "o", status=1)
 
 
 def test_windows_follow_each_other() -> None:
