@@ -22,6 +22,7 @@ import click
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tinyrnn.check import check
 from tinyrnn.errors import TinyRNNError
@@ -221,6 +222,17 @@ def bent(images: torch.Tensor, spread: float, moved: float) -> torch.Tensor:
     change[:, :, 2] = moved * torch.randn(len(images), 2)
     grid = nn.functional.affine_grid(change, list(images.shape), align_corners=False)
     return nn.functional.grid_sample(images, grid, align_corners=False)
+
+
+def folded(layers: nn.Sequential) -> nn.Sequential:
+    """The layers with each batch normalization folded into the convolution before it: the same results in evaluation."""
+    kept: list[nn.Module] = []
+    for layer in layers.eval():
+        if isinstance(layer, nn.BatchNorm2d):
+            kept.append(fuse_conv_bn_eval(kept.pop(), layer))
+        else:
+            kept.append(layer)
+    return nn.Sequential(*kept)
 
 
 def session(file: Path) -> Any:

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tinyrnn import load
 from tinyrnn.demo.replay import FRAMES, RATE, SIZE, Array, Ink, Track, inked, replay, replayed
 from tinyrnn.demo.video import DRAWN, Watcher, fitted, written
 
 from .pytorch import export_sequence, export_step
-from .recipe import Recipe, Run, command, session, shuffled
+from .recipe import Recipe, Run, command, folded, session, shuffled
 
 RECIPE = Recipe(
     name="video",
@@ -98,15 +97,6 @@ class Video(nn.Module):
         """As `forward`, of what `see` gave."""
         y, state = self.lstm(seen, state)
         return self.from_frame(seen) + self.from_state(self.dropout(y)), state
-
-    def fold(self) -> None:
-        """Batch normalization into the convolutions before it: the same results in evaluation."""
-        self.eval()
-        layers = list(self.convolutions)
-        folded: list[nn.Module] = []
-        for convolution, normalization, activation in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
-            folded += [fuse_conv_bn_eval(convolution, normalization), activation]
-        self.convolutions = nn.Sequential(*folded)
 
 
 class Whole(nn.Module):
@@ -237,7 +227,7 @@ def train(run: Run) -> None:
         rate=RATE_ALONE,
         epochs=ALONE * run.epochs,
     )
-    model.fold()
+    model.convolutions = folded(model.convolutions)
     run.say("  the CNN and the LSTM")
     run.fit(
         model,

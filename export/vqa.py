@@ -1,6 +1,9 @@
 """Image and question to answer: a CNN sees the picture, an LSTM starts from it and reads the question.
 
 python -m tinyrnn_export.vqa --data FOLDER -o DIR
+
+First the CNN alone learns which answers but yes and no a picture has, with batch normalization, which is then folded
+into its convolutions; then all of it learns from the questions.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from tinyrnn.demo.vqa import COLORS, SHAPES, SIZE, Answers, Drawn, scaled
 from tinyrnn.vocabulary import Words, tokenize
 
 from .pytorch import export_sequence
-from .recipe import Recipe, Run, bent, command, session, shuffled
+from .recipe import Recipe, Run, bent, command, folded, session, shuffled
 
 RECIPE = Recipe(
     name="vqa",
@@ -35,7 +38,11 @@ RECIPE = Recipe(
 CHANNELS = (8, 16, 24, 32)
 """of the convolutions, each of which halves the sides"""
 EMBEDDED, HIDDEN = 24, 64
-BATCH = 32
+ALONE_BATCH, RATE = 64, 3e-3
+YES_NO = ("yes", "no")
+REMEMBER = 3.0
+"""the first bias of the forget gate: else little of the picture, and of its gradient, is left after eight words"""
+BATCH = 16
 """pictures, each with all its questions"""
 BENT, MOVED = 0.05, 0.1
 """spread of the random affine changes of training pictures, in half widths of the picture"""
@@ -68,17 +75,19 @@ class Vqa(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in zip((3, *CHANNELS), CHANNELS, strict=False):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.ReLU()]
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
         flat = CHANNELS[-1] * (SIZE >> len(CHANNELS)) ** 2
-        self.see = nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, HIDDEN), nn.Tanh())
+        self.see = nn.Sequential(*layers, nn.Flatten(), nn.Linear(flat, HIDDEN))
         self.embed = nn.Embedding(words, EMBEDDED)
         self.lstm = nn.LSTM(EMBEDDED, HIDDEN, batch_first=True)
         self.head = nn.Linear(HIDDEN, answers)
+        with torch.no_grad():
+            self.lstm.bias_ih_l0[HIDDEN : 2 * HIDDEN] = REMEMBER
 
     def read(self, seen: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """Logits [N, T, answers] of what was seen [N, hidden] and words [N, T]."""
-        state = seen[None]
-        logits: torch.Tensor = self.head(self.lstm(self.embed(words), (state, torch.zeros_like(state)))[0])
+        """Logits [N, T, answers] of what was seen [N, hidden], which the LSTM's cell holds at first, and words [N, T]."""
+        state = torch.tanh(seen)[None], seen[None]
+        logits: torch.Tensor = self.head(self.lstm(self.embed(words), state)[0])
         return logits
 
     def forward(self, image: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
@@ -168,11 +177,29 @@ def train(run: Run) -> None:
         every = F.cross_entropy(logits.flatten(0, 1), wanted.flatten())
         return F.cross_entropy(logits[torch.arange(len(rows)), last], answer) + EVERY_WORD * every
 
+    guess = nn.Linear(HIDDEN, len(answers))
+    of_things = np.flatnonzero([answers[i] not in YES_NO for i in data.answers])
+
+    def learn_alone(batch: Array) -> torch.Tensor:
+        rows = of_things[batch]
+        seen = model.see(bent(data.images[data.of[rows]], BENT, MOVED))
+        return F.cross_entropy(guess(seen), data.answers[rows])
+
+    run.say("  the CNN alone, from answers without their questions")
+    run.fit(
+        nn.ModuleList([model.see, guess]),
+        lambda random: shuffled(random, len(of_things), ALONE_BATCH),
+        learn_alone,
+        rate=RATE,
+        epochs=max(run.epochs // 2, 1),
+    )
+    model.see = folded(model.see)
+    run.say("  the CNN and the LSTM")
     run.fit(
         model,
         lambda random: shuffled(random, len(images), BATCH),
         loss,
-        rate=3e-3,
+        rate=RATE,
         heldout=lambda: f"{right():.1%}",
     )
     run.half(model, decisions)

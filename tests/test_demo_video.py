@@ -131,8 +131,8 @@ def test_files(tmp_path: Path) -> None:
         found = figures("--input", tmp_path / name)
         assert found["guesses"] == [wanted], "any unit of length, and any beginning of time"
         assert "drawn" not in found
-    np.save(tmp_path / "z.npy", table(written(DRAWN["z"]))[:, :3])
-    assert "named: z" in call("--input", tmp_path / "z.npy").stdout
+    np.save(tmp_path / "m.npy", table(written(DRAWN["m"]))[:, :3])
+    assert "named: m" in call("--input", tmp_path / "m.npy").stdout
 
 
 def test_refuses(tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ DOTS = ((0, 3), (1, 4), (2, 5), (6, 7))
 DRAWN: dict[str, list[Any]] = {
     "k": [[(0.25, 0.0), (0.25, 1.0)], [(0.7, 0.35), (0.27, 0.68), (0.75, 1.0)]],
     "m": [[(0, 0.2), (0, 1), *arc((0.25, 0.45), (0.25, 0.2), 0.5, 1), (0.5, 1), *arc((0.75, 0.45), (0.25, 0.2), 0.5, 1), (1, 1)]],
-    "z": [[(0.1, 0.1), (0.9, 0.1), (0.1, 0.95), (0.9, 0.95)]],
     "θ": [arc((0.5, 0.5), (0.35, 0.5), -0.25, 0.75, 32), [(0.17, 0.5), (0.83, 0.5)]],
-    "π": [[(0.0, 0.25), (1.0, 0.2)], [(0.3, 0.25), (0.25, 1.0)], [(0.7, 0.25), (0.75, 1.0)]],
+    "d": [[*arc((0.4, 0.7), (0.3, 0.3), -0.08, -0.92, 20), (0.68, 0.85)], [(0.7, 0.0), (0.7, 1.0)]],
+    "β": [[(0.2, 1.0), (0.2, 0.2), *arc((0.45, 0.22), (0.25, 0.2), 0.5, 1.2), *arc((0.45, 0.65), (0.3, 0.22), 0.8, 1.3)]],
     "ψ": [[(0.1, 0.2), *arc((0.5, 0.35), (0.4, 0.35), 0.5, 0, 20), (0.9, 0.2)], [(0.5, 0.0), (0.5, 1.0)]],
 }
 """strokes of letters, in a unit square"""
@@ -179,7 +179,7 @@ def _draw(found: list[Watched], path: Path) -> None:
         film.imshow(strip, cmap="gray_r", vmin=0, vmax=1, aspect="auto")
         film.set_xticks([SIZE * (i + 0.5) for i in range(FRAMES)], [guess.replace(" ", "\n") for guess in watched.guesses])
         film.set_yticks([])
-        film.tick_params(length=0, labelsize=8)
+        film.tick_params(length=0, labelsize=7)
         for edge in range(1, FRAMES):
             film.axvline(edge * SIZE - 0.5, color="0.8", linewidth=0.6)
         for label in np.argsort(-watched.shares.max(axis=0))[:SHARES]:
