@@ -279,6 +279,8 @@ def test_out_progress_pieces_and_bursts(load: Callable[..., tinyrnn.Model], monk
     assert np.shares_memory(made.tokens, out) and out[:50].tolist() == whole.tokens.tolist() and not out[50:].any()
     np.testing.assert_array_equal(made.log_probabilities, whole.log_probabilities)
     assert told == [(min(n, 50), 50) for n in range(7, 57, 7)]
+    bare = decode.generate(model, [1, 2], 50, log_probabilities=False, **how)
+    assert bare.tokens.tolist() == whole.tokens.tolist() and not bare.log_probabilities.size
     for burst in (1, 8, 100):
         assert list(decode.tokens(model, [1, 2], 50, burst=burst, **how)) == whole.tokens.tolist()
     stop = int(whole.tokens[20])

@@ -33,7 +33,7 @@ class Generation(NamedTuple):
     tokens: Array
     """int64 [n], n <= steps; a stop token is the last"""
     log_probabilities: Array
-    """float32 [n]: of each token under the model's own distribution, before temperature, top_k and top_p"""
+    """float32 [n]: of each token under the model's own distribution, before temperature, top_k and top_p; [0] if not wanted"""
     stopped: bool
     """whether a stop token ended it"""
 
@@ -130,6 +130,7 @@ class Decoder:
         top_p: float = 1.0,
         seed: int = 0,
         stop: Tokens = (),
+        log_probabilities: bool = True,
         out: Array | None = None,
         progress: Progress | None = None,
     ) -> Generation:
@@ -141,6 +142,7 @@ class Decoder:
         temperature: 0 is "greedy"
         seed:        of what is drawn, 0 to 2**64 - 1; the same one gives the same tokens on every machine with fma
         stop:        a token or tokens that end the generation
+        log_probabilities: whether they are wanted; they cost a pass over the vocabulary for each token
         out:         int64 [steps or more], C-contiguous, to hold the tokens
         progress:    called with tokens done and `steps`, between pieces of the run
 
@@ -149,13 +151,14 @@ class Decoder:
         """
         job, ends = self._asked(start, steps, method, temperature, top_k, top_p, seed, stop)
         made = self._room(out, steps)
-        likelihoods = np.empty(steps, np.float32)
+        likelihoods = np.empty(steps if log_probabilities else 0, np.float32)
         before = self.stream.state.copy()
         done, stopped = 0, False
         try:
             while done < steps and not stopped:
                 count = min(PIECE, steps - done)
-                job[k.TOKENS], job[k.LIKELIHOODS] = made.ctypes.data + 8 * done, likelihoods.ctypes.data + 4 * done
+                job[k.TOKENS] = made.ctypes.data + 8 * done
+                job[k.LIKELIHOODS] = likelihoods.ctypes.data + 4 * done if log_probabilities else 0
                 self._run(job, count)
                 done += int(job[k.MADE])
                 stopped = bool(ends[made[done - 1]])
@@ -186,8 +189,8 @@ class Decoder:
         """
         job, ends = self._asked(start, steps, method, temperature, top_k, top_p, seed, stop)
         burst = _whole(self.name, "burst", burst, 1)
-        room = np.empty((2, burst), np.int64)
-        job[k.TOKENS], job[k.LIKELIHOODS] = room[0].ctypes.data, room[1].ctypes.data
+        room = np.empty(burst, np.int64)
+        job[k.TOKENS] = room.ctypes.data
 
         def bursts() -> Iterator[int]:
             done, last = 0, -1
@@ -198,7 +201,7 @@ class Decoder:
                 except BaseException:
                     self.stream.state[...] = before
                     raise
-                found = room[0, : int(job[k.MADE])].tolist()
+                found = room[: int(job[k.MADE])].tolist()
                 done, last = done + len(found), found[-1]
                 yield from found
 

@@ -69,7 +69,7 @@ ORDER = 20
 TOKENS = 21
 """int64[steps]; of a beam search int64[WIDTH, steps]"""
 LIKELIHOODS = 22
-"""float32[steps]"""
+"""float32[steps], or 0: not wanted"""
 LAST = 23
 """the token to be fed next; after status REFUSED the one that was refused"""
 MADE = 24
@@ -392,7 +392,8 @@ def run(job: int, steps: int) -> int:
             token = sample(j, best)
         else:
             put(j, DRAWS, get(j, DRAWS) + 1)
-        put(likelihoods, t, log_likelihood(j, token, best))
+        if get(j, LIKELIHOODS) != 0:
+            put(likelihoods, t, log_likelihood(j, token, best))
         put(tokens, t, token)
         put(j, LAST, token)
         put(j, MADE, t + 1)

@@ -147,7 +147,7 @@ class Captioner:
     def greedy(self, seen: Seen) -> Array:
         """The likeliest word each time: tokens, the end included."""
         self._begin(seen)
-        return self.spoken.generate(self.end, STEPS, stop=self.end).tokens
+        return self.spoken.generate(self.end, STEPS, stop=self.end, log_probabilities=False).tokens
 
     def beam(self, seen: Seen, n_best: int = 1) -> list[Hypothesis]:
         """The likeliest names, best first."""
