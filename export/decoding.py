@@ -6,6 +6,7 @@ log-probabilities. Sums are in float64.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,6 +31,15 @@ def log_softmax(scores: Array) -> Array:
     return found
 
 
+def _largest(values: Array, count: int) -> Array:
+    """Indices of the `count` largest, largest first, the lower index first of equal ones."""
+    count = min(count, len(values))
+    least = np.partition(values, -count)[-count]
+    enough = np.flatnonzero(values >= least)
+    found: Array = enough[np.argsort(-values[enough], kind="stable")][:count]
+    return found
+
+
 def greedy(step: Step, state: Any, start: int, stop: int, steps: int) -> list[int]:
     """The likeliest token each time, until `stop`, which is the last, or `steps` tokens."""
     tokens: list[int] = []
@@ -45,11 +55,15 @@ def beam(step: Step, state: Any, start: int, stop: int, steps: int, width: int, 
     """The best sequence of those that `width` hypotheses at a time find; as `tinyrnn.decode.beam` is documented.
 
     Scores are log-probability / ((5 + n) / 6) ** length_penalty (Wu et al., 2016). The best `width` continuations that
-    do not end go on at each step; those that end and come before them are kept.
+    do not end go on at each step; those that end and come before them are kept. It ends early where nothing that goes on
+    can become better than what has ended.
     """
 
+    def penalty(count: int) -> float:
+        return math.pow((5 + count) / 6, length_penalty)
+
     def score(found: Found) -> float:
-        return found.log_probability / ((5 + len(found.tokens)) / 6) ** length_penalty
+        return found.log_probability / penalty(len(found.tokens))
 
     living: list[tuple[Found, Any, int]] = [(Found([], 0.0), state, start)]
     ended: list[Found] = []
@@ -60,10 +74,7 @@ def beam(step: Step, state: Any, start: int, stop: int, steps: int, width: int, 
             scores, state = step(token, before)
             after.append(state)
             likely = log_softmax(scores)
-            candidates += [
-                (found.log_probability + float(likely[t]), number, int(t))
-                for t in np.argsort(-likely, kind="stable")[: width + 1]
-            ]
+            candidates += [(found.log_probability + float(likely[t]), number, int(t)) for t in _largest(likely, width + 1)]
         candidates.sort(key=lambda c: (-c[0], c[1], c[2]))
         grown: list[tuple[Found, Any, int]] = []
         for total, number, token in candidates:
@@ -75,4 +86,8 @@ def beam(step: Step, state: Any, start: int, stop: int, steps: int, width: int, 
             if len(grown) == width:
                 break
         living = grown
+        likeliest = living[0][0]
+        largest = max(penalty(len(likeliest.tokens) + 1), penalty(steps))
+        if ended and max(map(score, ended)) >= likeliest.log_probability / largest:
+            return max(ended, key=score).tokens
     return max([*ended, *(found for found, _, _ in living)], key=score).tokens

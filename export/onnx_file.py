@@ -6,7 +6,6 @@ Nothing here knows a framework: a model is a function from arrays to arrays.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +40,7 @@ class Exported:
     """A file that onnxruntime was seen to run as the framework runs the model.
 
     path       the file
-    exporter   what wrote it: "torchscript", "dynamo", "weights" or "keras"
+    exporter   what wrote it: "torchscript" or "dynamo" of PyTorch; "layers" (export/keras_layers.py) or "keras", Keras' own
     sizes      the sizes of the dynamic axes at which it was compared
     excess     the largest difference there, in units of the tolerance "close" of `tinyrnn.check`: up to 1
     notes      what else was tried, and why it was not taken
@@ -59,6 +58,19 @@ def finish(model: onnx.ModelProto, metadata: Mapping[str, str] | None, half: boo
     helper.set_model_props(model, dict(metadata or {}))
     if half:
         store_half(model)
+
+
+def rename(model: onnx.ModelProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give the inputs and outputs, in their order, other names. In place."""
+    graph = model.graph
+    for ports, names, into in ((graph.input, inputs, True), (graph.output, outputs, False)):
+        for port, name in zip(ports, names, strict=True):
+            if port.name != name:
+                ends = (name, port.name) if into else (port.name, name)
+                graph.node.insert(
+                    0 if into else len(graph.node), helper.make_node("Identity", ends[:1], ends[1:], name=f"name.{name}")
+                )
+                port.name = name
 
 
 def store_half(model: onnx.ModelProto) -> None:
@@ -99,7 +111,7 @@ def _worth_halving(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= SMALLEST_HALF)
 
 
-def save_verified(
+def verify(
     model: onnx.ModelProto,
     path: str | os.PathLike[str],
     exporter: str,
@@ -108,7 +120,7 @@ def save_verified(
     axes: Axes,
     seed: int = 0,
 ) -> Exported:
-    """Compare `model` in onnxruntime with `run` and write it to `path`, which stays untouched where they differ.
+    """Compare `model`, which is to be written to `path`, in onnxruntime with `run`.
 
     run       input arrays by name → outputs in the file's order; raises whatever it likes for sizes it does not take
     example   one array per input. Other inputs are drawn like it: floats with its mean and spread, whole numbers from
@@ -118,11 +130,7 @@ def save_verified(
     Raises `ExportError`, with the output, the sizes, the difference and what to do.
     """
     onnx.checker.check_model(model, full_check=True)
-    with tempfile.TemporaryDirectory() as folder:
-        written = os.path.join(folder, "model.onnx")
-        onnx.save(model, written)
-        session = _session(written, os.path.basename(path))
-    compare = _Comparison(os.fspath(path), session, run, [o.name for o in model.graph.output])
+    compare = _Comparison(os.fspath(path), session(model, os.fspath(path)), run, [o.name for o in model.graph.output])
     rng = np.random.default_rng(seed)
     usual = {name: example[given].shape[axis] for given in example for axis, name in axes.get(given, {}).items()}
     done: list[Mapping[str, int]] = []
@@ -141,7 +149,6 @@ def save_verified(
         one = {**usual, **dict.fromkeys(names, 1)}
         if one != usual and (fits := compare.first_that_fits([(_drawn(example, axes, one, rng), one)])):
             done.append(fits)
-    onnx.save(model, os.fspath(path))
     return Exported(os.fspath(path), exporter, tuple(done), compare.worst)
 
 
@@ -178,6 +185,11 @@ class _Comparison:
             apart = excess(LEVEL, got, wanted)
             self.worst = max(self.worst, apart)
             if not apart <= 1:
+                if not np.isfinite(wanted.astype(np.float64)).all():
+                    raise ExportError(
+                        f"{self.path}: output {name!r} of the model itself {at} is not finite, for random inputs like the "
+                        "example's: give real inputs as the example, or look at the model"
+                    )
                 if any(excess("exact", a, b) for a, b in zip(expected, self.expected(feeds), strict=True)):
                     advice = (
                         "The model itself gives other outputs each time: switch its noise off, and pass a state that it keeps "
@@ -208,16 +220,17 @@ class _Comparison:
         return None
 
 
-def _session(path: str, name: str) -> Any:
+def session(model: onnx.ModelProto, shown: str) -> Any:
+    """`model` in onnxruntime, on one thread. Raises `ExportError`, which calls it `shown`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ExportError(f"{name}: the exporter has written a file that onnxruntime does not open ({_line(error)})") from None
+        raise ExportError(f"{shown}: the exporter has written a file that onnxruntime does not open ({_line(error)})") from None
 
 
 def _drawn(example: Mapping[str, Array], axes: Axes, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:

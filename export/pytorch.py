@@ -25,7 +25,7 @@ import onnx
 import torch
 from torch import nn
 
-from .onnx_file import Axes, Exported, ExportError, finish, save_verified
+from .onnx_file import Axes, Exported, ExportError, finish, verify
 
 __all__ = ["ExportError", "Exported", "export_sequence", "export_step", "round_to_half", "to_npz"]
 
@@ -89,12 +89,13 @@ def export_sequence(
             finish(model, metadata, half)
             try:
                 example = {n: _array(tensor) for n, tensor in zip(input_names, example_inputs, strict=True)}
-                made = save_verified(model, path, name, _run(module, input_names), example, dynamic_axes)
+                made = verify(model, path, name, _run(module, input_names), example, dynamic_axes)
             except ExportError as error:
                 refused.append(f"{name}: {error}")
                 continue
+            onnx.save(model, os.fspath(path))
             return Exported(made.path, name, made.sizes, made.excess, tuple(refused))
-        raise ExportError(_all_refused(module, refused))
+        raise ExportError(_all_refused(module, refused, bool(dynamic_axes)))
     finally:
         for part in was_training:
             part.training = True
@@ -240,13 +241,12 @@ def _run(module: nn.Module, names: Sequence[str]) -> Callable[[Mapping[str, Any]
 
 @contextmanager
 def _quietly() -> Iterator[str]:
-    """The name of a file to write to. Exporters print and log what the exceptions that they raise say as well."""
+    """The name of a file to write to. Exporters print and log what their exceptions say too, and warn of what may be
+    constants in the file, which is then compared at other sizes."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="Exporting a model to ONNX with a batch_size other than 1")
+        warnings.simplefilter("ignore")
         log.setLevel(logging.ERROR)
         try:
             yield os.path.join(folder, "written.onnx")
@@ -311,12 +311,12 @@ def _reason(error: BaseException) -> str:
     return f"{type(inner).__name__}: {' '.join(text.split())}"[:LONGEST_REASON]
 
 
-def _all_refused(module: nn.Module, refused: Sequence[str]) -> str:
+def _all_refused(module: nn.Module, refused: Sequence[str], dynamic: bool) -> str:
     text = f"no exporter writes a file that computes what the {type(module).__name__} does."
     kinds = {type(part) for part in module.modules()}
     if any(isinstance(part, nn.LSTM) and part.proj_size for part in module.modules()):
         text += " ONNX's LSTM has no proj_size: train without it, with a Linear layer behind the LSTM."
-    if kinds & {nn.RNNCell, nn.LSTMCell, nn.GRUCell}:
+    if dynamic and kinds & {nn.RNNCell, nn.LSTMCell, nn.GRUCell}:
         text += (
             " A Python loop over cells is written out for one length: use nn.RNN, nn.LSTM or nn.GRU, which hold the same weights "
             "(weight_ih_l0 for weight_ih), or export one step with export_step."

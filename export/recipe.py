@@ -7,9 +7,12 @@ data, and the decisions of PyTorch, onnxruntime and tinyrnn compared on all of i
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +22,7 @@ import click
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tinyrnn.check import check
 from tinyrnn.errors import TinyRNNError
@@ -32,6 +36,10 @@ CLIP = 1.0
 """the largest norm of the gradient of all parameters together"""
 WEIGHT_DECAY = 0.01
 CHUNKS = (1, 7, 64)
+
+
+DAMAGED = (EOFError, UnicodeDecodeError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error)
+"""what is raised where a data set's file is cut off or is none"""
 
 
 @dataclass(frozen=True)
@@ -69,9 +77,9 @@ class Run:
     """training examples, at most: for a trial"""
     seed: int
     figures: dict[str, Any] = field(default_factory=dict)
-    began: float = field(default_factory=time.perf_counter)
+    began: float = field(default_factory=time.process_time)
     trained: float = 0.0
-    """seconds of training so far"""
+    """processor seconds of training so far: on one thread, what a core of its own would take"""
 
     def say(self, text: str) -> None:
         click.echo(text)
@@ -103,6 +111,7 @@ class Run:
         loss: Callable[[Any], torch.Tensor],
         *,
         rate: float,
+        epochs: int | None = None,
         heldout: Callable[[], str] | None = None,
         decay: float = WEIGHT_DECAY,
         clip: float = CLIP,
@@ -112,19 +121,21 @@ class Run:
         batches  the batches of one epoch, in their order
         loss     of one batch
         rate     the largest learning rate
+        epochs   how many, where it is not the number that was asked for
         heldout  called after each epoch, with the model in evaluation mode, for what its line shows
         """
         optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay)
         random, mean = self.random(), math.nan
-        self.say(f"  {sum(p.numel() for p in model.parameters()):,} parameters, {self.epochs} epochs")
-        for epoch in range(self.epochs):
-            began = time.perf_counter()
+        epochs = self.epochs if epochs is None else epochs
+        self.say(f"  {sum(p.numel() for p in model.parameters()):,} parameters, {epochs} epochs")
+        for epoch in range(epochs):
+            began = time.process_time()
             model.train()
             losses = []
             chosen = batches(random)
             for number, batch in enumerate(chosen):
                 for group in optimizer.param_groups:
-                    group["lr"] = rate * learning_rate((epoch + number / len(chosen)) / self.epochs)
+                    group["lr"] = rate * learning_rate((epoch + number / len(chosen)) / epochs)
                 value = loss(batch)
                 optimizer.zero_grad()
                 torch.autograd.backward(value)
@@ -132,9 +143,9 @@ class Run:
                 optimizer.step()
                 losses.append(value.item())
             model.eval()
-            self.trained += time.perf_counter() - began
+            self.trained += time.process_time() - began
             mean = float(np.mean(losses))
-            if (epoch + 1) % self.recipe.report_every and epoch + 1 < self.epochs:
+            if (epoch + 1) % self.recipe.report_every and epoch + 1 < epochs:
                 continue
             shown = "" if heldout is None else f"   held out {heldout()}"
             self.say(f"  epoch {epoch + 1:3d}   loss {mean:.4f}{shown}   {self.trained:5.0f} s")
@@ -173,7 +184,7 @@ class Run:
 
     def finish(self) -> None:
         """Write the report beside the models."""
-        seconds = time.perf_counter() - self.began
+        seconds = time.process_time() - self.began
         files = {p.name: p.stat().st_size for p in sorted(self.output.glob(f"{self.recipe.name}*.*")) if p.suffix != ".json"}
         report = {
             "recipe": self.recipe.name,
@@ -187,7 +198,9 @@ class Run:
         }
         self.path(f"{self.recipe.name}.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
         self.say("  " + ", ".join(f"{name} {size:,} bytes" for name, size in files.items()))
-        self.say(f"{self.recipe.name}: {seconds:.0f} s, {self.trained:.0f} of them training; written to {self.output}")
+        self.say(
+            f"{self.recipe.name}: {seconds:.0f} s of one core, {self.trained:.0f} of them training; written to {self.output}"
+        )
 
 
 def learning_rate(progress: float) -> float:
@@ -209,6 +222,17 @@ def bent(images: torch.Tensor, spread: float, moved: float) -> torch.Tensor:
     change[:, :, 2] = moved * torch.randn(len(images), 2)
     grid = nn.functional.affine_grid(change, list(images.shape), align_corners=False)
     return nn.functional.grid_sample(images, grid, align_corners=False)
+
+
+def folded(layers: nn.Sequential) -> nn.Sequential:
+    """The layers with each batch normalization folded into the convolution before it: the same results in evaluation."""
+    kept: list[nn.Module] = []
+    for layer in layers.eval():
+        if isinstance(layer, nn.BatchNorm2d):
+            kept.append(fuse_conv_bn_eval(kept.pop(), layer))
+        else:
+            kept.append(layer)
+    return nn.Sequential(*kept)
 
 
 def session(file: Path) -> Any:
@@ -264,6 +288,8 @@ def command(recipe: Recipe, train: Callable[[Run], None], help: str) -> click.Co
             train(run)
         except TinyRNNError as error:
             raise click.ClickException(str(error)) from None
+        except DAMAGED as error:
+            raise click.ClickException(f"the data in {found} cannot be read ({type(error).__name__}: {error})") from None
         run.finish()
 
     return main

@@ -34,6 +34,7 @@ def _conv() -> Iterator[OpCase]:
     yield case("Conv strided pointwise", x(2, 5, 7, 33), w(4, 5, 1, 1), strides=[2, 3])
     yield case("Conv 3x3", x(1, 3, 9, 20, **small), w(17, 3, 3, 3, **small), w(17), pads=[1, 1, 1, 1])
     yield case("Conv few positions", x(1, 19, 5, **small), w(70, 19, 3, **small), w(70), pads=[1, 1])
+    yield case("Conv short runs", x(1, 5, 8, 8, **small), w(13, 5, 3, 3, **small), w(13), pads=[1, 1, 1, 1])
     yield case("Conv few positions, groups", x(1, 6, 7), w(34, 3, 2), w(34), group=2)
     yield case("Conv strides and dilations", x(2, 4, 15, 37), w(6, 2, 3, 4), w(6), group=2, strides=[2, 3], dilations=[3, 2])
     yield case("Conv depthwise", x(1, 19, 5, 33), w(19, 1, 3, 3), w(19), group=19, pads=[0, 1, 0, 1], dilations=[2, 1])

@@ -224,6 +224,36 @@ def test_constant_inputs_and_the_choice_of_an_output(load: Callable[..., tinyrnn
         decode.generate(model, 1, 30, output="y", inputs={"memory": memory[1:]})
 
 
+def test_constant_inputs_given_anew(load: Callable[..., tinyrnn.Model]) -> None:
+    model = load(extra=True)
+    first, second = np.linspace(-2, 2, H).astype(np.float32), np.linspace(3, -1, H).astype(np.float32)
+    spoken = decode.Decoder(model, inputs={"memory": first})
+    for memory in (second, first, second[None]):
+        spoken.give({"memory": memory})
+        for width in (1, 3):
+            spoken.stream.reset()
+            wanted = decode.beam(model, 1, 9, width=width, inputs={"memory": memory})[0]
+            assert spoken.beam(1, 9, width=width)[0].tokens.tolist() == wanted.tokens.tolist()
+        assert spoken.generate(1, 9).tokens.tolist() == decode.generate(model, 1, 9, inputs={"memory": memory}).tokens.tolist()
+    for inputs, error in (({"memory": first[1:]}, ShapeError), ({"x": 1}, DecodeError), ({"memory": first, "other": first}, DecodeError)):
+        with pytest.raises(error):
+            spoken.give(inputs)
+        spoken.stream.reset()
+        assert spoken.generate(1, 9).tokens.tolist() == decode.generate(model, 1, 9, inputs={"memory": second}).tokens.tolist()
+
+
+def test_the_largest_score_and_its_sum_at_any_size(tmp_path: Path) -> None:
+    """Sizes round whole vectors; the largest in each place, twice, among infinitely small ones."""
+    for size in (2, 7, 8, 9, 16, 17, 33):
+        for place in range(size):
+            scores = np.random.default_rng(place).standard_normal(size).astype(np.float32)
+            scores[place] = scores[-1] = 5
+            scores[(place + 1) % size] = -np.inf if (place + 1) % size not in (place, size - 1) else 5
+            made = decode.generate(table_model(np.broadcast_to(scores, (size, size)), tmp_path), 0, 1)
+            assert made.tokens.tolist() == [int(np.argmax(scores))]
+            assert within("close", made.log_probabilities, np.float32([log_probabilities(scores, "logits").max()]))
+
+
 def test_a_stop_token_ends_and_the_stream_goes_on(load: Callable[..., tinyrnn.Model]) -> None:
     model = load()
     whole = decode.generate(model, 3, 40, method="sample", seed=1).tokens
@@ -249,6 +279,8 @@ def test_out_progress_pieces_and_bursts(load: Callable[..., tinyrnn.Model], monk
     assert np.shares_memory(made.tokens, out) and out[:50].tolist() == whole.tokens.tolist() and not out[50:].any()
     np.testing.assert_array_equal(made.log_probabilities, whole.log_probabilities)
     assert told == [(min(n, 50), 50) for n in range(7, 57, 7)]
+    bare = decode.generate(model, [1, 2], 50, log_probabilities=False, **how)
+    assert bare.tokens.tolist() == whole.tokens.tolist() and not bare.log_probabilities.size
     for burst in (1, 8, 100):
         assert list(decode.tokens(model, [1, 2], 50, burst=burst, **how)) == whole.tokens.tolist()
     stop = int(whole.tokens[20])

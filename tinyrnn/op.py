@@ -251,6 +251,14 @@ class Op:
         """The input whose memory the output shares as it is, if any."""
         return None
 
+    def looks_up(self, node: Node, constants: Mapping[str, Array]) -> tuple[Array, str] | None:
+        """(table [entries, size], indices) where the output of a node of the frame graph is rows of a constant table."""
+        return None
+
+    def take_table(self, node: Node, table: Array, indices: str, specs: Mapping[str, Spec]) -> Node | None:
+        """A node of the frame graph that does the same from the indices of its first input's rows in a constant table."""
+        return None
+
     def row_axes(self, node: Node) -> tuple[Axis, Axis | None] | None:
         """The axes of an input that are time and batch, where the operator defines them, or time alone."""
         return None

@@ -15,6 +15,26 @@ models_option = click.option(
 )
 
 
+def _drawable(ctx: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """A picture that can be written: told before any work is done."""
+    if path is not None:
+        from tinyrnn.picture import check_picture
+
+        check_picture(path)
+    return path
+
+
+picture_option = click.option(
+    "-o",
+    "--output",
+    "picture",
+    type=FILE,
+    metavar="FILE.png",
+    callback=_drawable,
+    help="Draw what came out (needs matplotlib).",
+)
+
+
 def _models(folder: Path | None) -> Any:
     from tinyrnn.demo import PACKAGED, Models
 
@@ -57,16 +77,12 @@ def _command(name: str) -> click.Command:
 
     @click.command(name, short_help=f"{found.use}: {found.summary}", help=f"{found.use.capitalize()}: {found.summary}.")
     @click.option("--input", "given", metavar="INPUT", help=f"{found.takes[:1].upper()}{found.takes[1:]}.")
-    @click.option("-o", "--output", "picture", type=FILE, metavar="FILE.png", help="Draw what came out (needs matplotlib).")
+    @picture_option
     @models_option
     @json_option
     def command(given: str | None, picture: Path | None, folder: Path | None, as_json: bool) -> None:
         from tinyrnn.demo import show
 
-        if picture is not None:
-            from tinyrnn.picture import check_picture
-
-            check_picture(picture)
         figures = show(name, _models(folder), given, picture, (lambda line: None) if as_json else click.echo)
         if as_json:
             print_json({"demo": name, **figures})
@@ -87,19 +103,27 @@ def _command(name: str) -> click.Command:
     help="Above 1 wilder, below 1 tamer, 0 always the likeliest character.",
 )
 @click.option("--prompt", "--input", "prompt", default="", metavar="TEXT", help="Text to continue.")
+@picture_option
 @models_option
 @json_option
 @click.pass_context
 def char_lm(
-    ctx: click.Context, length: int, seed: int, temperature: float, prompt: str, folder: Path | None, as_json: bool
+    ctx: click.Context,
+    length: int,
+    seed: int,
+    temperature: float,
+    prompt: str,
+    picture: Path | None,
+    folder: Path | None,
+    as_json: bool,
 ) -> None:
-    """Many to many: write text with the character model, one character a step, as it comes.
+    """Many to many: text in the manner of Shakespeare, character by character, as it comes.
 
-    The model is an LSTM trained on Shakespeare. In the end its outputs for this very text are compared with
+    The model is an LSTM. In the end its outputs for this very text are compared with
     onnxruntime's, and the speed is shown.
     """
     from tinyrnn import load
-    from tinyrnn.demo.char_lm import Speed, brief, compared, generate
+    from tinyrnn.demo.char_lm import Speed, brief, compared, draw, generate
 
     path = _models(folder).path(DEFAULT)
     model = load(path)
@@ -110,6 +134,8 @@ def char_lm(
         text += character
     with progress_bar("comparing with onnxruntime") as progress:
         report = compared(model, path, prompt + text, progress)
+    if picture is not None:
+        draw(picture, model, prompt + text)
     if as_json:
         print_json(
             {
@@ -123,5 +149,5 @@ def char_lm(
             }
         )
     else:
-        click.echo(f"\n\n{speed}\n{brief(report)}")
+        click.echo(f"\n\n{speed}\n{brief(report)}" + (f"\ndrawn to {picture}" if picture else ""))
     ctx.exit(0 if report.passed else 1)

@@ -195,7 +195,7 @@ def shape_outputs(model: Model, feed: Feed, results: Mapping[str, Array], kind: 
     port = ports[name]
     timed = port.per_frame and (model.kind == "sequence" or not whole)
     if whole:
-        frames, batch = _count(port.roles, array, "time"), _count(port.roles, array, "batch")
+        frames, batch = _count(port.roles, array, "time"), batch_of(port.roles, array)
         if batch != 1:
             raise ShapeError(
                 f"output {name!r} has {batch} sequences, shape {list(array.shape)}: too much for {kind}; write .npy or .npz"
@@ -208,6 +208,11 @@ def shape_outputs(model: Model, feed: Feed, results: Mapping[str, Array], kind: 
     if feed.samples and timed:
         joined = joined[: -(-feed.samples * (port.size // channels) // feed.frame)]
     return {name: joined}
+
+
+def batch_of(roles: Sequence[str | None], array: Array) -> int:
+    """How many sequences an array in the file's shape holds."""
+    return _count(roles, array, "batch")
 
 
 def _count(roles: Sequence[str | None], array: Array, role: str) -> int:

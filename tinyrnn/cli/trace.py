@@ -158,12 +158,16 @@ def _letters(model: Model, feed: Feed, vocabulary: str) -> str:
 def _traced(model: Model, feed: Feed, letters: str, frames: tuple[int, int | None]) -> tuple[Trace, str, list[str]]:
     """The trace of some frames, their characters, and what there is to say."""
     from tinyrnn.arrays import frame_input
-    from tinyrnn.cli.feed import file_inputs, opened
+    from tinyrnn.cli.feed import batch_of, file_inputs, opened
 
     notes = [f"array {name!r} is not used, {model.name} has no such input or state" for name in feed.unused]
     start, end = frames
     if model.kind == "whole" or model._layout.refuses_stream:
-        traced: Trace = model.trace(file_inputs(model, feed))
+        values = file_inputs(model, feed)
+        traced: Trace = model.trace(values)
+        batch = max(batch_of(p.roles, values[p.name]) for p in model.inputs)
+        if batch > 1:
+            notes.append(f"the first of {batch} sequences")
         stop = _end(model, traced.frames, start, end)
         reason = model._layout.refuses_stream
         notes.append(f"a run of the whole sequence: {model.name} cannot stream{f' ({reason})' if reason else ''}")

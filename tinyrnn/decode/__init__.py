@@ -17,7 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tinyrnn.arrays import frame_input
+import numpy as np
+
+from tinyrnn.arrays import Array, Port, frame_input
 from tinyrnn.decode.decoder import Decoder, Generation, Hypothesis, Tokens
 from tinyrnn.errors import DecodeError
 from tinyrnn.runtime import Model, Stream
@@ -36,11 +38,17 @@ def hand_over(stream: Stream, states: Mapping[str, Any]) -> None:
     unknown = [name for name in states if name not in views]
     if unknown:
         raise DecodeError(f"{model.name}: no state {', '.join(map(repr, unknown))}; there are {', '.join(views) or 'none'}")
-    ports = {p.name: p for p in model.states}
-    arrays = {name: frame_input(model.name, ports[name], value, False)[0] for name, value in states.items()}
+    arrays = {name: _fitting(model.name, name, views[name], value) for name, value in states.items()}
     stream.reset()
     for name, array in arrays.items():
         views[name][...] = array
+
+
+def _fitting(model: str, name: str, view: Array, value: Any) -> Array:
+    """The value in the shape and dtype of a state's view."""
+    if type(value) is np.ndarray and value.dtype == view.dtype and value.shape == view.shape:
+        return value
+    return frame_input(model, Port(name, view.shape, view.dtype), value, False)[0]
 
 
 def generate(

@@ -15,11 +15,14 @@ import numpy as np
 from tinyrnn.arrays import Array, describe, frame_input
 from tinyrnn.decode import kernels as k
 from tinyrnn.decode.ports import find_feedback
+from tinyrnn.decode.search import Search
 from tinyrnn.errors import DecodeError
 from tinyrnn.runtime import Model, Progress, Stream, aligned
 
 PIECE = 4096
 """tokens of one native call, after which progress is told and an interrupt is heard"""
+MOST_LANES = 16
+"""of any target"""
 Tokens = int | Sequence[int] | Array
 KINDS = {None: k.UNKNOWN, "logits": k.LOGITS, "probabilities": k.PROBABILITIES}
 
@@ -30,7 +33,7 @@ class Generation(NamedTuple):
     tokens: Array
     """int64 [n], n <= steps; a stop token is the last"""
     log_probabilities: Array
-    """float32 [n]: of each token under the model's own distribution, before temperature, top_k and top_p"""
+    """float32 [n]: of each token under the model's own distribution, before temperature, top_k and top_p; [0] if not wanted"""
     stopped: bool
     """whether a stop token ended it"""
 
@@ -83,15 +86,13 @@ class Decoder:
         found = find_feedback(model, output, feed, self._table, inputs or {})
         self.output, self.feed, self.vocabulary = found.output, found.feed, found.output.size
         self._limit = found.limit
-        self._inputs = [
-            np.zeros(p.shape, p.dtype) if p is self.feed else frame_input(self.name, p, inputs[p.name], False)[0].copy()  # type: ignore[index]
-            for p in model.inputs
-        ]
+        self._inputs = [np.zeros(p.shape, p.dtype) for p in model.inputs]
+        self.give(inputs or {})
         self._outputs = [np.zeros(p.shape, p.dtype) for p in model.outputs]
         self._fed = self._inputs[model.inputs.index(self.feed)]
         self._addresses = np.array([a.ctypes.data for a in (*self._inputs, *self._outputs)], np.int64)
         self._call = _native().run
-        self._weights = aligned(self.vocabulary + 1, np.float32)
+        self._weights = aligned(self.vocabulary + 3 * MOST_LANES, np.float32)
         self._order = np.empty(self.vocabulary, np.int64)
         job = self._job = np.zeros(k.WORDS, np.int64)
         job[k.FUNCTION] = ctypes.cast(model._code.run, ctypes.c_void_p).value or 0
@@ -101,6 +102,22 @@ class Decoder:
         job[k.TABLE] = 0 if self._table is None else self._table.ctypes.data
         job[k.VOCABULARY], job[k.KIND] = self.vocabulary, KINDS[scores]
         job[k.WEIGHTS], job[k.ORDER] = self._weights.ctypes.data, self._order.ctypes.data
+        job.view(np.float64)[[k.SHARPNESS, k.TOP_P]] = 1.0
+        self._ends: dict[int | tuple[()], tuple[Array, int]] = {}
+        self._search: Search | None = None
+
+    def give(self, inputs: Mapping[str, Any]) -> None:
+        """Other values for constant inputs, by name, from the next generation on: what an encoder made of the next sequence.
+
+        Raises `ShapeError` or `DecodeError`, with nothing changed.
+        """
+        places = {p.name: (p, a) for p, a in zip(self.model.inputs, self._inputs, strict=True) if p is not self.feed}
+        for name in inputs:
+            if name not in places:
+                raise DecodeError(f"{self.name}: no constant input {name!r}; there are {', '.join(places) or 'none'}")
+        values = {name: frame_input(self.name, places[name][0], value, False)[0] for name, value in inputs.items()}
+        for name, value in values.items():
+            places[name][1][...] = value
 
     def generate(
         self,
@@ -113,6 +130,7 @@ class Decoder:
         top_p: float = 1.0,
         seed: int = 0,
         stop: Tokens = (),
+        log_probabilities: bool = True,
         out: Array | None = None,
         progress: Progress | None = None,
     ) -> Generation:
@@ -124,6 +142,7 @@ class Decoder:
         temperature: 0 is "greedy"
         seed:        of what is drawn, 0 to 2**64 - 1; the same one gives the same tokens on every machine with fma
         stop:        a token or tokens that end the generation
+        log_probabilities: whether they are wanted; they cost a pass over the vocabulary for each token
         out:         int64 [steps or more], C-contiguous, to hold the tokens
         progress:    called with tokens done and `steps`, between pieces of the run
 
@@ -132,13 +151,14 @@ class Decoder:
         """
         job, ends = self._asked(start, steps, method, temperature, top_k, top_p, seed, stop)
         made = self._room(out, steps)
-        likelihoods = np.empty(steps, np.float32)
+        likelihoods = np.empty(steps if log_probabilities else 0, np.float32)
         before = self.stream.state.copy()
         done, stopped = 0, False
         try:
             while done < steps and not stopped:
                 count = min(PIECE, steps - done)
-                job[k.TOKENS], job[k.LIKELIHOODS] = made.ctypes.data + 8 * done, likelihoods.ctypes.data + 4 * done
+                job[k.TOKENS] = made.ctypes.data + 8 * done
+                job[k.LIKELIHOODS] = likelihoods.ctypes.data + 4 * done if log_probabilities else 0
                 self._run(job, count)
                 done += int(job[k.MADE])
                 stopped = bool(ends[made[done - 1]])
@@ -169,8 +189,8 @@ class Decoder:
         """
         job, ends = self._asked(start, steps, method, temperature, top_k, top_p, seed, stop)
         burst = _whole(self.name, "burst", burst, 1)
-        room = np.empty((2, burst), np.int64)
-        job[k.TOKENS], job[k.LIKELIHOODS] = room[0].ctypes.data, room[1].ctypes.data
+        room = np.empty(burst, np.int64)
+        job[k.TOKENS] = room.ctypes.data
 
         def bursts() -> Iterator[int]:
             done, last = 0, -1
@@ -181,7 +201,7 @@ class Decoder:
                 except BaseException:
                     self.stream.state[...] = before
                     raise
-                found = room[0, : int(job[k.MADE])].tolist()
+                found = room[: int(job[k.MADE])].tolist()
                 done, last = done + len(found), found[-1]
                 yield from found
 
@@ -215,33 +235,19 @@ class Decoder:
             raise DecodeError(f"{self.name}: length_penalty={length_penalty}; it is a finite number")
         job, ends = self._asked(start, steps, "greedy", 1.0, 0, 1.0, 0, stop)
         context = self.stream._context
-        candidates = width * (1 + int(np.count_nonzero(ends)))
-        stride = -(-max(context.state.size, 1) // 16) * 64
-        states = aligned(2 * width * stride)
-        states[: context.state.nbytes] = context.state.view(np.uint8)
-        ended, made = np.zeros((width, 5), np.int64), np.empty((width, steps), np.int64)
-        memory = {
-            k.STATES: states,
-            k.PENALTIES: ((5 + np.arange(steps + 1)) / 6) ** float(length_penalty),
-            k.TOTALS: np.empty((2, width)),
-            k.NEXT: np.empty((2, width), np.int64),
-            k.POOL: np.empty((candidates, 3), np.int64),
-            k.PARENTS: np.empty((steps, width), np.int64),
-            k.CHOSEN: np.empty((steps, width), np.int64),
-            k.ENDED: ended,
-            k.TOKENS: made,
-        }
-        for word, array in memory.items():
-            job[word] = array.ctypes.data
-        job[k.WIDTH], job[k.CANDIDATES], job[k.STRIDE], job[k.STATE_WORDS] = width, candidates, stride, context.state.size
-        context.addresses[1] = states.ctypes.data
+        size = (width, steps, float(length_penalty), width * (1 + int(np.count_nonzero(ends))))
+        if self._search is None or self._search.size != size:
+            self._search = Search(*size, context.state.size)
+        search = self._search
+        search.enter(job, context.state)
+        context.addresses[1] = search.pointer
         try:
             self._run(job, steps)
         finally:
             context.addresses[1] = context.state.ctypes.data
-        scores = ended.view(np.float64)
+        ended, scores = search.ended, search.scores
         return [
-            Hypothesis(made[i, : ended[i, 2]].copy(), float(scores[i, 0]), float(scores[i, 1]), bool(ended[i, 4] >= 0))
+            Hypothesis(search.made[i, : ended[i, 2]].copy(), float(scores[i, 0]), float(scores[i, 1]), bool(ended[i, 4] >= 0))
             for i in range(min(n_best, int(job[k.MADE])))
         ]
 
@@ -251,6 +257,20 @@ class Decoder:
         """A job for what is asked, all of it checked, the prompt behind it; and which tokens end it, which it points to."""
         name = self.name
         _whole(name, "steps", steps, 1)
+        plain = (method, temperature, top_k, top_p, seed) == ("greedy", 1.0, 0, 1.0, 0)
+        prompt = _tokens(name, "start", start, self._limit, f"input {self.feed.name!r}")
+        if not prompt.size:
+            raise DecodeError(f"{name}: start is empty; it is the token, or the tokens of a prompt, that the model reads first")
+        job = np.concatenate([self._job, prompt])
+        if not plain:
+            self._draw(job, method, temperature, top_k, top_p, seed)
+        ends, address = self._stops(stop)
+        job[k.PROMPT], job[k.PROMPTED], job[k.STOP] = job.ctypes.data + 8 * k.WORDS, prompt.size, address
+        return job, ends
+
+    def _draw(self, job: Array, method: str, temperature: float, top_k: int, top_p: float, seed: int) -> None:
+        """Enter into a job how tokens are drawn, all of it checked."""
+        name = self.name
         if method not in ("greedy", "sample"):
             raise DecodeError(f"{name}: method={method!r}; it is 'greedy' or 'sample'")
         if method == "greedy" and (temperature not in (0.0, 1.0) or top_k != 0 or top_p != 1.0):
@@ -261,20 +281,24 @@ class Decoder:
             raise DecodeError(f"{name}: top_p={top_p}; it is a share of the probability, above 0 and at most 1")
         if not 0 <= _whole(name, "seed", seed, 0) < 1 << 64:
             raise DecodeError(f"{name}: seed={seed}; it is a whole number from 0 to 2**64 - 1")
-        prompt = _tokens(name, "start", start, self._limit, f"input {self.feed.name!r}")
-        if not prompt.size:
-            raise DecodeError(f"{name}: start is empty; it is the token, or the tokens of a prompt, that the model reads first")
-        job = np.concatenate([self._job, prompt])
         job[k.SAMPLING] = method == "sample" and temperature > 0
         job[k.TOP_K] = min(_whole(name, "top_k", top_k, 0), self.vocabulary)
         job[k.SEED] = seed - (1 << 64) if seed >> 63 else seed
         floats = job.view(np.float64)
         floats[k.SHARPNESS] = min(max(1 / temperature, 1e-30), 1e38) if temperature > 0 else 1.0
         floats[k.TOP_P] = top_p
-        ends = np.zeros(self.vocabulary, np.uint8)
-        ends[_tokens(name, "stop", stop, self.vocabulary, f"output {self.output.name!r}")] = 1
-        job[k.PROMPT], job[k.PROMPTED], job[k.STOP] = job.ctypes.data + 8 * k.WORDS, prompt.size, ends.ctypes.data
-        return job, ends
+
+    def _stops(self, stop: Tokens) -> tuple[Array, int]:
+        """uint8 [V]: which tokens end a generation, and its address; kept for single tokens and none."""
+        key = stop if isinstance(stop, int) else () if isinstance(stop, tuple) and not stop else None
+        found = None if key is None else self._ends.get(key)
+        if found is None:
+            ends = np.zeros(self.vocabulary, np.uint8)
+            ends[_tokens(self.name, "stop", stop, self.vocabulary, f"output {self.output.name!r}")] = 1
+            found = ends, ends.ctypes.data
+            if key is not None:
+                self._ends[key] = found
+        return found
 
     def _room(self, out: Array | None, steps: int) -> Array:
         if out is None:
@@ -314,6 +338,8 @@ def _native() -> Any:
 
 
 def _whole(model: str, what: str, value: Any, least: int) -> int:
+    if type(value) is int and value >= least:
+        return value
     try:
         number = index(value)
     except TypeError:
@@ -325,6 +351,8 @@ def _whole(model: str, what: str, value: Any, least: int) -> int:
 
 def _tokens(model: str, what: str, given: Any, limit: int, port: str) -> Array:
     """int64 [n], each from 0 to limit - 1."""
+    if type(given) is int and 0 <= given < limit:
+        return np.array([given], np.int64)
     try:
         array = np.atleast_1d(np.asarray(given))
     except (ValueError, TypeError):

@@ -9,7 +9,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyrnn.lanes import at, f32, f64, get, i32, i64, invoke2, lanes, load_part, put, splat, store_part, u8
+from tinyrnn.lanes import (
+    at,
+    equal,
+    f32,
+    f64,
+    get,
+    i32,
+    i64,
+    invoke2,
+    lanes,
+    less,
+    load,
+    load_part,
+    put,
+    select,
+    splat,
+    store,
+    store_part,
+    u8,
+)
 from tinyrnn.lanes_math import exp, log
 
 # --- a job: the model -----------------------------------------------------------------------------------------------
@@ -44,13 +63,13 @@ SEED = 17
 DRAWS = 18
 # --- memory and results ---------------------------------------------------------------------------------------------
 WEIGHTS = 19
-"""float32[VOCABULARY + 1]"""
+"""float32[VOCABULARY + 3 LANES]"""
 ORDER = 20
 """int64[VOCABULARY]"""
 TOKENS = 21
 """int64[steps]; of a beam search int64[WIDTH, steps]"""
 LIKELIHOODS = 22
-"""float32[steps]"""
+"""float32[steps], or 0: not wanted"""
 LAST = 23
 """the token to be fed next; after status REFUSED the one that was refused"""
 MADE = 24
@@ -82,7 +101,9 @@ SELF = 37
 """the address of the job"""
 REFUSAL = 38
 """what the model's `run` returned last: 0, or 1 + the number of the input that it refuses"""
-WORDS = 39
+TOTAL = 39
+"""float: the sum of the weights of a draw"""
+WORDS = 40
 
 INDEX64, INDEX32, ONE_HOT, ROW = 0, 1, 2, 3
 """forms"""
@@ -129,12 +150,36 @@ def feed_prompt(j: Any) -> int:
     return 0
 
 
-def largest(x: Any, n: int) -> int:
-    """The first of the largest elements; -1 where one is NaN or the largest is infinite."""
-    best = get(x, 0)
+def largest(x: Any, n: int, spare: Any) -> int:
+    """The first of the largest elements; -1 where one is NaN or the largest is infinite. `spare` has room for 3 LANES.
+
+    Each lane keeps its largest element, the vector that held it first, and whether it met a NaN.
+    """
+    whole = n - n % lanes()
+    most = splat(NONE)
+    where = splat(0.0)
+    strange = splat(0.0)
+    for i in range(0, whole, lanes()):
+        v = load(x, i)
+        larger = less(most, v)
+        most = select(larger, v, most)
+        where = select(larger, splat(i // lanes()), where)
+        strange = select(equal(v, v), strange, splat(1.0))
+    store(spare, 0, most)
+    store(spare, lanes(), where)
+    store(spare, 2 * lanes(), strange)
+    best = NONE
     index = 0
-    sound = best == best
-    for i in range(1, n):
+    sound = True
+    for lane in range(lanes() if whole > 0 else 0):
+        v = get(spare, lane)
+        place = int(get(spare, lanes() + lane)) * lanes() + lane
+        if v > best or (v == best and place < index):
+            best = v
+            index = place
+        if get(spare, 2 * lanes() + lane) != 0.0:
+            sound = False
+    for i in range(whole, n):
         v = get(x, i)
         if v > best:
             best = v
@@ -172,7 +217,7 @@ def understand(j: Any) -> int:
     return DONE
 
 
-def weigh(j: Any, best: int, sharpness: float) -> float:
+def weigh(j: Any, best: int, sharpness: float) -> Any:
     """weights = exp(sharpness (l - max l)) for log-likelihoods l up to a constant; their sum."""
     x = f32(get(j, SCORES))
     w = f32(get(j, WEIGHTS))
@@ -185,10 +230,25 @@ def weigh(j: Any, best: int, sharpness: float) -> float:
         top = splat(get(x, best))
         for i in range(0, n, lanes()):
             store_part(w, i, exp((load_part(x, i, n - i) - top) * splat(sharpness)), n - i)
-    total = 0.0
-    for i in range(n):
-        total += get(w, i)
-    return total
+    return summed(w, n)
+
+
+def summed(w: Any, n: int) -> Any:
+    """In float64, eight sums side by side: their order is the same for any LANES."""
+    a = b = c = d = e = f = g = h = 0.0
+    whole = n - n % 8
+    for i in range(0, whole, 8):
+        a += get(w, i)
+        b += get(w, i + 1)
+        c += get(w, i + 2)
+        d += get(w, i + 3)
+        e += get(w, i + 4)
+        f += get(w, i + 5)
+        g += get(w, i + 6)
+        h += get(w, i + 7)
+    for i in range(whole, n):
+        a += get(w, i)
+    return ((a + b) + (c + d)) + ((e + f) + (g + h))
 
 
 def log_normalizer(j: Any, best: int) -> Any:
@@ -198,11 +258,14 @@ def log_normalizer(j: Any, best: int) -> Any:
 
 
 def log_likelihood(j: Any, token: int, best: int) -> Any:
-    """Of a token, as the model has it. The weights are overwritten."""
+    """Of a token, as the model has it. The weights are overwritten, but not where they were drawn from at temperature 1."""
     x = get(f32(get(j, SCORES)), token)
     if get(j, KIND) == PROBABILITIES:
         return 1.0 * logarithm(x, at(f32(get(j, WEIGHTS)), get(j, VOCABULARY)))
-    total = weigh(j, best, 1.0)
+    floats = f64(get(j, SELF))
+    if get(j, SAMPLING) == 0 or get(floats, SHARPNESS) != 1.0:
+        put(floats, TOTAL, weigh(j, best, 1.0))
+    total = get(floats, TOTAL)
     top = get(f32(get(j, SCORES)), best)
     return (1.0 * x - 1.0 * top) - logarithm(total, at(f32(get(j, WEIGHTS)), get(j, VOCABULARY)))
 
@@ -257,6 +320,7 @@ def sample(j: Any, best: int) -> Any:
     o = i64(get(j, ORDER))
     n = get(j, VOCABULARY)
     total = weigh(j, best, get(f64(get(j, SELF)), SHARPNESS))
+    put(f64(get(j, SELF)), TOTAL, total)
     k = get(j, TOP_K)
     p = get(f64(get(j, SELF)), TOP_P)
     u = uniform(j)
@@ -318,7 +382,7 @@ def run(job: int, steps: int) -> int:
     for t in range(steps):
         if feed(j, get(j, LAST)) != 0:
             return REFUSED
-        best = largest(f32(get(j, SCORES)), get(j, VOCABULARY))
+        best = largest(f32(get(j, SCORES)), get(j, VOCABULARY), f32(get(j, WEIGHTS)))
         if best < 0:
             return NO_NUMBER
         if get(j, KIND) != LOGITS and get(j, DRAWS) == 0 and understand(j) != DONE:
@@ -328,7 +392,8 @@ def run(job: int, steps: int) -> int:
             token = sample(j, best)
         else:
             put(j, DRAWS, get(j, DRAWS) + 1)
-        put(likelihoods, t, log_likelihood(j, token, best))
+        if get(j, LIKELIHOODS) != 0:
+            put(likelihoods, t, log_likelihood(j, token, best))
         put(tokens, t, token)
         put(j, LAST, token)
         put(j, MADE, t + 1)
@@ -354,9 +419,10 @@ def expand(j: Any, hypothesis: int, total: float, best: int, count: int) -> int:
         x = w
     else:
         total -= log_normalizer(j, best)
+    least = NONE if count < room else get(totals, 3 * (count - 1))
     for token in range(n):
         reached = total + get(x, token)
-        if reached > NONE and (count < room or reached > get(totals, 3 * (count - 1))):
+        if reached > least:
             if count < room:
                 count += 1
             i = count - 1
@@ -367,6 +433,8 @@ def expand(j: Any, hypothesis: int, total: float, best: int, count: int) -> int:
             put(totals, 3 * i, reached)
             put(pool, 3 * i + 1, hypothesis)
             put(pool, 3 * i + 2, token)
+            if count == room:
+                least = get(totals, 3 * (count - 1))
     return count
 
 
@@ -417,7 +485,7 @@ def search(j: Any, steps: int) -> int:
             put(j, LAST, get(last, b))
             if feed(j, get(last, b)) != 0:
                 return REFUSED
-            best = largest(f32(get(j, SCORES)), get(j, VOCABULARY))
+            best = largest(f32(get(j, SCORES)), get(j, VOCABULARY), f32(get(j, WEIGHTS)))
             if best < 0:
                 return NO_NUMBER
             if length == 0 and understand(j) != DONE:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinyrnn.decode import Decoder
-from tinyrnn.demo import About
+from tinyrnn.demo import About, Array, Models, Say
 from tinyrnn.errors import TinyRNNError
 from tinyrnn.runtime import Model, Progress
 from tinyrnn.vocabulary import encode, vocabulary_of
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ABOUT = About("many to many", "text in the manner of Shakespeare, character by character", "text to continue")
 START = "\n"
 """what the model reads first where there is no prompt"""
+LENGTH, TEMPERATURE, SEED = 500, 0.7, 1
+"""of the text, where nothing else is asked"""
 
 
 @dataclass
@@ -65,6 +67,33 @@ def _timed(drawn: Iterator[int], vocabulary: str, speed: Speed) -> Iterator[str]
             return
         speed.characters += 1
         yield vocabulary[token]
+
+
+def likelihoods(model: Model, text: str) -> Array:
+    """The probability [characters] that the model gave each character of a text, reading it from `START`."""
+    codes = encode(START + text, vocabulary_of(model))
+    logits = model.stream().run(codes[:-1]).astype(np.float64)
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    found: Array = shares[np.arange(len(text)), codes[1:]] / shares.sum(axis=1)
+    return found
+
+
+def draw(path: Path, model: Model, text: str) -> None:
+    """Draw a text, each character on the colour of its likelihood."""
+    from tinyrnn.trace.picture import draw_cell
+
+    draw_cell(path, likelihoods(model, text), "how likely each character was", text)
+
+
+def show(models: Models, given: str | None, picture: Path | None, say: Say) -> dict[str, Any]:
+    """Write `LENGTH` characters that continue `given`."""
+    model, speed = models.load("char_lm"), Speed()
+    text = "".join(generate(model, given or "", LENGTH, TEMPERATURE, SEED, speed))
+    for line in ((given or "") + text).splitlines():
+        say(line)
+    if picture is not None:
+        draw(picture, model, (given or "") + text)
+    return {"text": text, "microseconds": speed.as_dict()}
 
 
 def compared(model: Model, path: Path, text: str, progress: Progress | None = None) -> Report:

@@ -50,4 +50,5 @@ def filled(outlines: Iterable[Stroke], size: int) -> Array:
         for (ax, ay), (bx, by) in zip(points, np.roll(points, -1, axis=0), strict=True):
             if ay != by:
                 inside ^= ((ay > y) != (by > y)) & (x < (bx - ax) * (y - ay) / (by - ay) + ax)
-    return inside.reshape(size, SAMPLES, size, SAMPLES).mean(axis=(1, 3), dtype=np.float32)
+    covered: Array = inside.reshape(size, SAMPLES, size, SAMPLES).mean(axis=(1, 3), dtype=np.float32)
+    return covered

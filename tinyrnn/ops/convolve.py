@@ -24,6 +24,8 @@ WIDTHS = (3, 2, 1)
 """vectors of positions in a block of `convolve_along`"""
 HEIGHTS: dict[int, Sequence[int]] = {32: (8, 2, 1), 16: (4, 1)}
 """output channels in a block of `convolve_along`, by the number of vector registers"""
+SHORT = (8, 4, 1)
+"""output channels in a block of `convolve_short`, for 16 registers and one vector of positions: as many sums as hide the fma"""
 PLACES: dict[int, dict[int, Sequence[int]]] = {32: {GROUP: (4, 2, 1), 1: (8, 2, 1)}, 16: {GROUP: (2, 1), 1: (8, 2, 1)}}
 """positions in a block of `convolve_across`, for a group of panels and for one"""
 MOVE = 1.5
@@ -53,7 +55,7 @@ def _block(height: int, width: int) -> list[str]:
     return [*body, f"i += {width} * L", f"left -= {width} * L"]
 
 
-def _along_text(name: str, heights: Sequence[int]) -> str:
+def _along_text(name: str, heights: Sequence[int], widths: Sequence[int]) -> str:
     lines = [
         f"def {name}(y, x, w, taps, places, groups, M, K, runs, n, x_group):",
         '    """y[g, m, r, i] = b[g, m] + sum over k of w[g, m, k] x[g * x_group + places[r] + taps[k] + i]."""',
@@ -72,7 +74,7 @@ def _along_text(name: str, heights: Sequence[int]) -> str:
             "                i = 0",
             "                left = n",
         ]
-        for width in WIDTHS:
+        for width in widths:
             lines.append(f"                while left > {(width - 1)} * L:")
             lines += ["                    " + line for line in _block(height, width)]
         lines.append(f"            m += {height}")
@@ -123,8 +125,9 @@ def _made(name: str, text: str) -> Callable[..., Any]:
     return kernel(function)
 
 
-convolve_along_32 = _made("convolve_along_32", _along_text("convolve_along_32", HEIGHTS[32]))
-convolve_along_16 = _made("convolve_along_16", _along_text("convolve_along_16", HEIGHTS[16]))
+convolve_along_32 = _made("convolve_along_32", _along_text("convolve_along_32", HEIGHTS[32], WIDTHS))
+convolve_along_16 = _made("convolve_along_16", _along_text("convolve_along_16", HEIGHTS[16], WIDTHS))
+convolve_short_16 = _made("convolve_short_16", _along_text("convolve_short_16", SHORT, (1,)))
 convolve_across_32 = _made("convolve_across_32", _across_text("convolve_across_32", PLACES[32]))
 convolve_across_16 = _made("convolve_across_16", _across_text("convolve_across_16", PLACES[16]))
 
@@ -163,12 +166,12 @@ def spread(y: Any, z: Any, table: Any, repeats: int, groups: int, M: int, n: int
 # fmt: on
 
 
-def pack_along(weights: Array, bias: Array, registers: int) -> Array:
+def pack_along(weights: Array, bias: Array, heights: Sequence[int]) -> Array:
     """Weights [G, M, K] and bias [G, M] for `convolve_along`: blocks of channels, each its bias, then [k][channel]."""
     parts = []
     for matrix, start in zip(weights, bias, strict=True):
         m = 0
-        for height in HEIGHTS[registers]:
+        for height in heights:
             while m + height <= len(matrix):
                 parts += [start[m : m + height], matrix[m : m + height].T.ravel()]
                 m += height
@@ -266,8 +269,9 @@ class Convolution(Op):
         positions = len(firsts) * n
         inner = f"{groups}, {m}, {k}, {len(firsts)}, {n}, {self._group(grid, slides, channel)}"
         repeats = self.attribute(node, "repeats")
-        kernel_name = f"convolve_along_{registers}"
-        packed = pack_along(w, b, registers)
+        short = registers == 16 and n <= env.lanes
+        kernel_name = "convolve_short_16" if short else f"convolve_along_{registers}"
+        packed = pack_along(w, b, SHORT if short else HEIGHTS[registers])
         if self._plain(node) and (groups == 1 or repeats == 1):
             return self._call(grid, [(kernel_name, "to", f"{{taps}}, {{places}}, {inner}")], [firsts], packed, 0)
         table, channels = self._spread(node, m, 1, positions)

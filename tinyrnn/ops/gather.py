@@ -6,7 +6,7 @@ those that are computed are clamped to the axis, so that nothing outside of it i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import ClassVar
 
@@ -119,6 +119,26 @@ class _Lookup(Op):
         return [Call(_take_text(UNITS[walker.unit], word), operands, f"{output} = {source} at {indices}")]
 
 
+def look_up(env: Lowering, target: Operand, table: Array, indices: str, rows: Rows) -> Call:
+    """Write the rows of a constant table [entries, size], float32, that a value's indices select, one after the other."""
+    (entries, size), count = table.shape, env.specs[indices].elements
+    operands: tuple[Operand, ...] = (
+        target,
+        Weight(table),
+        Value(indices),
+        index_table([entries], [size], np.zeros(count), 1),
+        rows,
+        count * size,
+        0,
+        env.row_stride(indices),
+        1,
+        count,
+        1,
+        size,
+    )
+    return Call(_take_text("f32", index_word(indices, env.specs[indices])), operands, f"rows of a table at {indices}")
+
+
 @register
 class Gather(_Lookup):
     """ONNX Gather: along one axis, by indices of any shape (an embedding where the axis is the first one)."""
@@ -156,6 +176,11 @@ class Gather(_Lookup):
             return self._over_rows(node, frames, axis)
         refuse_twice(frames, node.outputs[0])
         return frames.node(node, {**node.attributes, "axis": frames.axis(source, axis)})
+
+    def looks_up(self, node: Node, constants: Mapping[str, Array]) -> tuple[Array, str] | None:
+        table, indices = constants.get(node.inputs[0]), node.inputs[1]
+        by_rows = table is not None and table.ndim == 2 and self.attribute(node, "axis") in (0, -2)
+        return (table, indices) if by_rows and table is not None and indices not in constants else None
 
     def _over_rows(self, node: Node, frames: Frames, axis: int) -> Node:
         source = node.inputs[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -31,11 +31,25 @@ from tinyrnn.op import (
 )
 from tinyrnn.ops import recurrent_reference
 from tinyrnn.ops.activations import ACTIVATIONS, bind_activations
+from tinyrnn.ops.gather import look_up
 from tinyrnn.ops.linear import linear, pack
-from tinyrnn.ops.recurrent_kernel import KEPT, Cell, Walk, kernel_text, pack_input, pack_state, takes_input
+from tinyrnn.ops.recurrent_kernel import KEPT, Cell, Walk, kernel_text, takes_input
+from tinyrnn.ops.recurrent_pack import pack_input, pack_state
 from tinyrnn.ops.walk import copy_f32
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
+TABLE = "table"
+"""attribute of a node of the frame graph whose X is indices of rows of a constant: that constant [entries, I]"""
+LARGEST_TABLE = 1 << 18
+"""bytes of a table of products: a larger one is worth less than the memory it takes"""
+
+
+def multiplied(table: Array, matrix: Array, bias: Array) -> Array:
+    """table @ matrix + bias, float32, each sum taken in order in float64: the same bits on every machine."""
+    total = np.tile(bias.astype(np.float64), (len(table), 1))
+    for k, row in enumerate(matrix.astype(np.float64)):
+        total += table[:, k, None].astype(np.float64) * row
+    return total.astype(np.float32)
 
 
 @kernel
@@ -184,6 +198,22 @@ class Recurrent(Op):
             return f"sequence_lens ({node.inputs[4]!r}) belongs to whole sequences"
         return None
 
+    def take_table(self, node: Node, table: Array, indices: str, specs: Mapping[str, Spec]) -> Node | None:
+        W = self.attribute(node, "W")
+        steps = (1 if node.attributes["rows_are_time"] else node.attributes["steps"]) * node.attributes["batch"]
+        small = 4 * len(table) * W.shape[0] * W.shape[1] <= LARGEST_TABLE
+        if table.dtype != np.float32 or table.shape[1] != W.shape[2] or specs[indices].elements != steps or not small:
+            return None
+        made = node.copy()
+        made.inputs = (indices, *node.inputs[1:])
+        made.shapes = (specs[indices].sizes, *node.shapes[1:])
+        made.attributes[TABLE] = table
+        return made
+
+    def index_bound(self, node: Node, env: Lowering) -> tuple[str, int, int] | None:
+        table = node.attributes.get(TABLE)
+        return None if table is None else (node.inputs[0], -len(table), len(table) - 1)
+
     def cell(self, node: Node, direction: int) -> Cell:
         D, count = self._directions(node), len(self.default_activations)
         names = self.attribute(node, "activations") or self.default_activations * D
@@ -194,10 +224,12 @@ class Recurrent(Op):
 
     def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
         inside = 1 if node.attributes["rows_are_time"] else node.attributes["steps"]
-        return int(inside * node.attributes["batch"]) * int(self.attribute(node, "W").size + self.attribute(node, "R").size)
+        shared = 0 if TABLE in node.attributes else self.attribute(node, "W").size
+        return int(inside * node.attributes["batch"]) * int(shared + self.attribute(node, "R").size)
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
-        for name in filter(None, (node.inputs[0], *node.outputs, *self.starts_from(node))):
+        given = () if TABLE in node.attributes else node.inputs[:1]
+        for name in filter(None, (*given, *node.outputs, *self.starts_from(node))):
             if env.specs[name].dtype != np.float32:
                 raise Refused(f"{name!r} is {env.specs[name].dtype}; recurrent kernels take float32")
         calls: list[Call] = []
@@ -267,7 +299,13 @@ class Recurrent(Op):
         inside = (L or 1) * N
         calls: list[Call] = []
         p: Operand
-        if takes_input(cell.gates, inputs, H, env.lanes):
+        table = attributes.get(TABLE)
+        if table is not None:
+            products = multiplied(table, *pack_input(cell, W, B, env.lanes))
+            width = products.shape[1]
+            p = Scratch("p", per_row=inside * width, of=x)
+            calls.append(look_up(env, p, products, x, Rows(of=x)))
+        elif takes_input(cell.gates, inputs, H, env.lanes):
             cell, p, width = replace(cell, inputs=inputs), Value(x), inputs
         else:
             matrix, bias = pack_input(cell, W, B, env.lanes)

@@ -16,6 +16,7 @@ from tinyrnn.passes.fold import choices, choose_probes, fold
 from tinyrnn.passes.fuse import fuse
 from tinyrnn.passes.rows import Port, Program, Time, assign_roles, find_axes, seeds, to_frames
 from tinyrnn.passes.states import find_states
+from tinyrnn.passes.tables import multiply_tables
 from tinyrnn.passes.widen import widen
 
 __all__ = ["Port", "Program", "Time", "bound", "prepare"]
@@ -83,6 +84,7 @@ def prepare(graph: Graph, states: Mapping[str, str] | None = None, time: Time | 
                 f"{graph.name}: {difference} depends on a size that the file leaves open "
                 f"({', '.join(map(repr, sizes))}) other than as time or batch. Fix the size: bind={{{sizes[-1]!r}: 16}}"
             )
+    multiply_tables(program)
     fuse(program)
     return program
 

@@ -19,6 +19,8 @@ MOST_LAYERS = 4
 """drawn where none is named"""
 CURVES = 4
 """values in one panel that are drawn as curves, not as a heat map"""
+LONGEST_NAME = 28
+"""characters of a name beside its panel"""
 MOST_LETTERS = 160
 """characters that stand along the axis one by one"""
 COLUMNS = 600
@@ -104,7 +106,8 @@ class _Panel:
             bar.ax.tick_params(labelsize=6)
             axes.tick_params(axis="y", labelsize=7)
         axes.tick_params(axis="x", length=0)
-        axes.set_ylabel(self.label, rotation=0, ha="right", va="center", fontsize=8)
+        name = self.label if len(self.label) <= LONGEST_NAME else f"…{self.label[1 - LONGEST_NAME :]}"
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
         axes.set_title(self.title, loc="left", fontsize=9)
 
 
@@ -125,6 +128,8 @@ def _panels(trace: Trace, names: Sequence[str], text: str, predicted: str) -> li
                 continue
             time = ONE_BY_ONE if first is not None and first.inside else trace.times[name]
             table = _flat(array, first)
+            if first is not None and first.inside and len(table) != len(first.table(first.h)):
+                continue  # one value for the whole walk
             if letters and len(letters) == len(table) <= MOST_LETTERS:
                 found.append(_Panel(f"{name}: likeliest" if kind == "out" else name, table, time, _visible(letters)))
                 if kind == "in":
@@ -138,9 +143,8 @@ def _inside(trace: Trace, names: Sequence[str]) -> list[_Panel]:
     for name in names:
         layer = trace.layers[name]
         many = layer.cells > MOST_UNITS
-        sizes = " × ".join(
-            f"{n} {'sequence' if a == 'batch' else a}s" for n, a in zip(layer.h.shape, layer.axes, strict=True) if a != "time"
-        )
+        across = [(n, a) for n, a in zip(layer.h.shape, layer.axes, strict=True) if a != ("step" if layer.inside else "time")]
+        sizes = " × ".join(f"{n} {'sequence' if a == 'batch' else a}s" for n, a in across if a != "time")
         title = f"{layer.op} {name}: {sizes}{f'; one cell in {-(-layer.cells // MOST_UNITS)} is drawn' if many else ''}"
         time = ONE_BY_ONE if layer.inside else trace.times.get(name, ONE_BY_ONE)
         for key, array in layer.arrays.items():

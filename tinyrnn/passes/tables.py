@@ -1,0 +1,31 @@
+"""Multiply tables at load: rows looked up in a constant and then multiplied by weights are looked up in the products."""
+
+from __future__ import annotations
+
+from tinyrnn.ir import Graph, Node
+from tinyrnn.op import Array, op_of
+from tinyrnn.passes.dead import remove_dead
+from tinyrnn.passes.rows import Program
+
+
+def multiply_tables(program: Program) -> None:
+    """Give every node that can take them the rows of a table of products, by their indices; lookups nobody needs go."""
+    graph = program.graph
+    producers = graph.producers()
+    for number, node in enumerate(graph.nodes):
+        found = _looked_up(node.inputs[0] if node.inputs else "", producers, graph)
+        taken = None if found is None else op_of(node).take_table(node, *found, graph.specs)
+        if taken is not None:
+            graph.nodes[number] = taken
+    remove_dead(graph)
+
+
+def _looked_up(name: str, producers: dict[str, Node], graph: Graph) -> tuple[Array, str] | None:
+    """The table [entries, size], and the name of the indices, where a value is rows of a constant one after the other."""
+    while name in producers:
+        node = producers[name]
+        found = op_of(node).looks_up(node, graph.constants)
+        if found is not None:
+            return found
+        name = op_of(node).alias(node) or ""
+    return None
