@@ -1,4 +1,4 @@
-"""The command line: `tinyrnn inspect | run | check | bench | generate | trace | build | demo`, thin layers over the public API."""
+"""The command line: `tinyrnn inspect | run | check | bench | generate | trace | build | demo`, thin over the public API."""
 
 from __future__ import annotations
 
