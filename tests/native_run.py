@@ -82,7 +82,7 @@ def _calls(built: Built, frames: int, steps: int, chunk: int) -> str:
     taken = {name, f"{name}_stream"}
     inputs, outputs = arguments_of(layout.inputs, taken), arguments_of(layout.outputs, taken)
     functions = manifest["functions"]
-    counted = any(p.name == "frames" for p, *_ in [(type("P", (), {"name": n}), 0) for n, *_ in layout.state_parts])
+    counted = "frames" in [name for name, *_ in layout.state_parts]
     rate = {a.name: a.rate * (frames + 64 if counted else frames) if a.port.per_frame else 1 for a in (*inputs, *outputs)}
     lines = [f'#include "{name}.h"', f"#define FRAMES {frames}ul", f"#define STEPS {steps}ul", f"#define CHUNK {chunk}ul"]
     lines += [f"#define OUTPUTS {len(outputs)}", f"#define STREAM {name}_stream", f"#define MEMORY {up}_MEMORY(mine);"]
@@ -105,8 +105,6 @@ def _calls(built: Built, frames: int, steps: int, chunk: int) -> str:
     step = f"status = {name}_step({given('step')}); {add}" if f"{name}_step" in functions else ""
     lines += [f"#define STEP {step}", f"#define RUN status = {name}_run({given('run')}); {add}"]
     lines.append("#define FLUSH " + (f"if (!status) {{ status = {name}_flush({given('flush')}); {add} }}" if f"{name}_flush" in functions else ""))
-    if not counted:
-        lines.append("#define ROWS_UNUSED (void)rows;")
     write = " ".join(f'transfer("out_{i}", {a.name}, {f"result[{1 + i}]" if counted and a.port.per_frame else (frames if a.port.per_frame else 1)} * sizeof {a.name}[0], 1);' for i, a in enumerate(outputs))
     lines.append(f"#define WRITE (void)rows; {write}")
     if manifest["weights"]:

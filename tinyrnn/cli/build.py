@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def build(model: Path, folder: Path, how: dict[str, Any], as_json: bool, **setti
     """
     from tinyrnn.native import build as make
 
-    built = make(model, folder, **settings, **how)
+    say = (lambda text: click.echo(f"{text} …", err=True)) if sys.stderr.isatty() else None
+    built = make(model, folder, say=say, **settings, **how)
     if as_json:
         print_json({"folder": str(folder), **built.manifest})
     else:
