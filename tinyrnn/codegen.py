@@ -71,6 +71,25 @@ def one_line(text: str) -> str:
 
 def generate(plan: Plan) -> Source:
     """The source of a plan's entries."""
+    page, memory, xs, ys = program(plan)
+    inputs, outputs = plan.program.visible_inputs, plan.program.visible_outputs
+    page += _run(plan, memory, xs, ys)
+    direct = not plan.program.refuses_stream and not plan.program.waits and len(inputs) * len(outputs) <= LARGEST_CALL
+    if direct:
+        page += _call(inputs, outputs, many=False, release=plan.multiply_adds >= RELEASE_FROM)
+        page += _call(inputs, outputs, many=True, release=True)
+    entries = {"run": 2, "call": 3, "call_many": 3} if direct else {"run": 2}
+    return Source(page_text(plan, page), entries)
+
+
+def page_text(plan: Plan, page: list[str]) -> str:
+    """The lines under a title, with what they import."""
+    title = f"# The step of {one_line(plan.program.graph.name)}."
+    return "\n".join([title, "", *_imports(page), "", "", *page]) + "\n"
+
+
+def program(plan: Plan) -> tuple[list[str], list[str], list[str], list[str]]:
+    """The kernels and `step` as lines; the names of its arguments: of the memories, of inputs, of outputs."""
     kernels: dict[str, str] = {}
     lines: list[str] = []
     indent = "    "
@@ -107,14 +126,7 @@ def generate(plan: Plan) -> Source:
     page += _counts(plan)
     time = ["before", "after", "end"] if plan.clocks else ["rows"]
     page += [f"def step({', '.join([*memory, *time, *xs, *ys])}):", *_counted(plan), *(lines or ["    pass"]), "", ""]
-    page += _run(plan, inputs, outputs, hidden, memory, xs, ys)
-    direct = not plan.program.refuses_stream and not plan.program.waits and len(inputs) * len(outputs) <= LARGEST_CALL
-    if direct:
-        page += _call(inputs, outputs, many=False, release=plan.multiply_adds >= RELEASE_FROM)
-        page += _call(inputs, outputs, many=True, release=True)
-    entries = {"run": 2, "call": 3, "call_many": 3} if direct else {"run": 2}
-    title = f"# The step of {one_line(graph.name)}."
-    return Source("\n".join([title, "", *_imports(page), "", "", *page]) + "\n", entries)
+    return page, memory, xs, ys
 
 
 def _imports(page: list[str]) -> list[str]:
@@ -179,14 +191,7 @@ def _row_bytes(port: Port) -> int:
     return prod(port.frame) * port.dtype.itemsize
 
 
-def _run(
-    plan: Plan, inputs: list[Port], outputs: list[Port], hidden: list[str], memory: list[str], xs: list[str], ys: list[str]
-) -> list[str]:
-    sizes = (
-        [_row_bytes(p) if p.per_row else 0 for p in inputs]
-        + [0] * len(hidden)
-        + [_row_bytes(p) if p.per_row else 0 for p in outputs]
-    )
+def _run(plan: Plan, memory: list[str], xs: list[str], ys: list[str]) -> list[str]:
     lines = [
         "def run(context, frames):",
         '    """All frames; 0, or 1 + the number of an input whose indices are out of range (nothing is changed)."""',
@@ -194,9 +199,24 @@ def _run(
     ]
     lines += [f"    {name} = get(c, {i})" for i, name in enumerate(memory)]
     lines += [f"    {name} = get(c, {PORTS + i})" for i, name in enumerate([*xs, *ys])]
-    counter = next((f"i64(s + {4 * p.offset})" for p in plan.parts if p.name == "frames"), "")
     if plan.clocks:
-        lines += [f"    end = get(c, {CONTEXT.index('end')})", f"    start = get({counter}, 0)"]
+        lines += [f"    end = get(c, {CONTEXT.index('end')})", f"    start = get({counter(plan)}, 0)"]
+    return [*lines, *passes(plan, memory, xs, ys), "    return 0", "", ""]
+
+
+def counter(plan: Plan) -> str:
+    """The pointer to the frames since the reset, where the plan counts them."""
+    return next((f"i64(s + {4 * p.offset})" for p in plan.parts if p.name == "frames"), "")
+
+
+def passes(plan: Plan, memory: list[str], xs: list[str], ys: list[str]) -> list[str]:
+    """Lines that check the indices in the inputs and go through all frames, `cap` rows at a time."""
+    inputs, outputs = plan.program.visible_inputs, plan.program.visible_outputs
+    more = len(xs) - len(inputs)
+    sizes = (
+        [_row_bytes(p) if p.per_row else 0 for p in inputs] + [0] * more + [_row_bytes(p) if p.per_row else 0 for p in outputs]
+    )
+    lines = []
     frames = {f"x{i}": p for i, p in enumerate(inputs)}
     for name, low, high in plan.bounds:
         port = frames[name]
@@ -214,7 +234,7 @@ def _run(
     )
     if plan.clocks:
         clocks = [plan.clocks.index(p.clock) if p.per_row and p.clock in plan.clocks else 0 for p in inputs]
-        clocks += [0] * len(hidden) + [plan.clocks.index(p.clock) if p.per_row else 0 for p in outputs]
+        clocks += [0] * more + [plan.clocks.index(p.clock) if p.per_row else 0 for p in outputs]
         done = [f"(after_{k}(now, end) - after_{k}(start, end))" for k in clocks]
         time = "now, now + rows, end"
         lines += ["    now = start"]
@@ -228,10 +248,7 @@ def _run(
         f"        step({', '.join([*memory, time, *ahead])})",
         "        done += rows",
         *(["        now += rows"] if plan.clocks else []),
-        *([f"    put({counter}, 0, now)"] if plan.clocks else []),
-        "    return 0",
-        "",
-        "",
+        *([f"    put({counter(plan)}, 0, now)"] if plan.clocks else []),
     ]
     return lines
 

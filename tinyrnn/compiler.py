@@ -18,11 +18,11 @@ from tinyrnn.ir import Graph
 from tinyrnn.op import op_of
 from tinyrnn.passes import Port, Program, Time, bound, prepare
 from tinyrnn.passes.bind import bind as fix
-from tinyrnn.plan import Plan, make_plan
+from tinyrnn.plan import ALIGNMENT, Plan, make_plan
 from tinyrnn.runtime import Layout, Model, aligned
 from tinyrnn.sized import SizedModel
 from tinyrnn.targets.cpu import compile_source
-from tinyrnn.targets.machine import host
+from tinyrnn.targets.machine import Machine, host
 from tinyrnn.trace import Tracer
 from tinyrnn.trace.program import watched
 
@@ -65,16 +65,34 @@ def load(
 
     Raises `LoadError`, `UnsupportedError` or `TargetError`.
     """
+    return compile_graph(*_read_bound(path, bind, states, outputs, layers), time)
+
+
+def _read_bound(
+    path: str | PathLike[str],
+    bind: Mapping[str, Any] | None,
+    states: Mapping[str, str] | None,
+    outputs: Sequence[str] | None,
+    layers: Sequence[Any] | None,
+) -> tuple[Graph, Mapping[str, str] | None]:
     graph, stored_states = read(Path(path), layers)
     graph = bound(graph, bind, outputs)
     if states is None and stored_states is not None and all(v in graph.outputs for v in stored_states.values()):
         states = {k: v for k, v in stored_states.items() if k in graph.inputs}
-    return compile_graph(graph, states, time)
+    return graph, states
+
+
+def plan_for(path: str | PathLike[str], machine: Machine, alignment: int, **how: Any) -> Plan:
+    """The plan of a model for another machine; `how` as for `load`. Raises `LoadError` and `UnsupportedError`."""
+    given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers")}
+    return _stages(*_read_bound(path, **given), how.get("time"), machine, alignment).plan
 
 
 def read(path: Path, layers: Sequence[Any] | None = None) -> tuple[Graph, dict[str, str] | None]:
     """The graph of a file, and the state pairs it records, if it does."""
     try:
+        if (path / "manifest.json").is_file():
+            raise LoadError(f"{path}: made by tinyrnn build; tinyrnn.load_built loads it")
         if not path.is_file():
             raise LoadError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; load takes an .onnx or .npz file")
         size = path.stat().st_size
@@ -120,7 +138,7 @@ def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: T
         doubt = op_of(node).doubt(node, graph.metadata.get("producer", ""))
         if doubt:
             warnings.warn(f"{graph.name}: node {node.name!r} ({node.op}): {doubt}", stacklevel=3)
-    return Model(_layout(stages.plan), compile_source(stages.source), stages, cache(partial(_tracer, stages)))
+    return Model(layout_of(stages.plan), compile_source(stages.source), stages, cache(partial(_tracer, stages)))
 
 
 def _tracer(stages: Stages) -> Tracer:
@@ -129,14 +147,20 @@ def _tracer(stages: Stages) -> Tracer:
     program, kept = watched(stages.program)
     plan = make_plan(program, machine.lanes, machine.registers)
     assert [(p.name, p.offset, p.shape) for p in plan.parts] == [(p.name, p.offset, p.shape) for p in stages.plan.parts]
-    return Tracer(Model(_layout(plan), compile_source(generate(plan))), kept)
+    return Tracer(Model(layout_of(plan), compile_source(generate(plan))), kept)
 
 
-def _stages(graph: Graph, states: Mapping[str, str] | None, time: Time | None) -> Stages:
-    machine = host()
+def _stages(
+    graph: Graph,
+    states: Mapping[str, str] | None,
+    time: Time | None,
+    machine: Machine | None = None,
+    alignment: int = ALIGNMENT,
+) -> Stages:
+    machine = machine or host()
     try:
         program = prepare(graph, states, time)
-        plan = make_plan(program, machine.lanes, machine.registers)
+        plan = make_plan(program, machine.lanes, machine.registers, alignment)
         return Stages(graph, program, plan, generate(plan))
     except TinyRNNError:
         raise
@@ -161,12 +185,13 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
         except TinyRNNError:
             continue
         if names and stages.program.kind == "static":
-            example = Model(_layout(stages.plan), compile_source(stages.source), replace(stages, graph=graph))
+            example = Model(layout_of(stages.plan), compile_source(stages.source), replace(stages, graph=graph))
             return SizedModel(example, shapes, names, reason, lambda sizes: compile_graph(specialised(sizes), states, time))
     return None
 
 
-def _layout(plan: Plan) -> Layout:
+def layout_of(plan: Plan) -> Layout:
+    """What a model of this plan needs to run."""
     program = plan.program
     every = {p.name: p for p in (*program.inputs, *program.outputs)}
     state_outputs = tuple(_user(every[n]) for n in program.states.values())

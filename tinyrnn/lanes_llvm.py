@@ -19,6 +19,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import register_jitable, type_callable
 
 from tinyrnn import lanes as words
+from tinyrnn.lanes_chain import CHAINS, chain12
 
 F32, F64 = ir.FloatType(), ir.DoubleType()
 I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
@@ -220,8 +221,6 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
 
     for word, name, arity in (
         (words.fma, "fma", 3),
-        (words.minimum, "minnum", 2),
-        (words.maximum, "maxnum", 2),
         (words.absolute, "fabs", 1),
         (words.square_root, "sqrt", 1),
         (words.round_even, "rint", 1),
@@ -230,6 +229,14 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
         (words.copy_sign, "copysign", 2),
     ):
         _define(word, vec, [VecType] * arity, call(name))
+
+    for word, relation in ((words.minimum, "<"), (words.maximum, ">")):
+
+        def extreme(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value], relation: str = relation) -> ir.Value:
+            chosen = b.select(b.fcmp_ordered(relation, args[1], args[0]), args[1], args[0])  # of two zeros the first
+            return b.select(b.fcmp_unordered("uno", args[0], args[0]), args[1], chosen)
+
+        _define(word, vec, [VecType, VecType], extreme)
 
     for comparison, relation in ((words.less, "<"), (words.less_equal, "<="), (words.equal, "==")):
 
@@ -261,7 +268,7 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
     _define(words.scale2, vec, [VecType, VecType], scale2)
     _define(words.exponent, vec, [VecType], exponent)
     _define(words.mantissa, vec, [VecType], mantissa)
-    _define(words.lanes, types.int64, [], lambda cx, b, sig, args: ir.Constant(I64, n))
+    _define(words.lanes, types.intp, [], lambda cx, b, sig, args: ir.Constant(cx.get_value_type(types.intp), n))
 
     for function, name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
 
@@ -272,6 +279,16 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
         lower_builtin(function, VecType, VecType)(arithmetic)
     _operator(operator.neg, vec, 1)
     lower_builtin(operator.neg, VecType)(lambda cx, b, sig, args: b.fneg(args[0]))
+
+
+def _install_chain12(vec: VecType) -> None:
+    def call(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        kind = ir.FunctionType(ir.LiteralStructType([F32] * CHAINS), [a.type for a in args])
+        made = b.call(cgutils.get_or_insert_function(b.module, kind, "tinyrnn_chain12"), args)
+        return cx.make_tuple(b, sig.return_type, [b.extract_value(made, k) for k in range(CHAINS)])
+
+    result = types.UniTuple(vec, CHAINS)
+    _define(chain12, result, [PointerType, PointerType, types.Integer, *[VecType] * CHAINS], call)
 
 
 def _operator(function: Callable[..., Any], vec: VecType, arity: int) -> None:
@@ -287,15 +304,20 @@ def _operator(function: Callable[..., Any], vec: VecType, arity: int) -> None:
 
 
 @cache
-def install(lanes: int) -> None:
-    """Teach Numba the words for vectors of `lanes` float32, and every registered kernel. Once per process."""
+def install(lanes: int, chains: bool = False) -> None:
+    """Teach Numba the words for vectors of `lanes` float32, and every registered kernel. Once per process.
+
+    With `chains`, `chain12` is a function that comes with the machine's arithmetic.
+    """
     if install.cache_info().currsize:
         raise RuntimeError("the words already have a meaning in this process, with another number of lanes")
     vec, mask = VecType("f32", lanes), MaskType("mask", lanes)
     _install_pointers()
     _install_memory(lanes, vec)
     _install_arithmetic(lanes, vec, mask)
-    teach(words.KERNELS)
+    if chains:
+        _install_chain12(vec)
+    teach([k for k in words.KERNELS if not (chains and k is chain12)])
 
 
 @lower_cast(VecType, VecType)

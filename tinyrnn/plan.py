@@ -39,6 +39,7 @@ from tinyrnn.ops.walk import walk
 from tinyrnn.passes import Program
 
 ALIGNMENT = 64
+"""bytes to which values lie, where memory is not scarce"""
 CHUNK_BYTES = 1 << 18
 """arena that a chunk of rows may fill: it should stay in a core's second-level cache"""
 LARGEST_CHUNK = 256
@@ -157,14 +158,14 @@ class Plan:
 _Call = tuple[Node, Call | Open | Close]
 
 
-def make_plan(program: Program, lanes: int, registers: int) -> Plan:
+def make_plan(program: Program, lanes: int, registers: int, alignment: int = ALIGNMENT) -> Plan:
     """Lower every node and place every operand. Raises `UnsupportedError` with all nodes that cannot be lowered."""
-    return _Planner(program, lanes, registers).plan()
+    return _Planner(program, lanes, registers, alignment).plan()
 
 
 class _Planner:
-    def __init__(self, program: Program, lanes: int, registers: int) -> None:
-        self.program, self.graph = program, program.graph
+    def __init__(self, program: Program, lanes: int, registers: int, alignment: int) -> None:
+        self.program, self.graph, self.alignment = program, program.graph, alignment
         self.result = Plan(program)
         self.env = Lowering(
             self.graph.specs,
@@ -349,7 +350,7 @@ class _Planner:
         placed = self.result.regions
         for name in sorted(lives, key=lambda n: (-sizes[n][0], lives[n][0])):
             size, per_row = sizes[name]
-            size = -(-size // ALIGNMENT) * ALIGNMENT
+            size = -(-size // self.alignment) * self.alignment
             first, last = lives[name]
             busy = [r for r in placed if r.per_row == per_row and r.first <= last and first <= r.last]
             free = 0
@@ -441,7 +442,7 @@ class _Planner:
     def _weight(self, array: np.ndarray[Any, Any]) -> Place:
         data = np.ascontiguousarray(array).view(np.uint8).reshape(-1) if array.ndim else np.frombuffer(array.tobytes(), np.uint8)
         place = Place("weights", self.weights_size)
-        padding = -len(data) % ALIGNMENT
+        padding = -len(data) % self.alignment
         self.weights += [data, np.zeros(padding, np.uint8)]
         self.weights_size += len(data) + padding
         return place

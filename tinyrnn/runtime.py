@@ -41,7 +41,7 @@ ALIGNMENT = 64
 PROGRESS_FRAMES = 1 << 14
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Layout:
     """What a compiled model needs to run."""
 

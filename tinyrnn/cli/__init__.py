@@ -1,4 +1,4 @@
-"""The command line: `tinyrnn inspect | run | check | bench | generate | trace | demo`, each a thin layer over the public API."""
+"""The command line: `tinyrnn inspect | run | check | bench | generate | trace | build | demo`, thin over the public API."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tinyrnn import __version__
+from tinyrnn.cli.build import build
 from tinyrnn.cli.demo import demo
 from tinyrnn.cli.generate import generate
 from tinyrnn.cli.options import FILE, json_option, model_options, print_json, progress_bar
@@ -116,6 +117,7 @@ def _dynamics(model: Model, data: Path | None, text: str | None, frames: int | N
         return dynamics(model, values, frames=frames or FRAMES, seed=seed, progress=progress)
 
 
+main.add_command(build)
 main.add_command(demo)
 main.add_command(generate)
 main.add_command(run)

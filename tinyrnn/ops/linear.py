@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyrnn.ir import Graph, Node, Spec
 from tinyrnn.lanes import at, f32, fma, get, kernel, lanes, load, splat, store, store_part
+from tinyrnn.lanes_chain import CHAINS, chain12
 from tinyrnn.op import (
     OURS,
     REQUIRED,
@@ -31,8 +32,8 @@ GROUP = 4
 """panels of LANES outputs whose weights stand side by side"""
 
 
-def pack(matrix: Array, bias: Array | None, lanes: int) -> Array:
-    """Weights [K, M] and bias [M] for `linear`: the bias, then groups of GROUP panels, each [k][panel][lane]; zero-padded."""
+def pack(matrix: Array, bias: Array | None, lanes: int, group: int = GROUP) -> Array:
+    """Weights [K, M] and bias [M]: the bias, then groups of `group` panels, each [k][panel][lane]; zero-padded."""
     k, m = matrix.shape
     panels = -(-m // lanes)
     wide = np.zeros((k, panels * lanes), np.float32)
@@ -40,7 +41,7 @@ def pack(matrix: Array, bias: Array | None, lanes: int) -> Array:
     start = np.zeros(panels * lanes, np.float32)
     if bias is not None:
         start[:m] = bias
-    groups = [wide[:, first * lanes : (first + GROUP) * lanes].ravel() for first in range(0, panels, GROUP)]
+    groups = [wide[:, first * lanes : (first + group) * lanes].ravel() for first in range(0, panels, group)]
     return np.concatenate([start, *groups])
 
 
@@ -88,20 +89,53 @@ def _blocks(heights: Sequence[int], group: int, stride: str) -> list[str]:
     return ["        " + line for line in lines]
 
 
-def _linear(name: str, heights: Sequence[int]) -> Callable[..., Any]:
-    words = {w.__name__: w for w in (at, f32, fma, get, lanes, load, splat, store, store_part)}
-    exec(_linear_text(name, heights), words)
+def _linear(name: str, text: str) -> Callable[..., Any]:
+    words = {w.__name__: w for w in (at, chain12, f32, fma, get, lanes, load, splat, store, store_part)}
+    exec(text, words)
     function: Callable[..., Any] = words[name]
     function.__module__ = __name__
     return kernel(function)
 
 
-linear_32 = _linear("linear_32", (4, 1))
-linear_16 = _linear("linear_16", (2, 1))
+def _linear_1_text() -> str:
+    """The kernel for LANES = 1, which takes CHAINS sums of a row at once, and those of the last, smaller group one by one."""
+    sums = [f"s{n}" for n in range(CHAINS)]
+    return "\n".join(
+        [
+            "def linear_1(y, x, w, rows, x_row, K, M):",
+            '    """As `linear_32`."""',
+            "    y, x, w = f32(y), f32(x), f32(w)",
+            f"    whole = M // {CHAINS} * {CHAINS}",
+            "    for r in range(rows):",
+            "        row, to = at(x, r * x_row), at(y, r * M)",
+            f"        for j in range(0, whole, {CHAINS}):",
+            *(f"            {name} = load(w, j + {n})" for n, name in enumerate(sums)),
+            f"            {', '.join(sums)} = chain12(at(w, M + j * K), row, K, {', '.join(sums)})",
+            *(f"            store(to, j + {n}, {name})" for n, name in enumerate(sums)),
+            "        for j in range(whole, M):",
+            "            s0 = load(w, j)",
+            "            here = at(w, M + whole * K + j - whole)",
+            "            for k in range(K):",
+            "                s0 = fma(splat(get(row, k)), load(here, k * (M - whole)), s0)",
+            "            store(to, j, s0)",
+        ]
+    )
+
+
+linear_32 = _linear("linear_32", _linear_text("linear_32", (4, 1)))
+linear_16 = _linear("linear_16", _linear_text("linear_16", (2, 1)))
+linear_1 = _linear("linear_1", _linear_1_text())
+
+
+def linear_weights(matrix: Array, bias: Array | None, env: Lowering) -> Weight:
+    """Weights [K, M] and bias [M] as `linear` takes them."""
+    return Weight(pack(matrix, bias, env.lanes, CHAINS if env.lanes == 1 else GROUP))
 
 
 def linear(env: Lowering) -> Callable[..., Any]:
     """The kernel whose blocks fit the machine's vector registers."""
+    if env.lanes == 1:
+        return linear_1
     return linear_32 if env.registers >= 32 else linear_16
 
 
@@ -152,7 +186,7 @@ class Linear(Op):
             places = [(Value(node.outputs[0]), Value(node.inputs[0]), Rows(), stride)]
         else:
             places = [(Value(node.outputs[0]), Value(node.inputs[0]), Rows(times=lead), k)]
-        packed = Weight(pack(weights, bias, env.lanes))
+        packed = linear_weights(weights, bias, env)
         for y, x, rows, x_row in places:
             calls.append(
                 Call(

@@ -32,7 +32,7 @@ from tinyrnn.op import (
 from tinyrnn.ops import recurrent_reference
 from tinyrnn.ops.activations import ACTIVATIONS, bind_activations
 from tinyrnn.ops.gather import look_up
-from tinyrnn.ops.linear import linear, pack
+from tinyrnn.ops.linear import linear, linear_weights
 from tinyrnn.ops.recurrent_kernel import KEPT, Cell, Walk, kernel_text, takes_input
 from tinyrnn.ops.recurrent_pack import pack_input, pack_state
 from tinyrnn.ops.walk import copy_f32
@@ -315,7 +315,7 @@ class Recurrent(Op):
             calls.append(
                 Call(
                     linear(env),
-                    (p, Value(x), Weight(pack(matrix, bias, env.lanes)), Rows(of=x, times=inside), stride, inputs, width),
+                    (p, Value(x), linear_weights(matrix, bias, env), Rows(of=x, times=inside), stride, inputs, width),
                     f"the input's share of {node.op} {node.name}",
                 )
             )

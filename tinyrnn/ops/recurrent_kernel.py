@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tinyrnn.lanes_chain import CHAINS
 from tinyrnn.op import literal
 from tinyrnn.ops.activations import BoundActivation
 
@@ -74,17 +75,20 @@ class Walk:
 
 
 def takes_input(gates: int, inputs: int, H: int, lanes: int) -> bool:
-    """Whether all weights fit the first-level cache: then the products by x fill the waits of the products by h."""
-    return 4 * gates * -(-H // lanes) * lanes * (inputs + H) <= FIRST_LEVEL_CACHE // 2
+    """Whether all weights fit the first-level cache: then the products by x fill the waits of the products by h.
+
+    Without vectors arithmetic is what takes time, wherever the weights are, and no memory holds the input's share.
+    """
+    return lanes == 1 or 4 * gates * -(-H // lanes) * lanes * (inputs + H) <= FIRST_LEVEL_CACHE // 2
 
 
-def panels_together(gates: int, panels: int, registers: int, weights: int) -> int:
+def panels_together(gates: int, panels: int, registers: int, weights: int, lanes: int) -> int:
     """Panels whose gate sums are kept in registers at once, for `weights` bytes of R.
 
     Enough sums to hide the wait of each fma: 8, or 4 where the weights stream from the second-level cache, since
-    narrow groups walked to and fro leave more of them in the first.
+    narrow groups walked to and fro leave more of them in the first. Without vectors CHAINS, for which h is read once.
     """
-    sums = 8 if weights <= FIRST_LEVEL_CACHE else 4
+    sums = CHAINS if lanes == 1 else 8 if weights <= FIRST_LEVEL_CACHE else 4
     fit = max(1, (registers * 3 // 4) // gates)
     return min(panels, fit, -(-sums // gates))
 
@@ -197,7 +201,7 @@ def _step(text: _Text, cell: Cell, lanes: int, registers: int) -> None:
     depth = cell.inputs + cell.H
     extra = panels * lanes * depth * cell.gates
     for phase, gates in enumerate(cell.phases):
-        together = panels_together(len(gates), panels, registers, 4 * cell.gates * cell.H * cell.H)
+        together = panels_together(len(gates), panels, registers, 4 * cell.gates * cell.H * cell.H, lanes)
         whole = panels // together
         group = together * len(gates) * lanes * depth
         source = "s" if phase else "before"
@@ -265,6 +269,9 @@ def _group(
     text(f"n = {at}")
 
     def products(vector: str, size: int, sums: Sequence[str]) -> None:
+        if lanes == 1 and len(sums) == CHAINS:
+            text(f"{', '.join(sums)} = chain12(at(r, n), {vector}, {size}, {', '.join(sums)})", f"n += {CHAINS * size}")
+            return
         text(f"for k in range({size}):", f"    v = splat(get({vector}, k))")
         for place, here in enumerate(sums):
             text(f"    {here} = fma(v, load(r, n + {place * lanes}), {here})")

@@ -42,7 +42,7 @@ def pack_state(cell: Cell, W: Array, R: Array, B: Array | None, P: Array | None,
     cut = wide.reshape(G, panels, lanes, -1)
     parts = []
     for gates in cell.phases:
-        together = panels_together(len(gates), panels, registers, 4 * cell.gates * cell.H * cell.H)
+        together = panels_together(len(gates), panels, registers, 4 * cell.gates * cell.H * cell.H, lanes)
         for first in range(0, panels, together):
             block = cut[list(gates), first : first + together]
             parts.append(block.transpose(3, 1, 0, 2).ravel())

@@ -12,7 +12,7 @@ from tinyrnn.ir import Graph, Node, Spec
 from tinyrnn.lanes import kernel
 from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, Weight, register, rewrite
 from tinyrnn.ops.cast import ONNX_DTYPES
-from tinyrnn.ops.linear import linear, linear_16, linear_32, pack
+from tinyrnn.ops.linear import linear, linear_16, linear_32, linear_weights, pack
 
 LARGEST_MATRIX = 1 << 24
 """coefficients of one transform: 64 MB"""
@@ -155,7 +155,7 @@ class DFT(Op):
         _float32(node, env)
         matrix, step = node.attributes["matrix"], node.attributes["step"]
         rows = Rows(times=env.specs[node.inputs[0]].elements // step)
-        operands = (Value(node.outputs[0]), Value(node.inputs[0]), Weight(pack(matrix, None, env.lanes)), rows, step)
+        operands = (Value(node.outputs[0]), Value(node.inputs[0]), linear_weights(matrix, None, env), rows, step)
         return [Call(linear(env), (*operands, *matrix.shape), f"{node.outputs[0]} = DFT {list(matrix.shape)}")]
 
 

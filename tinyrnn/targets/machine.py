@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
+
+ALLOWED_EXTERNALS = frozenset({"memcpy", "memset", "memmove"})
+"""functions that compiled code may call"""
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,22 @@ class Machine:
     """float32 in one vector register"""
     registers: int
     """vector registers that a kernel may keep sums in"""
+    bits: int = 64
+    """of an address, and of the integers that a page counts in"""
+    fma: Literal["unit", "exact", "split"] = "unit"
+    """a * b + c: by an instruction, by others to the same bits, or with two roundings"""
+    lacks: frozenset[str] = frozenset()
+    """what LLVM would call a library for: floor, rint, trunc of float32, div of int64"""
+    thumb: bool = False
+    """Arm's M profile: has the machine code of `tinyrnn.targets.thumb`"""
+    reloc: str = "pic"
+    code_model: str = "jitdefault"
+    abi: str = ""
+    """LLVM's name of the calling convention, where a triple does not say it"""
+
+    @property
+    def architecture(self) -> str:
+        return self.triple.split("-", 1)[0]
 
     def __str__(self) -> str:
         return f"{self.triple} ({self.cpu}, {self.lanes} lanes)"

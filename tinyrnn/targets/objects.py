@@ -2,13 +2,15 @@
 
 Numba types and lowers the functions without optimising them; everything but the exported names is
 then internal, inlined and optimised once for the machine. The object needs nothing but memcpy and
-memset, so it cannot allocate, raise or call back into Python.
+memset, so it cannot allocate, raise or call back into Python. Numba takes the width of its integers from the
+process: for machines of 32 bits see `tinyrnn.targets.worker`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -18,9 +20,10 @@ from numba.core.codegen import AOTCodeLibrary, AOTCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 
 from tinyrnn.errors import TargetError
-from tinyrnn.targets.machine import Machine
+from tinyrnn.targets.arithmetic import rewritten
+from tinyrnn.targets.machine import ALLOWED_EXTERNALS, Machine
 
-ALLOWED_EXTERNALS = frozenset({"memcpy", "memset", "memmove"})
+_DEFINED = re.compile(r"^(define .*?)((?: #\d+)?) \{$", re.M)
 
 
 class _Library(AOTCodeLibrary):
@@ -47,7 +50,13 @@ class _Codegen(AOTCPUCodegen):
         machine = self._machine
         self._tm_features = machine.features
         self._tm = llvm.Target.from_triple(machine.triple).create_target_machine(
-            cpu=machine.cpu, features=machine.features, opt=3, reloc="pic", codemodel="jitdefault", jit=True
+            cpu=machine.cpu,
+            features=machine.features,
+            opt=3,
+            reloc=machine.reloc,
+            codemodel=machine.code_model,
+            jit=machine.code_model == "jitdefault",
+            abiname=machine.abi,
         )
         self._target_data = self._tm.target_data
         self._data_layout = str(self._target_data)
@@ -88,7 +97,7 @@ def _toplevel(context: Any) -> Iterator[None]:
 
 
 class Compiler:
-    """Compiles Python functions over int64 arguments into one object. One machine per process."""
+    """Compiles Python functions over integers as wide as an address into one object. One machine per process."""
 
     def __init__(self, machine: Machine) -> None:
         llvm.initialize_all_targets()
@@ -99,23 +108,45 @@ class Compiler:
         self._context.__class__ = _Context
 
     @global_compiler_lock
-    def emit(self, exports: dict[str, tuple[Callable[..., Any], int]]) -> bytes:
-        """An object that exports each function (name → function and its number of int64 arguments).
+    def emit(
+        self,
+        functions: dict[str, tuple[Callable[..., Any], int]],
+        around: str = "",
+        exports: Sequence[str] = (),
+        externals: Sequence[str] = (),
+        alone: bool = False,
+    ) -> bytes:
+        """An object with each function: name → function and its number of integer arguments. Every function returns an integer.
 
-        Every function returns int64. Raises `TargetError` where the code calls anything outside itself.
+        around:    LLVM text that is compiled with them and may call them
+        exports:   the names that the object exports, by default those of the functions
+        externals: the names that it may call in other objects
+        alone:     for an object that others link: names in it depend on its text only, nothing unwinds, and no loop becomes
+                   a call of memcpy or memset
+        Raises `TargetError` where the code calls anything else outside itself.
         """
-
-        module = self._parse("")
-        for name, (function, arity) in exports.items():
+        module = self._parse(f'source_filename = "{exports[0]}"' if alone else "")
+        for name, (function, arity) in functions.items():
             compiled = self._lower(function, arity)
-            module.link_in(llvm.parse_assembly(str(compiled.library._final_module)))
-            module.link_in(self._parse(_c_function(name, compiled.fndesc.llvm_func_name, arity)))
-        self._internalise(module, set(exports))
+            inner, machine = compiled.fndesc.llvm_func_name, self._codegen._machine
+            text = rewritten(str(compiled.library._final_module), machine)
+            caller = _c_function(name, inner, arity, machine.bits)
+            if alone:
+                text = _DEFINED.sub(r'\1\2 nounwind "no-builtins" {', text)
+                caller = _DEFINED.sub(r'\1\2 "no-builtins" noinline {', caller)
+            module.link_in(llvm.parse_assembly(text))
+            module.link_in(self._parse(caller))
+        if around:
+            module.link_in(self._parse(_DEFINED.sub(r'\1\2 nounwind "no-builtins" {', around)))
+        self._internalise(module, set(exports or functions))
         self._optimise(module)
-        externals = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
-        if externals - ALLOWED_EXTERNALS:
+        if alone:
+            _rename(module, set(exports))
+        outside = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
+        outside -= {*ALLOWED_EXTERNALS, *externals}
+        if outside:
             raise TargetError(
-                f"the compiled step would call {', '.join(sorted(externals - ALLOWED_EXTERNALS))}: "
+                f"the compiled step would call {', '.join(sorted(outside))}: "
                 f"a kernel uses something that is not in the kernel language"
             )
         return bytes(self._codegen._tm.emit_object(module))
@@ -136,16 +167,16 @@ class Compiler:
         typing.refresh()
         self._context.refresh()
         with _toplevel(self._context):
-            compiled = compiler.compile_extra(typing, self._context, function, (types.int64,) * arity, types.int64, flags, {})
+            compiled = compiler.compile_extra(typing, self._context, function, (types.intp,) * arity, types.intp, flags, {})
             compiled.library.finalize()
         return compiled
 
     def _internalise(self, module: Any, exports: set[str]) -> None:
         for function in module.functions:
-            if not function.is_declaration and function.name not in exports:
+            if not function.is_declaration and function.name not in exports and not function.linkage.name.startswith("weak"):
                 function.linkage = "internal"
         for variable in module.global_variables:
-            if variable.linkage.name != "internal":
+            if variable.linkage.name != "internal" and variable.name not in exports:
                 variable.linkage = "internal"
         module.verify()
 
@@ -163,12 +194,20 @@ class Compiler:
         module.verify()
 
 
-def _c_function(name: str, inner: str, arity: int) -> str:
+def _rename(module: Any, exports: set[str]) -> None:
+    """Short names in order for what stays inside: Numba's hold the paths of files."""
+    values = [v for v in (*module.functions, *module.global_variables) if not v.is_declaration and v.name not in exports]
+    inside = [v for v in values if not v.linkage.name.startswith("weak")]
+    for number, value in enumerate(inside):
+        value.name = f"part.{number}"
+
+
+def _c_function(name: str, inner: str, arity: int, bits: int) -> str:
     """LLVM text of a C function around one in Numba's calling convention (status, result pointer, arguments)."""
-    kinds = ", ".join(["i64"] * arity)
-    named = ", ".join(f"i64 %a{i}" for i in range(arity))
+    kinds = ", ".join([f"i{bits}"] * arity)
+    named = ", ".join(f"i{bits} %a{i}" for i in range(arity))
     return (
         f'declare i32 @"{inner}"(ptr, ptr, {kinds})\n'
-        f"define i64 @{name}({named}) nounwind {{\n %r = alloca i64\n %e = alloca ptr\n"
-        f' %s = call i32 @"{inner}"(ptr %r, ptr %e, {named})\n %v = load i64, ptr %r\n ret i64 %v\n}}\n'
+        f"define i{bits} @{name}({named}) nounwind {{\n %r = alloca i{bits}\n %e = alloca ptr\n"
+        f' %s = call i32 @"{inner}"(ptr %r, ptr %e, {named})\n %v = load i{bits}, ptr %r\n ret i{bits} %v\n}}\n'
     )

@@ -1,0 +1,79 @@
+"""Flash, RAM and instructions per frame of models on small processors: python bench/native.py [MODEL.onnx …]
+
+Builds each model for Cortex-M4 and runs it on an emulated board (qemu-system-arm, arm-none-eabi-gcc), where every
+instruction takes a nanosecond, so that the timer counts instructions. Without models: those of the project, LSTM and GRU
+of 64 units, and those of ../shared/models that are there. Prints the table of export/NATIVE.md.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+import native_run  # noqa: E402
+
+import tinyrnn  # noqa: E402
+from tinyrnn.check.samples import random_sample  # noqa: E402
+
+SHARED = ROOT.parent / "shared" / "models"
+FRAMES = 50
+TARGETS = ("cortex-m4", "aarch64")
+
+
+def cell(folder: Path, kind: str, hidden: int) -> Path:
+    """Plain weights of a cell with as many inputs as units."""
+    rng = np.random.default_rng(0)
+    gates = {"LSTM": 4, "GRU": 3}[kind]
+    shapes = {"weight_ih_l0": (gates * hidden, hidden), "weight_hh_l0": (gates * hidden, hidden)}
+    shapes |= {"bias_ih_l0": (gates * hidden,), "bias_hh_l0": (gates * hidden,)}
+    path = folder / f"{kind}_{hidden}.npz"
+    np.savez(path, **{f"rnn.{n}": (rng.standard_normal(s) / hidden**0.5).astype(np.float32) for n, s in shapes.items()})
+    return path
+
+
+def models(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    if sys.argv[1:]:
+        return [(Path(name), {}) for name in sys.argv[1:]]
+    found: list[tuple[Path, dict[str, Any]]] = [(cell(folder, k, 64), {"layers": [(k, "rnn")]}) for k in ("LSTM", "GRU")]
+    found += [(p, {}) for p in sorted((ROOT / "tinyrnn" / "models").glob("*.onnx"))]
+    found += [(SHARED / "dtln_model_1.onnx", {}), (SHARED / "dtln_model_2.onnx", {})]
+    found.append((SHARED / "silero_vad_16k_op15.onnx", {"bind": {"sr": 16000, "sequence": 576}}))
+    return [(p, how) for p, how in found if p.is_file()]
+
+
+def row(path: Path, how: dict[str, Any], folder: Path) -> str:
+    try:
+        built = [tinyrnn.build(path, folder / f"{path.stem}-{target}", target, **how) for target in TARGETS]
+    except tinyrnn.TinyRNNError as error:
+        return f"| {path.stem} | {str(error).splitlines()[0]} |"
+    small, sizes = built[0], built[0].sizes
+    instructions = "–"
+    if not native_run.why_not("cortex-m4"):
+        model = tinyrnn.load(path, **how)
+        inputs = random_sample(model, FRAMES).inputs
+        arrays = [np.ascontiguousarray(inputs[p.name][0]) for p in model.inputs]
+        run = native_run.run_native(small, arrays, folder / "run", steps=FRAMES)
+        instructions = f"{run.instructions:,.0f}"
+    return (
+        f"| {path.stem} | {sizes.code:,} | {sizes.weights:,} | {sizes.ram:,} | {small.manifest['multiply_adds']:,} | "
+        f"{instructions} | {built[1].sizes.code:,} |"
+    )
+
+
+def main() -> None:
+    print("| model | code | weights | RAM of a stream | multiply-adds | instructions per frame | code on aarch64 |")
+    print("|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        for path, how in models(Path(name)):
+            print(row(path, how, Path(name)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

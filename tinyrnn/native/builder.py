@@ -1,0 +1,399 @@
+"""`build`, from a model's file to a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from math import prod
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tinyrnn
+from tinyrnn.arrays import Array
+from tinyrnn.built import FORMAT, layout_value
+from tinyrnn.check.samples import random_sample
+from tinyrnn.codegen import generate
+from tinyrnn.compiler import layout_of, load, plan_for
+from tinyrnn.errors import TargetError, UnsupportedError
+from tinyrnn.native import interface, selftest
+from tinyrnn.native.archive import archive
+from tinyrnn.native.bundle import python_file
+from tinyrnn.native.header import header
+from tinyrnn.native.interface import Interface, arguments_of, c_name, check_name
+from tinyrnn.native.link import link, shared_linker, wasm_linker
+from tinyrnn.native.objects import contents
+from tinyrnn.native.page import native_page
+from tinyrnn.native.selftest import SelfTest
+from tinyrnn.native.sizes import Sizes, check_limits, sizes_of
+from tinyrnn.native.web import module_file, page_file
+from tinyrnn.plan import ALIGNMENT, Plan
+from tinyrnn.runtime import Context, Model
+from tinyrnn.sized import SizedModel
+from tinyrnn.targets.cpu import Code
+from tinyrnn.targets.machine import ALLOWED_EXTERNALS, Machine, host
+from tinyrnn.targets.table import Target, find_target
+from tinyrnn.targets.worker import Unit, compile_for
+
+Say = Callable[[str], None]
+
+SELFTEST_FRAMES = 16
+SELFTEST_BYTES = 1 << 16
+"""of inputs and outputs, beyond which there are fewer frames"""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was built."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    sizes: Sizes
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(self.manifest["files"])
+
+    def __str__(self) -> str:
+        target, sizes = self.manifest["target"], self.sizes
+        where = "in the object" if sizes.weights_in_object else f"in {self.manifest['weights']}"
+        lines = [
+            f"{self.manifest['name']} for {target['name']} ({target['triple']}, {target['lanes']} lanes)",
+            f"  code     {sizes.code:,} bytes, constants {sizes.constants:,}, weights {sizes.weights:,} {where}: "
+            f"flash {sizes.flash:,}",
+            f"  RAM      {sizes.ram:,} bytes a stream: state {sizes.state:,}, arena {sizes.arena:,} ({self.manifest['rows']} "
+            f"row{'s' * (self.manifest['rows'] > 1)} at once), without the stack",
+            f"  work     {self.manifest['multiply_adds']:,} multiply-adds per frame",
+            f"  files    {', '.join(self.files)}",
+        ]
+        lines += [f"  note     {note}" for note in self.manifest["notes"]]
+        return "\n".join(lines)
+
+
+def build(
+    path: str | PathLike[str],
+    folder: str | PathLike[str],
+    target: str = "host",
+    *,
+    name: str | None = None,
+    cpu: str | None = None,
+    features: str | None = None,
+    emulate_fma: bool = False,
+    weights: str = "object",
+    rows: int | None = None,
+    max_ram: int | None = None,
+    max_flash: int | None = None,
+    say: Say | None = None,
+    **how: Any,
+) -> Built:
+    """Compile a model (.onnx or .npz) for a target and write it to a folder, which is made if it is not there.
+
+    target:      a name in `tinyrnn.targets.table.targets()`; `cpu` and `features` are LLVM's names in the place of its own
+    name:        the prefix of files and C names, by default the model's
+    emulate_fma: give the bits of machines that have fused multiply-add, where the target has none
+    weights:     "object", or "file": in NAME.weights, which the program loads itself
+    rows:        frames of one pass: more take more RAM and are faster in `run`; by default 1 without an operating system.
+                 Of a model that cannot stream, the longest sequence
+    max_ram, max_flash: bytes that the build may take
+    say:         is called with each step of the work
+    how:         as for `tinyrnn.load`
+
+    Raises `TargetError` where the target cannot have the model, `LoadError` and `UnsupportedError` as `load` does.
+    """
+    chosen = find_target(target, cpu, features, emulate_fma)
+    tell: Say = say or (lambda _: None)
+    if weights not in ("object", "file"):
+        raise TargetError(f"weights {weights!r}: they are in the 'object' or in a 'file' of their own")
+    place = _folder(Path(folder))
+    tell("loading")
+    model = load(path, **how)
+    plan = _plan(path, model, chosen, how)
+    rows = _rows(model, plan, chosen, rows)
+    face = _interface(check_name(name or c_name(model.name)), model, plan, chosen, rows, weights == "file")
+    tell("compiling")
+    test = _selftest(model, chosen)
+    units = _units(plan, face, chosen, test)
+    made = compile_for(chosen.machine, units)
+    for unit, data in zip(units, made, strict=True):
+        _check_symbols(data, unit, chosen)
+    found = contents(made[0])
+    sizes = sizes_of(found, plan, face.arena_bytes, face.bits, weights == "object")
+    check_limits(f"{model.name} for {chosen.name}", sizes, plan, rows, {"ram": max_ram, "flash": max_flash})
+    tell("writing")
+    files = _object_files(face, made, units, plan, sizes)
+    notes = [chosen.note] if chosen.note else []
+    if chosen.machine.fma == "split":
+        notes.append("no fused multiply-add: results differ in the last bits from those of machines that have it (--emulate-fma)")
+    library = _link(files, face, chosen, made, notes)
+    manifest = _manifest(face, chosen, plan, sizes, model, library, files, notes)
+    files["selftest.npz"] = _npz(test)
+    manifest["files"] = {file: hashlib.sha256(data).hexdigest() for file, data in sorted(files.items())}
+    if library.endswith(".so"):
+        files[f"{face.name}.py"] = python_file(face, manifest).encode()
+    if library.endswith(".wasm"):
+        module = module_file(face, library)
+        files[f"{face.name}.mjs"] = module.encode()
+        files[f"{face.name}.html"] = page_file(face, module, files[library], files.get(f"{face.name}.weights", b"")).encode()
+    manifest["files"] = {file: hashlib.sha256(data).hexdigest() for file, data in sorted(files.items())}
+    files["manifest.json"] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+    _write(place, files)
+    return Built(place, manifest, sizes)
+
+
+def _folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".tinyrnn"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise TargetError(f"{folder}: cannot be written ({error.strerror})") from None
+    return folder
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        try:
+            (folder / name).write_bytes(data)
+        except OSError as error:
+            raise TargetError(f"{folder / name}: cannot be written ({error.strerror})") from None
+
+
+def _plan(path: str | PathLike[str], model: Model, target: Target, how: Mapping[str, Any]) -> Plan:
+    if isinstance(model, SizedModel):
+        sizes = ", ".join(f"--bind {size}=16" for size in model.open_sizes)
+        raise UnsupportedError(f"{model.name}: its code has to know its sizes. Fix them: {sizes}, for instance")
+    if model._layout.batches:
+        names = ", ".join(model._layout.batches)
+        raise UnsupportedError(f"{model.name}: the constants {names} have a batch axis, which build has not")
+    alignment = max(8, 4 * target.machine.lanes) if target.system in ("none", "web") else ALIGNMENT
+    return plan_for(path, target.machine, alignment, **how)
+
+
+def _rows(model: Model, plan: Plan, target: Target, rows: int | None) -> int:
+    if rows is not None and rows < 1:
+        raise TargetError(f"rows {rows}: a pass has at least one frame")
+    if plan.program.kind == "step":
+        if rows not in (None, 1):
+            raise TargetError(f"{model.name}: a step model has one frame a pass, not {rows}")
+        return 1
+    if plan.program.refuses_stream:
+        if plan.program.waits:
+            raise UnsupportedError(f"{model.name}: cannot stream ({plan.program.refuses_stream}), and its rows come late")
+        if rows is None:
+            raise TargetError(
+                f"{model.name}: cannot stream ({plan.program.refuses_stream}). Built, it takes whole sequences: give the "
+                f"frames of the longest, --rows 100"
+            )
+        return rows
+    return rows or (1 if target.small else plan.chunk)
+
+
+def _interface(name: str, model: Model, plan: Plan, target: Target, rows: int, file: bool) -> Interface:
+    layout, taken = model._layout, {name, f"{name}_stream"}
+    inputs, outputs = arguments_of(layout.inputs, taken), arguments_of(layout.outputs, taken)
+    capacity = rows + plan.lead
+    digest = hashlib.sha256(plan.weights.tobytes()).digest()
+    start = b"tinyrnn".ljust(16, b"\0") + len(plan.weights).to_bytes(8, "little") + digest
+    return Interface(
+        name=name,
+        model=model.name,
+        target=target.name,
+        bits=target.machine.bits,
+        inputs=inputs,
+        outputs=outputs,
+        state_floats=plan.state_size,
+        arena_bytes=plan.arena_bytes(capacity),
+        weights_bytes=len(plan.weights),
+        alignment=8,
+        preferred=8 if target.small else 16 if target.system == "web" else ALIGNMENT,
+        rows=rows,
+        lead=plan.lead,
+        streams=not plan.program.refuses_stream,
+        counted=bool(plan.clocks),
+        waits=bool(plan.program.waits),
+        tail=tuple(_tail(port.clock, layout) for port in layout.outputs),
+        weights_header=start.ljust(interface.WEIGHTS_HEADER, b"\0") if file else b"",
+        zeros=not plan.initial_state().any(),
+    )
+
+
+def _tail(clock: Any, layout: Any) -> int:
+    """Rows that a flush can make, at most."""
+    longest = 2 * clock.stride + clock.delay + 2
+    return max(clock.count(layout.last(n), n) - clock.count(n) for n in range(1, longest + 1)) if layout.waits else 0
+
+
+def _selftest(model: Model, target: Target) -> SelfTest:
+    """Random frames, and what must come out: of the cpu target, or, where fma is split, of this machine's code with it split."""
+    layout = model._layout
+    frame = sum(prod(p.shape) * p.dtype.itemsize for p in (*model.inputs, *model.outputs) if p.per_frame)
+    frames = max(2, min(SELFTEST_FRAMES, SELFTEST_BYTES // max(frame, 1))) + (model.delay if layout.waits else 0)
+    sample = random_sample(model, frames, seed=0)
+    inputs = [np.ascontiguousarray(sample.inputs[p.name][0]) for p in model.inputs]
+    runs = model
+    if target.machine.fma == "split":
+        plan = model._source.plan
+        source = generate(plan)
+        (data,) = compile_for(_split(host()), [Unit("expected", source.text, source.entries, exports=tuple(source.entries))])
+        runs = Model(layout_of(plan), Code(data, source.entries, False))
+    return SelfTest(frames, tuple(inputs), tuple(expected(runs, inputs, frames)))
+
+
+def _split(machine: Machine) -> Machine:
+    return replace(machine, fma="split")
+
+
+def expected(model: Model, inputs: Sequence[Array], frames: int) -> list[Array]:
+    """The outputs of one call over `frames` from the initial state, as the C function `run` gives them."""
+    layout = model._layout
+    counts = [p.clock.count(frames) for p in layout.outputs]
+    made = [np.empty((n, *p.shape) if p.per_frame else p.shape, p.dtype) for p, n in zip(layout.outputs, counts, strict=True)]
+    Context(layout).execute(model._code.run, [*inputs, *made], frames)
+    return made
+
+
+def _units(plan: Plan, face: Interface, target: Target, test: SelfTest) -> list[Unit]:
+    """The model, its self-test, and for shared libraries the entries that Python calls."""
+    page, functions = native_page(plan, face)
+    initial = plan.initial_state()
+    weights = face.weights_header or plan.weights.tobytes()
+    data = {"weights.bin": weights, **({} if face.zeros else {"initial.bin": initial.tobytes()})}
+    if not weights:
+        del data["weights.bin"]
+    shown = [f"{face.name}_{f}" for f in face.functions]
+    shown += [f"{face.name}_weights"] if face.weights_bytes and not face.weights_header else []
+    text, stored = selftest.around(face, test)
+    units = [
+        Unit(face.name, page, functions, interface.around(face, initial, "weights.bin"), shown, (), data),
+        Unit(
+            f"{face.name}_selftest",
+            around=text,
+            exports=[f"{face.name}_selftest"],
+            externals=[f"{face.name}_{f}" for f in ("reset", "run", "step")],
+            data=stored,
+        ),
+    ]
+    if target.shared:
+        source = generate(plan)
+        entries = {f"{face.name}.{entry}": arity for entry, arity in _entries(source.entries, face).items()}
+        units.append(Unit(f"{face.name}_python", source.text, entries, exports=tuple(entries)))
+    return units
+
+
+def _entries(entries: Mapping[str, int], face: Interface) -> dict[str, int]:
+    """Those that read the headers of arrays know Python of 64 bits only."""
+    return dict(entries) if face.bits == 64 else {"run": entries["run"]}
+
+
+def _check_symbols(data: bytes, unit: Unit, target: Target) -> None:
+    """Refuse an object that calls what is not in it: LLVM calls functions for what a processor cannot do."""
+    wanted = set(contents(data).needed) - {*unit.externals, *ALLOWED_EXTERNALS, "__linear_memory", "__stack_pointer"}
+    wanted -= {"_GLOBAL_OFFSET_TABLE_", "__indirect_function_table"}
+    if wanted:
+        raise TargetError(
+            f"{unit.name} cannot be built for {target.name}: the processor has no instruction for a part of it, which would "
+            f"need {', '.join(sorted(wanted))} (float64, or a conversion of int64). A target with them, or --features, may do"
+        )
+
+
+def _object_files(face: Interface, made: Sequence[bytes], units: Sequence[Unit], plan: Plan, sizes: Sizes) -> dict[str, bytes]:
+    name = face.name
+    members = {f"{name}.o": made[0], f"{name}_selftest.o": made[1]}
+    symbols = {f"{unit.name}.o": list(unit.exports) for unit in units[:2]}
+    files = {**members, f"lib{name}.a": archive(members, symbols)}
+    files[f"{name}.h"] = header(face, f"tinyrnn {tinyrnn.__version__}").encode()
+    if face.weights_header:
+        files[f"{name}.weights"] = face.weights_header + plan.weights.tobytes()
+    return files
+
+
+def _link(files: dict[str, bytes], face: Interface, target: Target, made: Sequence[bytes], notes: list[str]) -> str:
+    """The linked file's name; empty where there is none."""
+    if target.shared:
+        command = shared_linker(target)
+        if not command:
+            notes.append(f"no lib{face.name}.so and {face.name}.py: no linker was found (cc, ld.lld, or pip install ziglang)")
+            return ""
+        library = f"lib{face.name}.so"  # without lib, Python would take it for the module
+        files[library] = link(command, made)
+        return library
+    if target.system == "web":
+        command = wasm_linker()
+        if not command:
+            notes.append(f"no {face.name}.wasm, .mjs and .html: no wasm-ld was found (lld, or pip install ziglang)")
+            return ""
+        shown = [f"{face.name}_{f}" for f in (*face.functions, "selftest")] + ["__heap_base"]
+        files[f"{face.name}.wasm"] = link(command, made, [f"--export={symbol}" for symbol in shown])
+        return f"{face.name}.wasm"
+    return ""
+
+
+def _manifest(
+    face: Interface,
+    target: Target,
+    plan: Plan,
+    sizes: Sizes,
+    model: Model,
+    library: str,
+    files: Mapping[str, bytes],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    machine = target.machine
+    layout = layout_of(plan)
+    return {
+        "format": FORMAT,
+        "made_by": f"tinyrnn {tinyrnn.__version__}",
+        "versions": {package: version(package) for package in ("llvmlite", "numba", "numpy")},
+        "name": face.name,
+        "model": model.name,
+        "target": {
+            "name": target.name,
+            "triple": machine.triple,
+            "architecture": machine.architecture,
+            "cpu": machine.cpu,
+            "features": machine.features if target.system != "host" else "",
+            "lanes": machine.lanes,
+            "bits": machine.bits,
+            "fma": machine.fma,
+            "needs": _needs(machine),
+        },
+        "library": library,
+        "library_crc32": zlib.crc32(files[library]) if library else None,
+        "weights": f"{face.name}.weights" if face.weights_header else "",
+        "weights_sha256": hashlib.sha256(plan.weights.tobytes()).hexdigest(),
+        "sizes": sizes.as_dict(),
+        "rows": face.rows,
+        "multiply_adds": plan.multiply_adds,
+        "notes": list(notes),
+        "functions": [f"{face.name}_{f}" for f in (*face.functions, "selftest")],
+        "layout": {**layout_value(layout), "entries": [*_entries(generate(plan).entries, face)] if target.shared else []},
+    }
+
+
+def _needs(machine: Machine) -> list[str]:
+    """Flags of /proc/cpuinfo without which the code may hold instructions that the processor does not know."""
+    if machine.architecture != "x86_64":
+        return []
+    wide = ["avx512f", "avx512vl", "avx512dq", "avx512bw"]
+    levels = {"x86-64-v2": ["sse4_2"], "x86-64-v3": ["avx2", "fma", "bmi2"], "x86-64-v4": wide}
+    vectors = ["avx", "avx2", "fma", "bmi2", *wide]
+    on = {f[1:] for f in machine.features.split(",") if f[:1] == "+"}
+    return [*levels.get(machine.cpu, []), *(f for f in vectors if f in on and f not in levels.get(machine.cpu, []))]
+
+
+def _npz(test: SelfTest) -> bytes:
+    """selftest.npz; numpy gives its members no date."""
+    arrays: dict[str, Any] = {f"input_{i}": a for i, a in enumerate(test.inputs)}
+    arrays |= {f"output_{i}": a for i, a in enumerate(test.outputs)} | {"frames": np.int64(test.frames)}
+    file = io.BytesIO()
+    partial(np.savez, file)(**arrays)
+    return file.getvalue()

@@ -1,0 +1,68 @@
+"""NAME.py: the runtime's own files in one, with the description of the model: NumPy, ctypes and libNAME.so are all it needs."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tinyrnn.native.interface import Interface
+
+PARTS = ("errors", "clock", "arrays", "runtime", "built")
+"""files of the package that the runtime needs, each before those that import it"""
+
+
+def _body(text: str) -> str:
+    """A module's text without its docstring and its imports of the package and of the future."""
+    tree, lines = ast.parse(text), text.splitlines()
+    for node in tree.body:
+        docstring = node is tree.body[0] and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ours = isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("tinyrnn", "__future__")
+        if docstring or ours:
+            assert node.end_lineno is not None
+            lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+    return "\n".join(lines).strip("\n")
+
+
+def literal(value: Any) -> str:
+    """A value of JSON as Python, keys in order."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {literal(value[key])}" for key in sorted(value)) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    return repr(value)
+
+
+def python_file(face: Interface, manifest: Mapping[str, Any]) -> str:
+    """The text of NAME.py."""
+    package = Path(__file__).parents[1]
+    parts = [f"# --- tinyrnn/{part}.py\n\n{_body((package / f'{part}.py').read_text(encoding='utf-8'))}" for part in PARTS]
+    usage = f'''"""{face.name}: a recurrent model as native code. Needs NumPy, and {manifest["library"]} beside it. MIT licence.
+
+import {face.name}
+stream = {face.name}.stream()
+y = stream.step(x)            # one frame; run(xs): many; reset, fork, state, states, flush as in tinyrnn
+{face.name}.selftest()        # True where this machine gives the bits that were built in (selftest.npz)
+"""
+'''
+    tail = f'''# --- this model
+
+MANIFEST = {literal(manifest)}
+model = model_of(MANIFEST, Path(__file__).resolve().parent)
+stream = model.stream
+_same_bits = selftest
+
+
+def selftest() -> bool:  # noqa: F811
+    """Whether this machine gives the bits in selftest.npz."""
+    return _same_bits(model, Path(__file__).resolve().parent)
+
+
+if __name__ == "__main__":
+    print(model)
+    good = selftest()
+    print("selftest", "passed" if good else "failed: the bits differ")
+    raise SystemExit(not good)
+'''
+    return "\n\n\n".join([usage + "\nfrom __future__ import annotations", *parts, tail])

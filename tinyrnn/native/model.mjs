@@ -1,0 +1,173 @@
+const ARRAYS = { float32: Float32Array, float64: Float64Array, bool: Uint8Array, int8: Int8Array, uint8: Uint8Array,
+  int16: Int16Array, uint16: Uint16Array, int32: Int32Array, uint32: Uint32Array, int64: BigInt64Array, uint64: BigUint64Array };
+const STREAM_BYTES = 12;
+const align = (n) => (n + 63) & ~63;
+
+async function bytesOf(source, file) {
+  if (source instanceof ArrayBuffer || ArrayBuffer.isView(source)) return source;
+  const url = source ?? new URL(file, import.meta.url);
+  if (String(url).startsWith("file:") && typeof process !== "undefined") {
+    const { readFile } = await import("node:fs/promises");
+    return readFile(new URL(url));
+  }
+  const answer = await fetch(url);
+  if (!answer.ok) throw new Error(`${url}: ${answer.status} ${answer.statusText}`);
+  return answer.arrayBuffer();
+}
+
+/** The model, from its .wasm beside this file, or from a URL or bytes; `weights` where these are in a file of their own. */
+export async function load(wasm, weights) {
+  const { instance } = await WebAssembly.instantiate(await bytesOf(wasm, MODEL.library), {});
+  return new Model(instance.exports, MODEL.weights ? await bytesOf(weights, MODEL.weights) : null);
+}
+
+class Model {
+  constructor(exports, weights) {
+    this.exports = exports;
+    this.end = exports.__heap_base.value;
+    this.free = new Map();
+    this.scratch = { at: 0, size: 0 };
+    this.inputs = MODEL.inputs;
+    this.outputs = MODEL.outputs;
+    if (weights) {
+      const bytes = ArrayBuffer.isView(weights) ? new Uint8Array(weights.buffer, weights.byteOffset, weights.byteLength) : new Uint8Array(weights);
+      this.weightsAt = this.allocate(bytes.length);
+      this.weightsBytes = bytes.length;
+      new Uint8Array(exports.memory.buffer).set(bytes, this.weightsAt);
+    }
+  }
+
+  /** A new live input in its initial state. */
+  stream() { return new Stream(this); }
+
+  call(name, ...args) { return this.exports[`${MODEL.name}_${name}`](...args); }
+
+  allocate(bytes) {
+    const size = align(Math.max(bytes, 1));
+    const kept = this.free.get(size);
+    if (kept?.length) return kept.pop();
+    const at = align(this.end);
+    this.end = at + size;
+    const memory = this.exports.memory;
+    const missing = this.end - memory.buffer.byteLength;
+    if (missing > 0) memory.grow(Math.ceil(missing / 65536));
+    return at;
+  }
+
+  release(at, bytes) {
+    const size = align(Math.max(bytes, 1));
+    this.free.set(size, [...(this.free.get(size) ?? []), at]);
+  }
+
+  /** Memory for the arrays of one call. */
+  room(bytes) {
+    if (bytes > this.scratch.size) {
+      if (this.scratch.size) this.release(this.scratch.at, this.scratch.size);
+      this.scratch = { at: this.allocate(2 * bytes), size: 2 * bytes };
+    }
+    return this.scratch.at;
+  }
+
+  /** Whether this engine gives the bits that were built in. */
+  selftest() {
+    const stream = this.stream();
+    const status = this.call("selftest", stream.at);
+    stream.close();
+    return status === 0;
+  }
+}
+
+/** One live input. Arrays are flat, frames one after the other; several outputs come as an object by name. */
+class Stream {
+  constructor(model) {
+    this.model = model;
+    this.at = model.allocate(STREAM_BYTES);
+    this.stateAt = model.allocate(4 * MODEL.state_floats);
+    this.arenaAt = model.allocate(MODEL.arena_bytes);
+    const weights = MODEL.weights ? [model.weightsAt, model.weightsBytes] : [];
+    const status = model.call("init", this.at, this.stateAt, this.arenaAt, ...weights);
+    if (status) throw new Error(status === -2 ? "the weights are those of another model" : `init gives ${status}`);
+  }
+
+  /** One frame: an array (or a number) for each input. */
+  step(...inputs) { return this.#run("step", inputs, 1); }
+
+  /** Many frames in one call. */
+  run(...inputs) {
+    const index = MODEL.inputs.findIndex((port) => port.per_frame);
+    const length = inputs[index]?.length ?? 0;
+    const frames = length / MODEL.inputs[index].size;
+    if (!Number.isInteger(frames)) throw new RangeError(`input '${MODEL.inputs[index].name}' has ${length} elements; a frame has ${MODEL.inputs[index].size}`);
+    return this.#run("run", inputs, frames);
+  }
+
+  /** The rows that still wait for frames, as if the sequence ended here; takes the inputs that belong to a call. */
+  flush(...inputs) {
+    if (!MODEL.functions.includes(`${MODEL.name}_flush`)) return this.#answer(MODEL.outputs.map((port) => new ARRAYS[port.dtype](0)));
+    return this.#run("flush", inputs, 0);
+  }
+
+  reset() { this.model.call("reset", this.at); }
+
+  get #view() { return new Float32Array(this.model.exports.memory.buffer, this.stateAt, MODEL.state_floats); }
+
+  /** A copy of the state; assign one to return there. */
+  get state() { return this.#view.slice(); }
+
+  set state(values) {
+    if (values.length !== MODEL.state_floats) throw new RangeError(`the state has ${MODEL.state_floats} floats, not ${values.length}`);
+    this.#view.set(values);
+  }
+
+  /** A new stream that goes on from here. */
+  fork() {
+    const other = new Stream(this.model);
+    other.state = this.state;
+    return other;
+  }
+
+  /** Give the memory back; the stream is not used again. */
+  close() {
+    this.model.release(this.at, STREAM_BYTES);
+    this.model.release(this.stateAt, 4 * MODEL.state_floats);
+    this.model.release(this.arenaAt, MODEL.arena_bytes);
+  }
+
+  #run(name, inputs, frames) {
+    const model = this.model;
+    const ports = MODEL.inputs.filter((port) => name !== "flush" || !port.per_frame);
+    if (inputs.length !== ports.length) throw new TypeError(`${name} takes ${ports.length} inputs: ${ports.map((port) => port.name).join(", ")}`);
+    const places = [];
+    let bytes = 0;
+    const place = (port, elements) => {
+      places.push({ port, elements, offset: bytes });
+      bytes += align(Math.max(elements, 1) * ARRAYS[port.dtype].BYTES_PER_ELEMENT);
+    };
+    for (const port of ports) place(port, port.size * (port.per_frame ? frames : 1));
+    for (const port of MODEL.outputs) place(port, port.size * (port.per_frame ? (name === "flush" ? port.tail : (frames + MODEL.lead) * port.rate) : 1));
+    const countsAt = bytes;
+    const room = model.room(bytes + 4 * MODEL.outputs.length);
+    const memory = model.exports.memory.buffer;
+    const view = ({ port, elements, offset }) => new ARRAYS[port.dtype](memory, room + offset, elements);
+    ports.forEach((port, index) => {
+      const given = typeof inputs[index] === "number" || typeof inputs[index] === "bigint" ? [inputs[index]] : inputs[index];
+      if (given.length !== places[index].elements) throw new RangeError(`input '${port.name}' has ${given.length} elements; ${name} takes ${places[index].elements}`);
+      const big = port.dtype === "int64" || port.dtype === "uint64";
+      view(places[index]).set(big && !(given instanceof ARRAYS[port.dtype]) ? Array.from(given, BigInt) : given);
+    });
+    const pointers = places.map(({ offset }) => room + offset);
+    const status = model.call(name, this.at, ...(name === "run" ? [frames] : []), ...pointers, ...(MODEL.counted ? [room + countsAt] : []));
+    if (status > 0) throw new RangeError(`input '${MODEL.inputs[status - 1].name}' holds an index that is out of range; nothing was changed`);
+    if (status) throw new Error(status === -3 ? "the sequence has ended with flush(); reset() begins another" : status === -4 ? "the sequence is too long" : `status ${status}`);
+    const counts = new Uint32Array(memory, room + countsAt, MODEL.outputs.length);
+    return this.#answer(places.slice(ports.length).map((each, index) => {
+      const rows = MODEL.counted && each.port.per_frame ? counts[index] * each.port.size : each.port.size * (each.port.per_frame ? frames : 1);
+      return view(each).slice(0, rows);
+    }));
+  }
+
+  #answer(arrays) {
+    if (arrays.length === 1) return arrays[0];
+    return Object.fromEntries(MODEL.outputs.map((port, index) => [port.name, arrays[index]]));
+  }
+}

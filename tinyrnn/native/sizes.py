@@ -1,0 +1,108 @@
+"""What a build takes of a device's memory, who takes most of it, and the limits that it must keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tinyrnn.errors import TargetError
+from tinyrnn.native.objects import Contents
+from tinyrnn.op import Close, Open
+from tinyrnn.plan import Place, Plan
+
+SHOWN = 5
+"""contributors that a refusal names"""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes. Flash is code, constants and weights; RAM what one stream needs, without the stack."""
+
+    code: int
+    constants: int
+    weights: int
+    weights_in_object: bool
+    state: int
+    arena: int
+    stream: int
+    data: int
+
+    @property
+    def flash(self) -> int:
+        return self.code + self.constants + (self.weights if self.weights_in_object else 0) + self.data
+
+    @property
+    def ram(self) -> int:
+        return self.state + self.arena + self.stream + self.data
+
+    def as_dict(self) -> dict[str, int]:
+        return {
+            "code": self.code,
+            "constants": self.constants,
+            "weights": self.weights,
+            "state": self.state,
+            "arena": self.arena,
+            "flash": self.flash,
+            "ram": self.ram,
+        }
+
+
+def sizes_of(found: Contents, plan: Plan, arena: int, bits: int, in_object: bool) -> Sizes:
+    weights = len(plan.weights)
+    return Sizes(
+        code=found.code,
+        constants=max(found.constants - (weights if in_object else 0), 0),
+        weights=weights,
+        weights_in_object=in_object,
+        state=4 * max(plan.state_size, 1),
+        arena=arena,
+        stream=3 * bits // 8,
+        data=found.data + found.zeros,
+    )
+
+
+def check_limits(name: str, sizes: Sizes, plan: Plan, rows: int, limits: Mapping[str, int | None]) -> None:
+    """Raises `TargetError` with the largest contributors where `ram` or `flash` is more than its limit."""
+    problems = []
+    for kind, parts in (("flash", flash_parts(plan, sizes)), ("ram", ram_parts(plan, rows, sizes))):
+        limit, needed = limits.get(kind), getattr(sizes, kind)
+        if limit is not None and needed > limit:
+            most = ", ".join(f"{what} {size:,}" for what, size in parts[:SHOWN])
+            problems.append(f"{needed:,} bytes of {kind} are more than --max-{kind} {limit:,}. Most of it: {most}")
+    if problems:
+        raise TargetError(f"{name}: " + "\n".join(problems))
+
+
+def flash_parts(plan: Plan, sizes: Sizes) -> list[tuple[str, int]]:
+    """What takes flash, the largest first: the weights by node."""
+    found = {"code": sizes.code, "constants": sizes.constants}
+    if sizes.weights_in_object:
+        owners: dict[int, str] = {}
+        for step in plan.steps:
+            if not isinstance(step.kernel, (Open, Close)):
+                for operand in step.operands:
+                    if isinstance(operand, Place) and operand.memory == "weights":
+                        owners.setdefault(operand.offset, step.node)
+        starts = sorted(owners)
+        for start, end in zip(starts, [*starts[1:], sizes.weights], strict=True):
+            key = f"weights of {owners[start]!r}"
+            found[key] = found.get(key, 0) + end - start
+    return _largest(found)
+
+
+def ram_parts(plan: Plan, rows: int, sizes: Sizes) -> list[tuple[str, int]]:
+    """What takes RAM, the largest first: parts of the state, and the values that lie side by side where the arena is fullest."""
+    found = {f"state {part.name!r}": 4 * part.size for part in plan.parts}
+    capacity = rows + plan.lead
+    regions = [(r, r.size * (capacity if r.per_row else 1)) for r in plan.regions]
+    moments = sorted({r.first for r, _ in regions})
+    fullest = max(moments, key=lambda t: sum(size for r, size in regions if r.first <= t <= r.last), default=0)
+    for region, size in regions:
+        if region.first <= fullest <= region.last:
+            found[f"value {region.name!r}"] = size
+    return _largest({**found, "static data": sizes.data})
+
+
+def _largest(found: Mapping[str, int]) -> list[tuple[str, int]]:
+    kept: Sequence[tuple[str, int]] = [(what, size) for what, size in found.items() if size]
+    return sorted(kept, key=lambda pair: -pair[1])

@@ -1,0 +1,130 @@
+"""`python -m tinyrnn.targets.worker FOLDER`: compile the pages in FOLDER for one machine, and end.
+
+Numba compiles a function once per process and knows one width of integers, and LLVM ends the process where it finds
+what it cannot do: so each machine has a process of its own. FOLDER holds `request.json`, see `compile_for`, and the files
+it names; an object per unit comes beside it, or `error.txt`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tinyrnn.errors import TargetError
+from tinyrnn.targets.machine import Machine
+
+LONGEST = 1800
+"""seconds that a compilation may take"""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What becomes one object."""
+
+    name: str
+    page: str = ""
+    """source in the kernel language"""
+    functions: Mapping[str, int] = field(default_factory=dict)
+    """functions of the page by their name in the object, which may have a prefix before a dot → number of arguments"""
+    around: str = ""
+    """LLVM text that calls them; `DATA(file)` in it stands for the bytes of a file of `data`"""
+    exports: Sequence[str] = ()
+    externals: Sequence[str] = ()
+    data: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def compile_for(machine: Machine, units: Sequence[Unit]) -> list[bytes]:
+    """The object of each unit, compiled in a process of their own. Raises `TargetError`."""
+    with tempfile.TemporaryDirectory(prefix="tinyrnn-") as name:
+        folder = Path(name)
+        for unit in units:
+            for file, data in unit.data.items():
+                (folder / file).write_bytes(data)
+        described = [{**asdict(unit), "data": sorted(unit.data)} for unit in units]
+        request = {"machine": {**asdict(machine), "lacks": sorted(machine.lacks)}, "units": described}
+        (folder / "request.json").write_text(json.dumps(request))
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        command = [sys.executable, "-m", "tinyrnn.targets.worker", name]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            raise TargetError(f"compiling for {machine} took more than {LONGEST} seconds") from None
+        unknown = re.search(r"'([^'\n]*)' is not a recognized (processor|feature)", done.stderr)
+        if unknown:
+            name, what = unknown.groups()
+            raise TargetError(f"LLVM knows no {what} {name!r} of {machine.architecture}")
+        failed = folder / "error.txt"
+        if failed.is_file():
+            raise TargetError(failed.read_text())
+        if done.returncode:
+            last = "\n".join(done.stderr.strip().splitlines()[-6:])
+            how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
+            raise TargetError(f"the compiler cannot make code for {machine} and ended ({how}):\n{last}")
+        return [(folder / f"{number}.o").read_bytes() for number in range(len(units))]
+
+
+class _WordSize(MetaPathFinder):
+    """Numba takes the width of an address and of Python's integers from the process that imports it: here from us."""
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name == "numba.core.config" else None
+        if spec is None or spec.loader is None:
+            return None
+        execute, bits = spec.loader.exec_module, self.bits
+
+        def with_size(module: ModuleType) -> None:
+            execute(module)
+            vars(module).update(MACHINE_BITS=bits, IS_32BITS=bits == 32)
+
+        spec.loader.exec_module = with_size  # type: ignore[method-assign]
+        return spec
+
+
+def _work(folder: Path) -> None:
+    request = json.loads((folder / "request.json").read_text())
+    machine = Machine(**{**request["machine"], "lacks": frozenset(request["machine"]["lacks"])})
+    if machine.bits != 64:
+        sys.meta_path.insert(0, _WordSize(machine.bits))
+    from tinyrnn import lanes_llvm, ops  # noqa: F401  # the operators' kernels
+    from tinyrnn.targets.objects import Compiler
+
+    lanes_llvm.install(machine.lanes, machine.thumb)
+    compiler = Compiler(machine)
+    for number, described in enumerate(request["units"]):
+        unit = Unit(**{**described, "data": {name: (folder / name).read_bytes() for name in described["data"]}})
+        names: dict[str, Any] = {}
+        exec(compile(unit.page, "<step>", "exec"), names)
+        lanes_llvm.teach([f for f in names.values() if getattr(getattr(f, "__code__", None), "co_filename", "") == "<step>"])
+        functions = {name: (names[name.rpartition(".")[2]], arity) for name, arity in unit.functions.items()}
+        around = unit.around
+        for name, data in unit.data.items():
+            around = around.replace(f"DATA({name})", 'c"' + "".join([f"\\{byte:02X}" for byte in data]) + '"')
+        (folder / f"{number}.o").write_bytes(compiler.emit(functions, around, unit.exports, unit.externals, alone=True))
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    try:
+        _work(folder)
+    except TargetError as error:
+        (folder / "error.txt").write_text(str(error))
+    except Exception as error:
+        (folder / "error.txt").write_text(f"the model cannot be compiled: {type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()
