@@ -37,7 +37,7 @@ RECIPE = Recipe(
     source="short English and French sentences from Tatoeba, as packaged by www.manythings.org/anki",
     made="sentences made from a small grammar of both languages",
     license="MIT. Trained on sentences from www.manythings.org/anki and tatoeba.org (CC BY 2.0).",
-    epochs=3,
+    epochs=4,
 )
 EMBEDDING, ENCODER, DECODER, ATTENTION = 128, 128, 256, 128
 """elements of a word in either language, GRU units of each direction and of the decoder, elements of a key"""
@@ -45,7 +45,7 @@ CAPACITY = 12
 """words and marks of a source, its end included, that the exported decoder's memory holds"""
 SEEN = 2, 3
 """how often a word, English and French, is in the training sentences to be in the vocabulary"""
-BATCH, RATE, DROPOUT, SMOOTHING = 64, 2.5e-3, 0.2, 0.1
+BATCH, RATE, DROPOUT, SMOOTHING = 96, 3e-3, 0.2, 0.1
 NEGATIVES = 800
 """words besides those of a batch among which a training step tells the right ones"""
 HELD_OUT = 1000

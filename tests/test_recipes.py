@@ -16,10 +16,10 @@ pytest.importorskip("torch", reason="recipes train with PyTorch, which is not in
 
 import torch
 from click import ClickException
+from tinyrnn_export import char_lm, decoding, digits, recipe
 
 from tinyrnn.cli import main as tinyrnn_command
 from tinyrnn.demo import DEMOS
-from tinyrnn_export import char_lm, decoding, digits, recipe
 
 SETS = Path(__file__).parents[2] / "shared" / "data" / "sets"
 

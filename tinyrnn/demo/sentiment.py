@@ -57,7 +57,7 @@ class Judge:
 
 
 def show(models: Models, given: str | None, picture: Path | None, say: Say) -> dict[str, Any]:
-    """Judge remarks, word by word: the three above, or those that are given."""
+    """Judge remarks, word by word: those above, or those that are given."""
     judge = Judge(models.load("sentiment"))
     remarks = list(REMARKS) if given is None else _given(given)
     read = [(tokens, judge.indices(tokens)) for tokens in map(tokenize, remarks)]

@@ -26,8 +26,8 @@ TRAINED = 7
 """the most words and marks of a sentence that the model was trained on"""
 SENTENCE = re.compile(r"[^.!?\n]*\w[^.!?\n]*[.!?]*")
 SENTENCES = (
-    "My father doesn't like modern music.",
-    "I have never seen a white cat.",
+    "They bought a red car.",
+    "I have never seen your house.",
     "Her new house is very beautiful.",
     "Can you help my brother?",
 )

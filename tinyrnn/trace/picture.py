@@ -206,16 +206,16 @@ def draw_cell(path: str | PathLike[str], values: Array, title: str, text: str = 
         return
     lines = lines_of(text, values)
     shown = lines[:CELL_LINES]
-    figure = picture.figure(11, 0.2 * len(shown) + 0.8)
+    wide = max(LINE // 2, *(len(characters) for characters, _ in shown))
+    figure = picture.figure(11 * wide / LINE, 0.2 * len(shown) + 0.8)
     axes = figure.subplots()
-    axes.set(xlim=(0, LINE), ylim=(len(shown), 0))
     axes.axis("off")
     for row, (characters, colours) in enumerate(shown):
         image = np.array([[colour(v) for v in colours]], np.uint8)
         axes.imshow(image, extent=(0, len(characters), row + 1, row), aspect="auto", interpolation="nearest")
         for column, character in enumerate(characters):
             axes.text(column + 0.5, row + 0.52, character, ha="center", va="center", family="monospace", fontsize=9)
-    axes.set(xlim=(0, LINE), ylim=(len(shown), 0))
+    axes.set(xlim=(0, wide), ylim=(len(shown), 0))
     more = f"; the first {len(shown)} of {len(lines)} lines" if len(shown) < len(lines) else ""
     axes.set_title(f"{title}: blue -1, white 0, red 1{more}", fontsize=9, loc="left")
     picture.save(figure, path)
