@@ -99,7 +99,9 @@ def ram_parts(plan: Plan, rows: int, sizes: Sizes) -> list[tuple[str, int]]:
     fullest = max(moments, key=lambda t: sum(size for r, size in regions if r.first <= t <= r.last), default=0)
     for region, size in regions:
         if region.first <= fullest <= region.last:
-            found[f"value {region.name!r}"] = size
+            kind, _, rest = region.name.partition("scratch:")
+            what = f"working memory of {rest.split(':')[0]!r}" if rest and not kind else f"value {region.name!r}"
+            found[what] = found.get(what, 0) + size
     return _largest({**found, "static data": sizes.data})
 
 
