@@ -29,7 +29,7 @@ from tinyrnn.compiler import read
 from tinyrnn.demo import Models
 from tinyrnn.op import REGISTRY, Scratch, Value
 from tinyrnn.passes import bound, prepare
-from tinyrnn.plan import _Planner
+from tinyrnn.plan import ALIGNMENT, _Planner
 from tinyrnn.runtime import Model
 from tinyrnn.targets.cpu import compile_source
 from tinyrnn.targets.reference import Reference
@@ -163,7 +163,7 @@ def test_what_lives_at_once_does_not_overlap(proto: onnx.ModelProto) -> None:
         path.write_bytes(proto.SerializeToString())
         graph = bound(read(path)[0], None, None)
     for lanes, registers in ((16, 32), (4, 16), (1, 16)):
-        planner = _Planner(prepare(graph), lanes, registers)
+        planner = _Planner(prepare(graph), lanes, registers, ALIGNMENT)
         planner._place_ports()
         calls = planner._lower()
         planner._place_arena(calls)
