@@ -254,41 +254,35 @@ def _quietly() -> Iterator[str]:
             log.setLevel(level)
 
 
-def _torchscript(
-    module: nn.Module, inputs: Sequence[torch.Tensor], input_names: Sequence[str], output_names: Sequence[str], axes: Axes
+def _written(
+    module: nn.Module, inputs: Sequence[torch.Tensor], input_names: Sequence[str], output_names: Sequence[str], **how: Any
 ) -> onnx.ModelProto:
     with _quietly() as path:
         torch.onnx.export(
             module,
             tuple(inputs),
             path,
-            dynamo=False,
             external_data=False,
-            opset_version=OPSET,
             input_names=list(input_names),
             output_names=list(output_names),
-            dynamic_axes={name: dict(named) for name, named in axes.items()},
+            **how,
         )
         return onnx.load(path)
+
+
+def _torchscript(
+    module: nn.Module, inputs: Sequence[torch.Tensor], input_names: Sequence[str], output_names: Sequence[str], axes: Axes
+) -> onnx.ModelProto:
+    named = {name: dict(each) for name, each in axes.items()}
+    return _written(module, inputs, input_names, output_names, dynamo=False, opset_version=OPSET, dynamic_axes=named)
 
 
 def _dynamo(
     module: nn.Module, inputs: Sequence[torch.Tensor], input_names: Sequence[str], output_names: Sequence[str], axes: Axes
 ) -> onnx.ModelProto:
-    with _quietly() as path:
-        torch.onnx.export(
-            module,
-            tuple(inputs),
-            path,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            opset_version=DYNAMO_OPSET,
-            input_names=list(input_names),
-            output_names=list(output_names),
-            dynamic_shapes=_dynamic_shapes(module, [dict(axes.get(name, {})) for name in input_names]),
-        )
-        return onnx.load(path)
+    shapes = _dynamic_shapes(module, [dict(axes.get(name, {})) for name in input_names])
+    how = {"dynamo": True, "verbose": False, "opset_version": DYNAMO_OPSET, "dynamic_shapes": shapes}
+    return _written(module, inputs, input_names, output_names, **how)
 
 
 def _dynamic_shapes(module: nn.Module, named: Sequence[dict[int, str]]) -> tuple[Any, ...]:

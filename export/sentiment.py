@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tinyrnn import load
-from tinyrnn.demo.sentiment import UNKNOWN, Array, Judge
+from tinyrnn.arrays import Array
+from tinyrnn.demo.sentiment import UNKNOWN, Judge
 from tinyrnn.vocabulary import Words, tokenize
 
 from .pytorch import export_sequence, export_step

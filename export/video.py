@@ -17,7 +17,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tinyrnn import load
-from tinyrnn.demo.replay import FRAMES, RATE, SIZE, Array, Ink, Track, inked, replay, replayed
+from tinyrnn.arrays import Array
+from tinyrnn.demo.replay import FRAMES, RATE, SIZE, Ink, Track, inked, replay, replayed
 from tinyrnn.demo.video import DRAWN, Watcher, fitted, written
 
 from .pytorch import export_sequence, export_step

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tinyrnn import load
-from tinyrnn.demo.images import Array
+from tinyrnn.arrays import Array
 from tinyrnn.demo.vqa import COLORS, SHAPES, SIZE, Answers, Drawn, scaled
 from tinyrnn.vocabulary import Words, tokenize
 

@@ -6,14 +6,12 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 import numpy as np
 
+from tinyrnn.arrays import Array
 from tinyrnn.errors import LoadError, TinyRNNError
 from tinyrnn.runtime import Model
-
-Array = np.ndarray[Any, Any]
 
 TOKEN = re.compile(r"\w+(?:['’]\w*)?|[^\w\s]")
 """a word, with what follows its apostrophe, or a mark"""

@@ -12,8 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tinyrnn.compiler import load
 from tinyrnn.errors import LoadError
 from tinyrnn.runtime import Model
@@ -21,7 +19,6 @@ from tinyrnn.runtime import Model
 DEMOS = ("digits", "char_lm", "sentiment", "translate", "video", "gesture", "caption", "caption_attention", "vqa")
 PACKAGED = Path(__file__).parents[1] / "models"
 
-Array = np.ndarray[Any, Any]
 Say = Callable[[str], None]
 """takes a line of text as soon as there is one"""
 

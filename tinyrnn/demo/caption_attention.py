@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from tinyrnn import picture as pictures
+from tinyrnn.arrays import Array
 from tinyrnn.decode import hand_over
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.icons import SIZE, TAKES, Captioner, Named, as_dots, icons, named
-from tinyrnn.demo.images import SHADES, Array
+from tinyrnn.demo.images import SHADES
 
 ABOUT = About("one to many, with attention", "names of icons, and where each word was read", TAKES)
 COLUMNS = 8

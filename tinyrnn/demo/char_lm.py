@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinyrnn.arrays import Array
 from tinyrnn.decode import Decoder
-from tinyrnn.demo import About, Array, Models, Say
+from tinyrnn.demo import About, Models, Say
 from tinyrnn.errors import TinyRNNError
 from tinyrnn.runtime import Model, Progress
 from tinyrnn.vocabulary import encode, vocabulary_of

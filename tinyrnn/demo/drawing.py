@@ -6,11 +6,11 @@ Coordinates are (x, y) in a unit square, y downwards.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from tinyrnn.arrays import Array
+
 Stroke = Sequence[tuple[float, float]] | Array
 """points (x, y) that a pen joins"""
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinyrnn import picture as pictures
+from tinyrnn.arrays import Array
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.errors import ShapeError
 from tinyrnn.files import read_array
@@ -23,8 +24,6 @@ ABOUT = About(
     "gestures in the track of a fingertip",
     "a track [T, 2] of positions (x, y), fractions of the picture's size, y downwards: .csv or .npy",
 )
-
-Array = np.ndarray[Any, Any]
 
 LABELS = ("stop", "clockwise", "counterclockwise", "move")
 """in the order of the data set's classes"""

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinyrnn.arrays import Array
 from tinyrnn.decode import Decoder, Hypothesis, hand_over
 from tinyrnn.demo import Models
 from tinyrnn.demo.drawing import Stroke, arc, filled, ink
-from tinyrnn.demo.images import Array, read_image
+from tinyrnn.demo.images import read_image
 from tinyrnn.vocabulary import Words, listed
 
 TAKES = "an image of 32 x 32 pixels, 8-bit grey, bright on dark: .png or .npy"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from tinyrnn.arrays import Array
 from tinyrnn.errors import LoadError, ShapeError, TinyRNNError
 from tinyrnn.files import read_array
-
-Array = np.ndarray[Any, Any]
 
 SHADES = " ░▒▓█"
 

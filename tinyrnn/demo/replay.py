@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from tinyrnn.arrays import Array
 
 FRAMES, RATE = 24, 3
 """of a video, and frames a second. A letter that is finished stays; who wrote for longer is replayed faster"""

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from tinyrnn import picture as pictures
+from tinyrnn.arrays import Array
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.errors import LoadError, TinyRNNError
 from tinyrnn.runtime import Model
 from tinyrnn.vocabulary import Words, listed, tokenize
 
 ABOUT = About("many to one", "praise or complaint, in remarks about products", "a remark, or a .txt file with one a line")
-
-Array = np.ndarray[Any, Any]
 
 UNKNOWN = "<unk>"
 """the word that stands for all that the model does not know"""

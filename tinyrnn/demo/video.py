@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyrnn import picture as pictures
+from tinyrnn.arrays import Array
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.drawing import arc
-from tinyrnn.demo.replay import FRAMES, RATE, SIZE, Array, Track, inked, replayed
+from tinyrnn.demo.replay import FRAMES, RATE, SIZE, Track, inked, replayed
 from tinyrnn.errors import ShapeError
 from tinyrnn.files import read_array
 from tinyrnn.runtime import Model

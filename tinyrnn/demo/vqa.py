@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyrnn import picture as pictures
+from tinyrnn.arrays import Array
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.drawing import arc, filled
-from tinyrnn.demo.images import Array, as_text, read_image
+from tinyrnn.demo.images import as_text, read_image
 from tinyrnn.errors import TinyRNNError
 from tinyrnn.runtime import Model
 from tinyrnn.vocabulary import Words, listed, tokenize
