@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import native_pc
 import numpy as np
 
 from tinyrnn.built import _layout
@@ -19,7 +20,7 @@ HERE = Path(__file__).parent / "native"
 TICK = 40
 """instructions of one tick of SysTick at 25 MHz where every instruction takes a nanosecond (-icount shift=0)"""
 GCC = ["-O1", "-Wall", "-Wextra", "-Werror", "-std=c11"]
-CORTEX = ["-mthumb", "-mfloat-abi=hard", "-nostartfiles", "--specs=nano.specs", "-DBARE", "-Wno-int-to-pointer-cast", "-Wno-pointer-to-int-cast"]
+CORTEX = ["-mthumb", "-mfloat-abi=hard", "-nostartfiles", "--specs=nano.specs", "-DBOARD", "-Wno-int-to-pointer-cast", "-Wno-pointer-to-int-cast"]
 
 
 BOARDS = {
@@ -55,6 +56,15 @@ for _rpi in ("rpi3", "rpi4", "rpi5", "jetson-orin"):
     WAYS[_rpi] = Way(("aarch64-linux-gnu-gcc", "-static"), ("qemu-aarch64", "-cpu", "max"))
 
 
+def _processor_has(target: str) -> bool:
+    """Whether this processor runs code of a level of x86-64."""
+    flag = {"x86-64-v2": "sse4_2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}[target]
+    try:
+        return f" {flag} " in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
 def why_not(target: str) -> str:
     """Why programs for a target cannot run here; empty where they can."""
     if target == "wasm32":
@@ -64,13 +74,8 @@ def why_not(target: str) -> str:
         missing = [tool for tool in (way.compiler[0], *way.runner[:1]) if not shutil.which(tool)]
     if missing:
         return f"{' and '.join(missing)}, which run {target} here, are not installed"
-    if target.startswith("x86-64"):
-        flags = {"x86-64-v2": "sse4_2", "x86-64-v3": "avx2", "x86-64-v4": "avx512vl"}[target]
-        try:
-            if f" {flags} " not in Path("/proc/cpuinfo").read_text():
-                return f"this processor has no {flags}, which {target} needs"
-        except OSError:
-            return "this is no Linux"
+    if target.startswith("x86-64") and not _processor_has(target):
+        return native_pc.why_not() if target == "x86-64-v4" else f"this processor cannot run {target}"
     return ""
 
 
@@ -140,7 +145,10 @@ def run_native(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, ste
     if manifest["weights"]:
         (work / "weights").write_bytes((built.folder / manifest["weights"]).read_bytes())
     program = work / "program"
-    bare = "-DBARE" in way.compiler
+    if target == "x86-64-v4" and not _processor_has(target):
+        native_pc.run([*GCC, *(flags or []), "-I", str(work), "-I", str(built.folder)], built.folder / f"lib{manifest['name']}.a", work)
+        return _run_of(built, work, steps)
+    bare = "-DBOARD" in way.compiler
     if bare:
         places = dict(zip(("CODE_AT", "DATA_AT", "LARGE_AT"), BOARDS[way.runner[-1]], strict=True))
         (work / "board.ld").write_text(re.sub("|".join(places), lambda match: places[match.group()], (HERE / "board.ld").read_text()))
@@ -153,7 +161,13 @@ def run_native(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, ste
         command = [*way.runner, "-nographic", "-monitor", "none", "-serial", "none", "-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", str(program)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=work, timeout=600)
     assert done.returncode == 0, f"{command}: exit status {done.returncode}\n{done.stdout}{done.stderr}"
-    word = np.int32 if manifest["target"]["bits"] == 32 else np.int64
+    return _run_of(built, work, steps)
+
+
+def _run_of(built: Built, work: Path, steps: int) -> Run:
+    """What the driver wrote."""
+    layout = _layout(built.manifest["layout"], np.zeros(0, np.uint8))
+    word = np.int32 if built.manifest["target"]["bits"] == 32 else np.int64
     result = np.fromfile(work / "result", word)
     assert result[0] == 0, f"status {result[0]}"
     count = len(layout.outputs)
