@@ -12,9 +12,9 @@ from typing import Any
 import native_pc
 import numpy as np
 
-from tinyrnn.built import _layout
 from tinyrnn.native.builder import Built
 from tinyrnn.native.interface import arguments_of
+from tinyrnn.runtime.built import layout_from
 
 HERE = Path(__file__).parent / "native"
 TICK = 40
@@ -83,7 +83,7 @@ def _calls(built: Built, frames: int, steps: int, chunk: int) -> str:
     """calls.h: what the driver cannot know of the model."""
     manifest = built.manifest
     name, up = manifest["name"], manifest["name"].upper()
-    layout = _layout(manifest["layout"], np.zeros(0, np.uint8))
+    layout = layout_from(manifest["layout"], np.zeros(0, np.uint8))
     taken = {name, f"{name}_stream"}
     inputs, outputs = arguments_of(layout.inputs, taken), arguments_of(layout.outputs, taken)
     functions = manifest["functions"]
@@ -130,7 +130,7 @@ class Run:
 def run_native(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, steps: int | None = None, chunk: int = 7, flags: list[str] | None = None) -> Run:
     """The model over frames [T, *frame]: half of them by step, the rest by run in chunks, from the initial state."""
     target, manifest = built.manifest["target"]["name"], built.manifest
-    layout = _layout(manifest["layout"], np.zeros(0, np.uint8))
+    layout = layout_from(manifest["layout"], np.zeros(0, np.uint8))
     frames = next((len(x) for x, p in zip(inputs, layout.inputs, strict=True) if p.per_frame), 1)
     if steps is None:
         steps = frames // 2 if f"{manifest['name']}_step" in manifest["functions"] else 0
@@ -166,7 +166,7 @@ def run_native(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, ste
 
 def _run_of(built: Built, work: Path, steps: int) -> Run:
     """What the driver wrote."""
-    layout = _layout(built.manifest["layout"], np.zeros(0, np.uint8))
+    layout = layout_from(built.manifest["layout"], np.zeros(0, np.uint8))
     word = np.int32 if built.manifest["target"]["bits"] == 32 else np.int64
     result = np.fromfile(work / "result", word)
     assert result[0] == 0, f"status {result[0]}"
@@ -182,6 +182,6 @@ def _node(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, steps: i
     module = built.folder.resolve() / f"{built.manifest['name']}.mjs"
     done = subprocess.run(["node", str(HERE / "run.mjs"), str(module), str(steps), str(chunk)], capture_output=True, text=True, cwd=work, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    layout = _layout(built.manifest["layout"], np.zeros(0, np.uint8))
+    layout = layout_from(built.manifest["layout"], np.zeros(0, np.uint8))
     outputs = [np.fromfile(work / f"out_{i}", p.dtype).reshape(-1, *p.shape) for i, p in enumerate(layout.outputs)]
     return Run([o if p.per_frame else o[0] for o, p in zip(outputs, layout.outputs, strict=True)], [len(o) for o in outputs], 0.0)

@@ -22,9 +22,10 @@ from tinyrnn.cli import main
 from tinyrnn.errors import LoadError, StreamError, TargetError, UnsupportedError
 from tinyrnn.native.archive import archive
 from tinyrnn.native.builder import Built
+from tinyrnn.native.link import on_this_machine
 from tinyrnn.native.objects import contents
 from tinyrnn.targets.machine import host
-from tinyrnn.targets.table import find_target, on_this_machine, targets
+from tinyrnn.targets.table import find_target, targets
 from tinyrnn.targets.worker import Unit, compile_for
 
 ROOT = Path(__file__).parents[1]
@@ -163,7 +164,7 @@ np.save("y.npy", ys)
 
 @LINKED
 def test_a_folder_loads_without_compiler_and_onnx(gru: Built) -> None:
-    code = "import sys, tinyrnn; m = tinyrnn.load_built('.'); print(m.name, {'numba', 'onnx', 'llvmlite', 'tinyrnn.compiler'} & set(sys.modules))"
+    code = "import sys; from tinyrnn.runtime import load_built; m = load_built('.'); print(m.name, {'numba', 'onnx', 'llvmlite', 'tinyrnn.compiler'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=gru.folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.stdout.split() == [tinyrnn.load(GRU).name, "set()"], done.stderr
 

@@ -11,18 +11,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinyrnn.built import load_built
     from tinyrnn.compiler import load, save
     from tinyrnn.errors import DecodeError, LoadError, ShapeError, StreamError, TargetError, TinyRNNError, UnsupportedError
     from tinyrnn.native import build
-    from tinyrnn.runtime import Model, Stream
+    from tinyrnn.runtime import Model, Stream, load_built
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "build": "native",
     "load": "compiler",
-    "load_built": "built",
+    "load_built": "runtime",
     "save": "compiler",
     "Model": "runtime",
     "Stream": "runtime",

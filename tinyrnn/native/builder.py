@@ -19,7 +19,6 @@ import numpy as np
 
 import tinyrnn
 from tinyrnn.arrays import Array
-from tinyrnn.built import FORMAT, layout_value
 from tinyrnn.check.samples import random_sample
 from tinyrnn.codegen import generate
 from tinyrnn.compiler import layout_of, load, plan_for
@@ -37,6 +36,7 @@ from tinyrnn.native.sizes import Sizes, check_limits, sizes_of
 from tinyrnn.native.web import module_file, page_file
 from tinyrnn.plan import ALIGNMENT, Plan
 from tinyrnn.runtime import Context, Model
+from tinyrnn.runtime.built import FORMAT, layout_value, weights_header
 from tinyrnn.sized import SizedModel
 from tinyrnn.targets.cpu import Code
 from tinyrnn.targets.machine import ALLOWED_EXTERNALS, Machine, host
@@ -201,8 +201,6 @@ def _interface(name: str, model: Model, plan: Plan, target: Target, rows: int, f
     layout, taken = model._layout, {name, f"{name}_stream"}
     inputs, outputs = arguments_of(layout.inputs, taken), arguments_of(layout.outputs, taken)
     capacity = rows + plan.lead
-    digest = hashlib.sha256(plan.weights.tobytes()).digest()
-    start = b"tinyrnn".ljust(16, b"\0") + len(plan.weights).to_bytes(8, "little") + digest
     return Interface(
         name=name,
         model=model.name,
@@ -221,7 +219,7 @@ def _interface(name: str, model: Model, plan: Plan, target: Target, rows: int, f
         counted=bool(plan.clocks),
         waits=bool(plan.program.waits),
         tail=tuple(_tail(port.clock, layout) for port in layout.outputs),
-        weights_header=start.ljust(interface.WEIGHTS_HEADER, b"\0") if file else b"",
+        weights_header=weights_header(plan.weights) if file else b"",
         zeros=not plan.initial_state().any(),
     )
 

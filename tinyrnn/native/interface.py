@@ -15,8 +15,6 @@ from tinyrnn.errors import TargetError
 
 BAD_MEMORY, WRONG_WEIGHTS, ENDED, TOO_LONG = -1, -2, -3, -4
 """what functions return, beside 0 and the number of an input, from 1, that holds an index out of range"""
-WEIGHTS_HEADER = 64
-"""bytes before the weights in a file of their own"""
 
 C_TYPES = {
     "float32": "float",

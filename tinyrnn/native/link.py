@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tinyrnn.errors import TargetError
-from tinyrnn.targets.table import Target, on_this_machine
+from tinyrnn.runtime.built import architecture
+from tinyrnn.targets.table import Target
 
 GNU = {
     "x86_64": ("x86_64-linux-gnu", "elf_x86_64"),
@@ -23,6 +24,11 @@ GNU = {
 
 def _zig(command: str) -> list[str]:
     return [sys.executable, "-m", "ziglang", command] if find_spec("ziglang") else []
+
+
+def on_this_machine(target: Target) -> bool:
+    """Whether this process can load code for the architecture of a target (whose features it may still lack)."""
+    return target.shared and target.machine.architecture == architecture() and sys.platform == "linux"
 
 
 def shared_linker(target: Target) -> list[str]:

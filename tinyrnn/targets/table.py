@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -158,10 +156,3 @@ def _x86_level(cpu: str, described: bool) -> set[str]:
             f"-fma. Known are {', '.join(known)}"
         )
     return known.get(cpu, set())
-
-
-def on_this_machine(target: Target) -> bool:
-    """Whether this process can load code for the architecture of a target (whose features it may still lack)."""
-    names = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "armv7"}
-    here = platform.machine().lower()
-    return target.shared and target.machine.architecture == names.get(here, here) and sys.platform == "linux"

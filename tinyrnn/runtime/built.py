@@ -1,4 +1,4 @@
-"""What `tinyrnn build` made, loaded: a Model from a folder, without Numba and ONNX. `NAME.py` of a build contains this file.
+"""What `tinyrnn build` made, loaded: a Model from a folder, without Numba and ONNX. `NAME.py` of a build contains this package.
 
 `manifest.json` says what the model takes and gives; the code, and the weights unless they are in a file of their own, are
 in the shared library beside it.
@@ -19,12 +19,13 @@ import numpy as np
 from tinyrnn.arrays import Array, Port
 from tinyrnn.clock import FRAMES, Clock, Meeting, Strided, Unfolded
 from tinyrnn.errors import LoadError, TargetError
-from tinyrnn.runtime import Context, Layout, Model, aligned
+from tinyrnn.runtime.memory import Context, Layout, aligned
+from tinyrnn.runtime.model import Model
 
 FORMAT = 1
 """of manifest.json"""
 WEIGHTS_HEADER = 64
-"""bytes of a file of weights before the weights: b"tinyrnn", zeros, from byte 16 their number, from byte 24 their SHA-256"""
+"""bytes of a file of weights before the weights"""
 
 
 def load_built(folder: str | PathLike[str]) -> Model:
@@ -72,17 +73,22 @@ def model_of(manifest: Mapping[str, Any], folder: Path) -> Model:
         weights = (
             np.frombuffer((ctypes.c_ubyte * size).in_dll(library, f"{name}_weights"), np.uint8) if size else np.zeros(0, np.uint8)
         )
-    described = _layout(layout, weights)
+    described = layout_from(layout, weights)
     code = _Code(library, name, len(found), layout["entries"])
     model = Model(described, code)
     _first_state(library, name, described)
     return model
 
 
+def architecture() -> str:
+    """Of this machine, by the name that manifests give it."""
+    names = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "armv7", "armv8l": "armv7"}
+    return names.get(platform.machine().lower(), platform.machine().lower())
+
+
 def _check_machine(path: Path, target: Mapping[str, Any]) -> None:
     """Refuse code that this processor cannot run, as far as the system tells what it can."""
-    names = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "armv7", "armv8l": "armv7"}
-    here = names.get(platform.machine().lower(), platform.machine().lower())
+    here = architecture()
     if target["architecture"] != here:
         raise TargetError(f"{path}: for {target['name']} ({target['triple']}); this machine is {here}. Build it for this one")
     try:
@@ -93,6 +99,15 @@ def _check_machine(path: Path, target: Mapping[str, Any]) -> None:
     missing = [flag for flag in target["needs"] if flags is not None and flag not in flags]
     if missing:
         raise TargetError(f"{path}: for {target['name']}; this processor lacks {', '.join(missing)}. Build it for this one")
+
+
+def weights_header(weights: Array) -> bytes:
+    """What a file of weights starts with: b"tinyrnn", zeros, from byte 16 their number, from byte 24 their SHA-256, zeros."""
+    import hashlib
+
+    data = weights.tobytes()
+    start = b"tinyrnn".ljust(16, b"\0") + len(data).to_bytes(8, "little") + hashlib.sha256(data).digest()
+    return start.ljust(WEIGHTS_HEADER, b"\0")
 
 
 def _weights(path: Path, size: int, digest: str) -> Array:
@@ -202,7 +217,8 @@ def layout_value(layout: Layout) -> dict[str, Any]:
     }
 
 
-def _layout(value: Mapping[str, Any], weights: Array) -> Layout:
+def layout_from(value: Mapping[str, Any], weights: Array) -> Layout:
+    """The layout that `layout_value` described."""
     plain: dict[str, Any] = {name: value[name] for name in PLAIN}
     ports: dict[str, Any] = {name: tuple(_port(p) for p in value[name]) for name in PORTS}
     return Layout(

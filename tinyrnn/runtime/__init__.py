@@ -1,0 +1,15 @@
+"""`Model` and `Stream`: arrays in, arrays out. Needs NumPy and compiled code, no compiler and no ONNX.
+
+A Model is immutable and may be shared between threads. A Stream is the only mutable thing: one live
+input, with its state, for one thread at a time. `load_built` makes a Model of what `tinyrnn build` wrote.
+"""
+
+from __future__ import annotations
+
+from tinyrnn.runtime.built import load_built
+from tinyrnn.runtime.driver import Progress
+from tinyrnn.runtime.memory import Context, Layout, aligned
+from tinyrnn.runtime.model import Model
+from tinyrnn.runtime.stream import Stream
+
+__all__ = ["Context", "Layout", "Model", "Progress", "Stream", "aligned", "load_built"]

@@ -1,0 +1,246 @@
+"""One context, driven: arrays checked on their way to compiled code, or given to it as they are."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.arrays import Array, Port, describe, frame_input, match_inputs
+from tinyrnn.errors import ShapeError, StreamError
+from tinyrnn.runtime.memory import Context, Layout
+
+Progress = Callable[[int, int], None]
+"""called with frames done and frames in all"""
+
+PROGRESS_FRAMES = 1 << 14
+
+
+def _probe_headers() -> bool:
+    """Whether array headers lie as the compiled `call` reads them (CPython with NumPy's public layout)."""
+    if (
+        platform.python_implementation() != "CPython"
+        or ctypes.sizeof(ctypes.c_void_p) != 8
+        or not getattr(sys, "_is_gil_enabled", lambda: True)()
+    ):
+        return False
+    array = np.zeros((3, 5), np.float32)
+    base = id(array)
+
+    def word(at: int, kind: Any = ctypes.c_int64) -> int:
+        return int(kind.from_address(base + at).value)
+
+    return (
+        word(8) == id(np.ndarray)
+        and word(16) == array.ctypes.data
+        and word(24, ctypes.c_int32) == 2
+        and ctypes.c_int64.from_address(word(32)).value == 3
+        and word(56) == id(array.dtype)
+        and word(64, ctypes.c_int32) & 0x501 == 0x501
+    )
+
+
+HEADERS_KNOWN = _probe_headers()
+
+
+class _MethodDef(ctypes.Structure):
+    _fields_ = [("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p)]
+
+
+METH_FASTCALL = 0x80
+
+
+def _builtin(address: int, this: Any) -> tuple[Callable[..., Any], Any]:
+    """A Python callable for compiled code with the signature of METH_FASTCALL, and what must outlive it."""
+    method = _MethodDef(b"step", address, METH_FASTCALL, None)
+    make = ctypes.pythonapi.PyCFunction_NewEx
+    make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
+    return make(ctypes.addressof(method), this, None), method
+
+
+class Driver:
+    """Steps and runs one context; holds everything that a call looks up, and no stream."""
+
+    def __init__(self, layout: Layout, code: Any, named: Any) -> None:
+        """`named` makes the answer of several outputs; None for one."""
+        self.layout, self.context = layout, Context(layout)
+        self.code = code  # owns the machine code, also where only `Stream.step` is kept
+        self.run, self.named = code.run, named
+        self.single: Callable[..., Any] | None = None
+        self.many: Callable[..., Any] | None = None
+        self.per_call: list[Array | None] = [None] * len(self.layout.inputs)
+        if HEADERS_KNOWN and code.calls:
+            self._prepare_calls(code.calls)
+
+    def _prepare_calls(self, functions: Sequence[int]) -> None:
+        """Let Python call the compiled code with arrays as they are; what it declines goes the long way."""
+        layout, addresses = self.layout, self.context.addresses
+        ports = [*layout.inputs, *layout.outputs]
+        api = ctypes.pythonapi
+        threads = [ctypes.cast(f, ctypes.c_void_p).value or 0 for f in (api.PyEval_SaveThread, api.PyEval_RestoreThread)]
+        counting = 0 if sys.version_info >= (3, 12) else 1
+        addresses[5 : layout.header] = np.array([id(np.ndarray), id(None), id(False), counting, *threads], np.int64)
+        self._dtypes = [p.dtype for p in ports]
+        addresses[layout.header + len(ports) :] = np.array([id(dtype) for dtype in self._dtypes], np.int64)
+        (self.single, first), (self.many, second) = (_builtin(address, addresses) for address in functions)
+        self._keep = first, second
+
+    def short_step(self) -> Callable[..., Any]:
+        """`Stream.step` for one input and one output, with everything that it looks up at hand."""
+        port, single, driver = self.layout.outputs[0], self.single, self
+        shape, dtype, empty, array_type = port.shape, port.dtype, np.empty, np.ndarray
+        assert single is not None
+
+        def step(frame: Any = None, /, *rest: Any, out: Any = None, **named: Any) -> Any:
+            if out is None:
+                result = empty(shape, dtype)
+                if not rest and not named and single(frame, result) is None:
+                    return result
+            elif type(out) is array_type and not named and not rest and single(frame, out) is None:
+                return out
+            return driver.checked(rest if frame is None else (frame, *rest), named, out, None, None)
+
+        return step
+
+    def step(self, inputs: tuple[Any, ...], out: Any, named: Mapping[str, Any]) -> Any:
+        if self.single is not None and not named:
+            results = [np.empty(p.shape, p.dtype) for p in self.layout.outputs] if out is None else self._given(out)
+            if results and self.single(*inputs, *results) is None:
+                return self._answer(results)
+        return self.checked(inputs, named, out, None, None)
+
+    def run_many(self, inputs: tuple[Any, ...], out: Any, named: Mapping[str, Any], progress: Progress | None) -> Any:
+        if self.many is not None and not named and progress is None:
+            if out is not None:
+                results = self._given(out)
+            elif inputs and type(inputs[0]) is np.ndarray and inputs[0].ndim:
+                frames = len(inputs[0])
+                results = [np.empty((frames, *p.shape) if p.per_frame else p.shape, p.dtype) for p in self.layout.outputs]
+            else:
+                results = []
+            if results and self.many(*inputs, *results) is None:
+                return self._answer(results)
+        return self.checked(inputs, named, out, -1, progress)
+
+    def _given(self, out: Any) -> list[Any]:
+        return [out] if type(out) is np.ndarray else list(out) if isinstance(out, (tuple, list)) else []
+
+    def checked(
+        self, inputs: Sequence[Any], named: Mapping[str, Any], out: Any, frames: int | None, progress: Progress | None
+    ) -> Any:
+        layout = self.layout
+        given = match_inputs(layout.name, [p.name for p in layout.inputs], inputs, named)
+        arrays = []
+        for port, value in zip(layout.inputs, given, strict=True):
+            array, count = frame_input(layout.name, port, value, frames is not None)
+            if count is not None:
+                if frames not in (None, -1, count):
+                    raise ShapeError(f"{layout.name}: input {port.name!r} has {count} frames, the inputs before it {frames}")
+                frames = count
+            arrays.append(array)
+        total = 1 if frames is None else frames
+        if total < 0:
+            raise ShapeError(f"{layout.name}: run needs at least one input with frames")
+        if layout.waits:
+            return self._late(arrays, out, total, frames is None, progress)
+        results = self._results(out, [total] * len(layout.outputs), frames is None)
+        if total == 0:
+            if not all(p.per_frame for p in layout.outputs):
+                raise ShapeError(f"{layout.name}: a run over no frames has no value for the outputs that belong to a call")
+            return self._answer(results)
+        arrays = [a.copy() if any(np.may_share_memory(a, r) for r in results) else a for a in arrays]
+        self._execute(arrays, results, total, progress)
+        return self._answer(results)
+
+    def _late(self, arrays: list[Array], out: Any, total: int, single: bool, progress: Progress | None) -> Any:
+        """A call of a model whose outputs do not have one row for each frame."""
+        context, layout = self.context, self.layout
+        if context.ended:
+            raise StreamError(f"{layout.name}: the sequence has ended with flush(); reset() begins another")
+        rows = [p.clock.count(context.frames + total) - p.clock.count(context.frames) for p in layout.outputs]
+        alone = single and not any(p.several for p in layout.outputs)
+        if alone and out is not None:
+            given = out if isinstance(out, (tuple, list)) else [out]
+            out = [
+                a[None] if n else np.empty((0, *p.shape), p.dtype) for p, a, n in zip(layout.outputs, given, rows, strict=False)
+            ]
+        results = self._results(out, rows, False)
+        if total:
+            self.per_call = [None if p.per_frame else a.copy() for p, a in zip(layout.inputs, arrays, strict=True)]
+            self._execute(
+                [a[None] if single and p.per_frame else a for p, a in zip(layout.inputs, arrays, strict=True)],
+                results,
+                total,
+                progress,
+            )
+        if not alone:
+            return self._answer(results)
+        pairs = zip(layout.outputs, results, strict=True)
+        return self._answer([r if not p.per_frame else r[0] if len(r) else None for p, r in pairs])
+
+    def flush(self) -> Any:
+        """The rows that still wait for frames, as if the sequence ended here."""
+        context, layout = self.context, self.layout
+        end = context.frames
+        last = layout.last(end) if end and not context.ended else end
+        rows = [p.clock.count(last, end) - p.clock.count(end) if last > end else 0 for p in layout.outputs]
+        results = self._results(None, rows, False)
+        if last == end:
+            context.ended = context.ended or bool(layout.waits and end)
+            return self._answer([r if p.per_frame else None for p, r in zip(layout.outputs, results, strict=True)])
+        arrays = []
+        for port, given in zip(layout.inputs, self.per_call, strict=True):
+            if given is None and not port.per_frame:
+                raise StreamError(f"{layout.name}: input {port.name!r} belongs to a call, and no call gave it before flush()")
+            arrays.append(np.empty((0, *port.shape), port.dtype) if given is None else given)
+        context.execute(self.run, [*arrays, *results], last - end, end)
+        context.ended = True
+        return self._answer(results)
+
+    def _execute(self, arrays: list[Array], results: list[Array], total: int, progress: Progress | None) -> None:
+        context, layout = self.context, self.layout
+        if progress is None:
+            context.execute(self.run, [*arrays, *results], total)
+            return
+        ports = [*layout.inputs, *layout.outputs]
+        before, counted = context.state.copy(), context.frames
+
+        def rows(port: Port, frame: int) -> int:
+            return port.clock.count(counted + frame) - port.clock.count(counted)
+
+        for start in range(0, total, PROGRESS_FRAMES):
+            end = min(start + PROGRESS_FRAMES, total)
+            piece = [
+                a[rows(p, start) : rows(p, end)] if p.per_frame else a for p, a in zip(ports, [*arrays, *results], strict=True)
+            ]
+            try:
+                context.execute(self.run, piece, end - start)
+            except ShapeError:
+                context.state[:] = before
+                raise
+            progress(end, total)
+
+    def _results(self, out: Any, rows: Sequence[int], single: bool) -> list[Array]:
+        """Arrays for the outputs: of one frame, or with so many rows each."""
+        layout = self.layout
+        shapes = [p.shape if single or not p.per_frame else (n, *p.shape) for p, n in zip(layout.outputs, rows, strict=True)]
+        if out is None:
+            return [np.empty(shape, p.dtype) for p, shape in zip(layout.outputs, shapes, strict=True)]
+        results = [out] if len(layout.outputs) == 1 and not isinstance(out, (tuple, list)) else list(out)
+        if len(results) != len(shapes):
+            raise ShapeError(f"{layout.name}: out has {len(results)} arrays for {len(shapes)} outputs")
+        for port, shape, result in zip(layout.outputs, shapes, results, strict=True):
+            if type(result) is not np.ndarray or result.shape != shape or result.dtype != port.dtype or not result.flags.carray:
+                raise ShapeError(
+                    f"{layout.name}: out for {port.name!r} must be a writeable C-contiguous {port.dtype} array of shape "
+                    f"{list(shape)}, not {describe(result)}"
+                )
+        return results
+
+    def _answer(self, results: Sequence[Array | None]) -> Any:
+        named = self.named
+        return results[0] if named is None else named(*results)

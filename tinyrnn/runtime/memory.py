@@ -1,0 +1,125 @@
+"""What compiled code works on: the layout of a model, and the memory of one live input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.arrays import Array, Port
+from tinyrnn.clock import Clock
+from tinyrnn.errors import ShapeError
+
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Layout:
+    """What a compiled model needs to run."""
+
+    name: str
+    kind: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    state_inputs: tuple[Port, ...]
+    state_outputs: tuple[Port, ...]
+    file_inputs: tuple[str, ...]
+    """all inputs, states too, in the file's order"""
+    file_outputs: tuple[str, ...]
+    state_parts: tuple[tuple[str, int, tuple[int, ...], np.dtype[Any]], ...]
+    """name, offset in float32 elements, shape, dtype"""
+    initial_state: Array
+    weights: Array
+    arena_fixed: int
+    arena_per_row: int
+    chunk: int
+    """rows of one pass; 0: a call is one pass"""
+    lead: int
+    """rows of capacity more than a pass has frames"""
+    waits: tuple[Clock, ...]
+    """clocks that must come to their end before a sequence is done, where that takes more than its frames"""
+    refuses_stream: str
+    batches: Mapping[str, Array]
+    multiply_adds: int
+    header: int
+    """context entries before the addresses"""
+    metadata: Mapping[str, str]
+
+    def last(self, frames: int) -> int:
+        """After how many frames, the end being known, all rows of a sequence of so many are made."""
+        late, beyond = frames, 1
+        while any(clock.count(late, frames) < clock.whole(frames) for clock in self.waits):
+            late, beyond = late + beyond, 2 * beyond
+        while late > frames and all(clock.count(late - 1, frames) == clock.whole(frames) for clock in self.waits):
+            late -= 1
+        return late
+
+
+def part_views(layout: Layout, state: Array) -> dict[str, Array]:
+    """The parts of a state by name, each in its shape and dtype: views."""
+    return {
+        name: state[offset : offset + -(-prod(shape) * dtype.itemsize // 4)].view(dtype)[: prod(shape)].reshape(shape)
+        for name, offset, shape, dtype in layout.state_parts
+    }
+
+
+def aligned(count: int, dtype: Any = np.uint8) -> Array:
+    """An uninitialised array on a 64-byte boundary: NumPy promises 16, and loads that split cache lines are slow."""
+    size = count * np.dtype(dtype).itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype)
+
+
+class Context:
+    """The memory of one live input: state, arena, and the addresses that compiled code takes."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.state = aligned(layout.initial_state.size, np.float32)
+        ports = [*layout.inputs, *layout.batches, *layout.outputs]
+        self.addresses = np.zeros(layout.header + 2 * len(ports), np.int64)
+        self.pointer = self.addresses.ctypes.data
+        self.addresses[0] = layout.weights.ctypes.data
+        self.addresses[1] = self.state.ctypes.data
+        self.addresses[4] = -1
+        self.counter = part_views(layout, self.state).get("frames")
+        self.ended = False
+        self.reserve(max(layout.chunk, 1) + layout.lead)
+        self.reset()
+
+    def reset(self) -> None:
+        self.state[:] = self.layout.initial_state
+        self.ended = False
+
+    @property
+    def frames(self) -> int:
+        """Frames since the reset, where the model counts them."""
+        return 0 if self.counter is None else int(self.counter[0])
+
+    def reserve(self, rows: int) -> None:
+        """An arena for passes of `rows` rows, its pages touched."""
+        self.capacity = rows
+        self.arena = aligned(self.layout.arena_fixed + self.layout.arena_per_row * rows + ALIGNMENT)
+        self.arena[:] = 0
+        self.addresses[2] = self.arena.ctypes.data
+        self.addresses[3] = rows
+
+    def execute(self, run: Callable[[int, int], int], arrays: Sequence[Array], frames: int, end: int = -1) -> None:
+        """Run over `frames`; arrays are inputs, batch constants and outputs, each as compiled code expects them.
+
+        Where the sequence ends after `end` frames, those beyond have no input: they only let late rows be made.
+        """
+        if self.layout.chunk == 0 and frames + self.layout.lead > self.capacity:
+            self.reserve(frames + self.layout.lead)
+        self.addresses[4] = end
+        start = self.layout.header
+        for index, array in enumerate(arrays):
+            self.addresses[start + index] = array.ctypes.data
+        status = run(self.pointer, frames)
+        if status:
+            port = self.layout.inputs[status - 1]
+            raise ShapeError(f"{self.layout.name}: input {port.name!r} holds an index that is out of range; nothing was changed")
