@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import re
@@ -238,6 +239,36 @@ def test_errors_are_one_message_each(tmp_path: Path) -> None:
     assert "nothing to emulate" in _refused(GRU, "-o", tmp_path / "a", "--emulate-fma", "--target", "rpi4")
     assert "like 'my_model'" in _refused(GRU, "-o", tmp_path / "a", "--name", "my model")
     assert "no such file" in _refused(tmp_path / "no.onnx", "-o", tmp_path / "a")
+
+
+def test_no_file_of_anybody_else_is_replaced(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("precious")
+    tinyrnn.build(GRU, tmp_path, "cortex-m4", name="mine")
+    if on_this_machine(find_target("host")) and (shutil.which("cc") or shutil.which("ld.lld")):
+        before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+        assert "mine.py: not made by tinyrnn build, and not replaced" in _refused(GRU, "-o", tmp_path, "--name", "mine")
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert "holds the build 'mine'; 'other' needs a folder of its own" in _refused(GRU, "-o", tmp_path, "--target", "cortex-m4", "--name", "other")
+    (tmp_path / "manifest.json").write_text("{}")
+    assert "manifest.json: not made by tinyrnn build" in _refused(GRU, "-o", tmp_path, "--target", "cortex-m4", "--name", "mine")
+    assert mine.read_text() == "precious"
+
+
+def test_a_build_replaces_the_one_before(tmp_path: Path) -> None:
+    first = tinyrnn.build(GRU, tmp_path, "cortex-m4", name="m", weights="file")
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "m.h").write_text("changed by hand")
+    second = tinyrnn.build(GRU, tmp_path, "cortex-m7", name="m")
+    assert "m.weights" in first.files and "m.weights" not in second.files
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*second.files, "manifest.json", "notes.txt"])
+    outside = tmp_path.parent / "outside.weights"
+    outside.write_bytes(b"1")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["files"]["../outside.weights"] = hashlib.sha256(b"1").hexdigest()
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    tinyrnn.build(GRU, tmp_path, "cortex-m7", name="m")
+    assert outside.read_bytes() == b"1"
 
 
 def test_unsupported_operators_are_refused_as_by_load(tmp_path: Path) -> None:

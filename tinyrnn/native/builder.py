@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from math import prod
 from os import PathLike
 from pathlib import Path
@@ -26,9 +23,11 @@ from tinyrnn.errors import TargetError, UnsupportedError
 from tinyrnn.native import interface, selftest
 from tinyrnn.native.archive import archive
 from tinyrnn.native.bundle import python_file
+from tinyrnn.native.folder import prepare, write
 from tinyrnn.native.header import header
 from tinyrnn.native.interface import Interface, arguments_of, c_name, check_name
 from tinyrnn.native.link import link, shared_linker, wasm_linker
+from tinyrnn.native.manifest import describe
 from tinyrnn.native.objects import contents
 from tinyrnn.native.page import native_page
 from tinyrnn.native.selftest import SelfTest
@@ -36,7 +35,7 @@ from tinyrnn.native.sizes import Sizes, check_limits, sizes_of
 from tinyrnn.native.web import module_file, page_file
 from tinyrnn.plan import ALIGNMENT, Plan
 from tinyrnn.runtime import Context, Model
-from tinyrnn.runtime.built import FORMAT, layout_value, weights_header
+from tinyrnn.runtime.built import weights_header
 from tinyrnn.sized import SizedModel
 from tinyrnn.targets.cpu import Code
 from tinyrnn.targets.machine import ALLOWED_EXTERNALS, Machine, host
@@ -112,7 +111,8 @@ def build(
     tell: Say = say or (lambda _: None)
     if weights not in ("object", "file"):
         raise TargetError(f"weights {weights!r}: they are in the 'object' or in a 'file' of their own")
-    place = _folder(Path(folder))
+    place = Path(folder)
+    prepare(place)
     tell("loading")
     model = load(path, **how)
     plan = _plan(path, model, chosen, how)
@@ -132,10 +132,10 @@ def build(
     notes = [chosen.note] if chosen.note else []
     if chosen.machine.fma == "split":
         notes.append("no fused multiply-add: results differ in the last bits from those of machines that have it (--emulate-fma)")
+    entries = [entry.rpartition(".")[2] for entry in units[-1].functions] if chosen.shared else []
     library = _link(files, face, chosen, made, notes)
-    manifest = _manifest(face, chosen, plan, sizes, model, library, files, notes)
+    manifest = describe(face, chosen, plan, sizes, layout_of(plan), library, files, entries, notes)
     files["selftest.npz"] = _npz(test)
-    manifest["files"] = {file: hashlib.sha256(data).hexdigest() for file, data in sorted(files.items())}
     if library.endswith(".so"):
         files[f"{face.name}.py"] = python_file(face, manifest).encode()
     if library.endswith(".wasm"):
@@ -143,28 +143,8 @@ def build(
         files[f"{face.name}.mjs"] = module.encode()
         files[f"{face.name}.html"] = page_file(face, module, files[library], files.get(f"{face.name}.weights", b"")).encode()
     manifest["files"] = {file: hashlib.sha256(data).hexdigest() for file, data in sorted(files.items())}
-    files["manifest.json"] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
-    _write(place, files)
+    write(place, manifest, files)
     return Built(place, manifest, sizes)
-
-
-def _folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".tinyrnn"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise TargetError(f"{folder}: cannot be written ({error.strerror})") from None
-    return folder
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    for name, data in files.items():
-        try:
-            (folder / name).write_bytes(data)
-        except OSError as error:
-            raise TargetError(f"{folder / name}: cannot be written ({error.strerror})") from None
 
 
 def _plan(path: str | PathLike[str], model: Model, target: Target, how: Mapping[str, Any]) -> Plan:
@@ -333,59 +313,6 @@ def _link(files: dict[str, bytes], face: Interface, target: Target, made: Sequen
         files[f"{face.name}.wasm"] = link(command, made, [f"--export={symbol}" for symbol in shown])
         return f"{face.name}.wasm"
     return ""
-
-
-def _manifest(
-    face: Interface,
-    target: Target,
-    plan: Plan,
-    sizes: Sizes,
-    model: Model,
-    library: str,
-    files: Mapping[str, bytes],
-    notes: Sequence[str],
-) -> dict[str, Any]:
-    machine = target.machine
-    layout = layout_of(plan)
-    return {
-        "format": FORMAT,
-        "made_by": f"tinyrnn {tinyrnn.__version__}",
-        "versions": {package: version(package) for package in ("llvmlite", "numba", "numpy")},
-        "name": face.name,
-        "model": model.name,
-        "target": {
-            "name": target.name,
-            "triple": machine.triple,
-            "architecture": machine.architecture,
-            "cpu": machine.cpu,
-            "features": machine.features if target.system != "host" else "",
-            "lanes": machine.lanes,
-            "bits": machine.bits,
-            "fma": machine.fma,
-            "needs": _needs(machine),
-        },
-        "library": library,
-        "library_crc32": zlib.crc32(files[library]) if library else None,
-        "weights": f"{face.name}.weights" if face.weights_header else "",
-        "weights_sha256": hashlib.sha256(plan.weights.tobytes()).hexdigest(),
-        "sizes": sizes.as_dict(),
-        "rows": face.rows,
-        "multiply_adds": plan.multiply_adds,
-        "notes": list(notes),
-        "functions": [f"{face.name}_{f}" for f in (*face.functions, "selftest")],
-        "layout": {**layout_value(layout), "entries": [*_entries(generate(plan).entries, face)] if target.shared else []},
-    }
-
-
-def _needs(machine: Machine) -> list[str]:
-    """Flags of /proc/cpuinfo without which the code may hold instructions that the processor does not know."""
-    if machine.architecture != "x86_64":
-        return []
-    wide = ["avx512f", "avx512vl", "avx512dq", "avx512bw"]
-    levels = {"x86-64-v2": ["sse4_2"], "x86-64-v3": ["avx2", "fma", "bmi2"], "x86-64-v4": wide}
-    vectors = ["avx", "avx2", "fma", "bmi2", *wide]
-    on = {f[1:] for f in machine.features.split(",") if f[:1] == "+"}
-    return [*levels.get(machine.cpu, []), *(f for f in vectors if f in on and f not in levels.get(machine.cpu, []))]
 
 
 def _npz(test: SelfTest) -> bytes:

@@ -1,0 +1,72 @@
+"""manifest.json: what was built, for what, by which versions, and how large it is."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import tinyrnn
+from tinyrnn.native.interface import Interface
+from tinyrnn.native.sizes import Sizes
+from tinyrnn.plan import Plan
+from tinyrnn.runtime import Layout
+from tinyrnn.runtime.built import FORMAT, layout_value
+from tinyrnn.targets.machine import Machine
+from tinyrnn.targets.table import Target
+
+
+def describe(
+    face: Interface,
+    target: Target,
+    plan: Plan,
+    sizes: Sizes,
+    layout: Layout,
+    library: str,
+    files: Mapping[str, bytes],
+    entries: Sequence[str],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """All of the manifest but the hashes of the files. `entries` are those that Python calls in the library."""
+    machine = target.machine
+    return {
+        "format": FORMAT,
+        "made_by": f"tinyrnn {tinyrnn.__version__}",
+        "versions": {package: version(package) for package in ("llvmlite", "numba", "numpy")},
+        "name": face.name,
+        "model": layout.name,
+        "target": {
+            "name": target.name,
+            "triple": machine.triple,
+            "architecture": machine.architecture,
+            "cpu": machine.cpu,
+            "features": machine.features if target.system != "host" else "",
+            "lanes": machine.lanes,
+            "bits": machine.bits,
+            "fma": machine.fma,
+            "needs": _needs(machine),
+        },
+        "library": library,
+        "library_crc32": zlib.crc32(files[library]) if library else None,
+        "weights": f"{face.name}.weights" if face.weights_header else "",
+        "weights_sha256": hashlib.sha256(plan.weights.tobytes()).hexdigest(),
+        "sizes": sizes.as_dict(),
+        "rows": face.rows,
+        "multiply_adds": plan.multiply_adds,
+        "notes": list(notes),
+        "functions": [f"{face.name}_{f}" for f in (*face.functions, "selftest")],
+        "layout": {**layout_value(layout), "entries": list(entries)},
+    }
+
+
+def _needs(machine: Machine) -> list[str]:
+    """Flags of /proc/cpuinfo without which the code may hold instructions that the processor does not know."""
+    if machine.architecture != "x86_64":
+        return []
+    wide = ["avx512f", "avx512vl", "avx512dq", "avx512bw"]
+    levels = {"x86-64-v2": ["sse4_2"], "x86-64-v3": ["avx2", "fma", "bmi2"], "x86-64-v4": wide}
+    vectors = ["avx", "avx2", "fma", "bmi2", *wide]
+    on = {f[1:] for f in machine.features.split(",") if f[:1] == "+"}
+    return [*levels.get(machine.cpu, []), *(f for f in vectors if f in on and f not in levels.get(machine.cpu, []))]
