@@ -19,6 +19,8 @@ from tinyrnn.runtime.built import layout_from
 HERE = Path(__file__).parent / "native"
 TICK = 40
 """instructions of one tick of SysTick at 25 MHz where every instruction takes a nanosecond (-icount shift=0)"""
+LEAST_STACK = 192
+"""bytes that driver.c cannot tell from its own"""
 GCC = ["-O1", "-Wall", "-Wextra", "-Werror", "-std=c11"]
 CORTEX = ["-mthumb", "-mfloat-abi=hard", "-nostartfiles", "--specs=nano.specs", "-DBOARD", "-Wno-int-to-pointer-cast", "-Wno-pointer-to-int-cast"]
 
@@ -125,6 +127,8 @@ class Run:
     rows: list[int]
     instructions: float
     """of one step, where the emulator counts them"""
+    stack: int = 0
+    """bytes that calls took, where that was measured, at least LEAST_STACK"""
 
 
 def run_native(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, steps: int | None = None, chunk: int = 7, flags: list[str] | None = None) -> Run:
@@ -173,7 +177,7 @@ def _run_of(built: Built, work: Path, steps: int) -> Run:
     count = len(layout.outputs)
     outputs = [np.fromfile(work / f"out_{i}", p.dtype).reshape(-1, *p.shape) for i, p in enumerate(layout.outputs)]
     outputs = [o if p.per_frame else o[0] for o, p in zip(outputs, layout.outputs, strict=True)]
-    return Run(outputs, [int(n) for n in result[1 : 1 + count]], float(result[1 + count]) * TICK / max(steps, 1))
+    return Run(outputs, [int(n) for n in result[1 : 1 + count]], float(result[1 + count]) * TICK / max(steps, 1), int(result[2 + count]))
 
 
 def _node(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, steps: int, chunk: int) -> Run:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_run import run_native, why_not
+from native_run import LEAST_STACK, run_native, why_not
 
 import tinyrnn
 from tinyrnn.check import within
@@ -69,7 +69,9 @@ def test_same_bits(name: str, target: str, tmp_path: Path) -> None:
     path, how, model = _model(name)
     inputs, expected = _frames(model)
     built = tinyrnn.build(path, tmp_path / "built", target, **how)
-    _same(run_native(built, inputs, tmp_path / "run").outputs, expected)
+    run = run_native(built, inputs, tmp_path / "run")
+    _same(run.outputs, expected)
+    assert built.sizes.stack is None or run.stack <= max(built.sizes.stack, LEAST_STACK)
 
 
 @pytest.mark.parametrize(("name", "target"), [(n, t) for n in MODELS for t in WITHOUT_FMA] if ALL else [("gru", "x86-64-v2"), ("gru", "wasm32"), ("lookahead", "wasm32")])
@@ -98,6 +100,7 @@ def test_lstm_64_on_cortex_m4(tmp_path: Path) -> None:
     _same(run.outputs, expected)
     assert built.sizes.code < 6000
     assert run.instructions <= 54_000
+    assert run.stack <= built.sizes.stack <= run.stack + 16
     assert tinyrnn.build(path, tmp_path / "arm", "aarch64", **how).sizes.code < 6000
 
 

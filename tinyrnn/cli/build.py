@@ -23,7 +23,7 @@ def _list(ctx: click.Context, option: click.Parameter, value: bool) -> None:
         machine = target.machine
         fma = "" if machine.fma == "unit" else ", no fma"
         click.echo(
-            f"{target.name:<12} {target.what} ({machine.cpu or 'generic'}, {machine.lanes} lanes, {machine.bits} bits{fma})"
+            f"{target.name:<12} {target.what} ({machine.cpu or 'generic'}, lanes: {machine.lanes}, {machine.bits} bits{fma})"
         )
         if target.note:
             click.echo(f"{'':<12} {target.note}")

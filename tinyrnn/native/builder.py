@@ -22,7 +22,7 @@ from tinyrnn.compiler import layout_of, load, plan_for
 from tinyrnn.errors import TargetError, UnsupportedError
 from tinyrnn.native import interface, selftest
 from tinyrnn.native.archive import archive
-from tinyrnn.native.bundle import python_file
+from tinyrnn.native.bundle import compile_file, python_file
 from tinyrnn.native.folder import prepare, write
 from tinyrnn.native.header import header
 from tinyrnn.native.interface import Interface, arguments_of, c_name, check_name
@@ -64,12 +64,13 @@ class Built:
     def __str__(self) -> str:
         target, sizes = self.manifest["target"], self.sizes
         where = "in the object" if sizes.weights_in_object else f"in {self.manifest['weights']}"
+        stack = "" if sizes.stack is None else f"; {sizes.stack:,} of stack in a call"
         lines = [
-            f"{self.manifest['name']} for {target['name']} ({target['triple']}, {target['lanes']} lanes)",
+            f"{self.manifest['name']} for {target['name']} ({target['triple']}, lanes: {target['lanes']})",
             f"  code     {sizes.code:,} bytes, constants {sizes.constants:,}, weights {sizes.weights:,} {where}: "
             f"flash {sizes.flash:,}",
             f"  RAM      {sizes.ram:,} bytes a stream: state {sizes.state:,}, arena {sizes.arena:,} ({self.manifest['rows']} "
-            f"row{'s' * (self.manifest['rows'] > 1)} at once), without the stack",
+            f"row{'s' * (self.manifest['rows'] > 1)} at once){stack}",
             f"  work     {self.manifest['multiply_adds']:,} multiply-adds per frame",
             f"  files    {', '.join(self.files)}",
         ]
@@ -122,18 +123,18 @@ def build(
     test = _selftest(model, chosen)
     units = _units(plan, face, chosen, test)
     made = compile_for(chosen.machine, units)
-    for unit, data in zip(units, made, strict=True):
+    for unit, (data, _) in zip(units, made, strict=True):
         _check_symbols(data, unit, chosen)
-    found = contents(made[0])
-    sizes = sizes_of(found, plan, face.arena_bytes, face.bits, weights == "object")
+    sizes = sizes_of(made[0], plan, face.arena_bytes, face.bits, weights == "object")
     check_limits(f"{model.name} for {chosen.name}", sizes, plan, rows, {"ram": max_ram, "flash": max_flash})
     tell("writing")
-    files = _object_files(face, made, units, plan, sizes)
+    objects = [data for data, _ in made]
+    files = _object_files(face, objects, units, plan, sizes)
     notes = [chosen.note] if chosen.note else []
     if chosen.machine.fma == "split":
         notes.append("no fused multiply-add: results differ in the last bits from those of machines that have it (--emulate-fma)")
     entries = [entry.rpartition(".")[2] for entry in units[-1].functions] if chosen.shared else []
-    library = _link(files, face, chosen, made, notes)
+    library = _link(files, face, chosen, objects, notes)
     manifest = describe(face, chosen, plan, sizes, layout_of(plan), library, files, entries, notes)
     files["selftest.npz"] = _npz(test)
     if library.endswith(".so"):
@@ -144,6 +145,8 @@ def build(
         files[f"{face.name}.html"] = page_file(face, module, files[library], files.get(f"{face.name}.weights", b"")).encode()
     manifest["files"] = {file: hashlib.sha256(data).hexdigest() for file, data in sorted(files.items())}
     write(place, manifest, files)
+    if library.endswith(".so"):
+        compile_file(place / f"{face.name}.py")
     return Built(place, manifest, sizes)
 
 
@@ -221,8 +224,8 @@ def _selftest(model: Model, target: Target) -> SelfTest:
     if target.machine.fma == "split":
         plan = model._source.plan
         source = generate(plan)
-        (data,) = compile_for(_split(host()), [Unit("expected", source.text, source.entries, exports=tuple(source.entries))])
-        runs = Model(layout_of(plan), Code(data, source.entries, False))
+        (made,) = compile_for(_split(host()), [Unit("expected", source.text, source.entries, exports=tuple(source.entries))])
+        runs = Model(layout_of(plan), Code(made.data, source.entries, False))
     return SelfTest(frames, tuple(inputs), tuple(expected(runs, inputs, frames)))
 
 
@@ -288,7 +291,7 @@ def _object_files(face: Interface, made: Sequence[bytes], units: Sequence[Unit],
     members = {f"{name}.o": made[0], f"{name}_selftest.o": made[1]}
     symbols = {f"{unit.name}.o": list(unit.exports) for unit in units[:2]}
     files = {**members, f"lib{name}.a": archive(members, symbols)}
-    files[f"{name}.h"] = header(face, f"tinyrnn {tinyrnn.__version__}").encode()
+    files[f"{name}.h"] = header(face, sizes.stack, f"tinyrnn {tinyrnn.__version__}").encode()
     if face.weights_header:
         files[f"{name}.weights"] = face.weights_header + plan.weights.tobytes()
     return files

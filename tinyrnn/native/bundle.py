@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from inspect import getsource
 from pathlib import Path
@@ -64,6 +66,12 @@ def literal(value: Any) -> str:
     return repr(value)
 
 
+def compile_file(path: Path) -> None:
+    """Write the bytecode of a file where Python looks for it, the same bytes each time: most of a first load is compiling."""
+    command = [sys.executable, "-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", path.name]
+    subprocess.run(command, cwd=path.parent, env={"PYTHONHASHSEED": "0"}, capture_output=True)
+
+
 def python_file(face: Interface, manifest: Mapping[str, Any]) -> str:
     """The text of NAME.py."""
     package = Path(__file__).parents[1]
@@ -79,7 +87,12 @@ y = stream.step(x)            # one frame; run(xs): many; reset, fork, state, st
     tail = f'''# --- this model
 
 MANIFEST = {literal(manifest)}
-model = model_of(MANIFEST, Path(__file__).resolve().parent)
+try:
+    model = model_of(MANIFEST, Path(__file__).resolve().parent)
+except TinyRNNError as error:
+    if __name__ == "__main__":
+        raise SystemExit(f"Error: {{error}}") from None
+    raise
 stream = model.stream
 _same_bits = selftest
 

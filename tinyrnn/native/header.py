@@ -21,8 +21,8 @@ def _described(argument: Argument, what: str) -> str:
     return one_line(f"{argument.name}: {what} {port.name!r}, {shape} of {each}").replace("*/", "* /")
 
 
-def header(face: Interface, made_by: str) -> str:
-    """The text of the header."""
+def header(face: Interface, stack: int | None, made_by: str) -> str:
+    """The text of the header; `stack`: bytes that a call takes, where that is known."""
     n, up = face.name, face.upper
     lines = [
         f"/* {one_line(face.model).replace('*/', '* /')}: a recurrent model as native code for {face.target}. Made by {made_by}.",
@@ -52,6 +52,8 @@ def header(face: Interface, made_by: str) -> str:
         f"#define {up}_ALIGNMENT {face.alignment}",
         f"#define {up}_FRAMES_AT_ONCE {face.rows} /* of one pass{'' if face.streams else ': the most that run takes'} */",
     ]
+    if stack is not None:
+        lines.append(f"#define {up}_STACK_BYTES {stack} /* that a call takes at most, of the functions in {n}.o */")
     for argument in (*face.inputs, *face.outputs):
         lines.append(f"#define {up}_{argument.name.upper()}_SIZE {argument.bytes // argument.port.dtype.itemsize}")
     if face.counted:

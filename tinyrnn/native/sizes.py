@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tinyrnn.errors import TargetError
-from tinyrnn.native.objects import Contents
+from tinyrnn.native.objects import contents
 from tinyrnn.op import Close, Open
 from tinyrnn.plan import Place, Plan
+from tinyrnn.targets.worker import Made
 
 SHOWN = 5
 """contributors that a refusal names"""
@@ -16,7 +17,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes. Flash is code, constants and weights; RAM what one stream needs, without the stack."""
+    """Bytes. Flash is code, constants and weights; RAM what one stream keeps, without the stack that a call takes."""
 
     code: int
     constants: int
@@ -26,6 +27,7 @@ class Sizes:
     arena: int
     stream: int
     data: int
+    stack: int | None
 
     @property
     def flash(self) -> int:
@@ -35,7 +37,7 @@ class Sizes:
     def ram(self) -> int:
         return self.state + self.arena + self.stream + self.data
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, int | None]:
         return {
             "code": self.code,
             "constants": self.constants,
@@ -44,11 +46,13 @@ class Sizes:
             "arena": self.arena,
             "flash": self.flash,
             "ram": self.ram,
+            "stack": self.stack,
         }
 
 
-def sizes_of(found: Contents, plan: Plan, arena: int, bits: int, in_object: bool) -> Sizes:
-    weights = len(plan.weights)
+def sizes_of(made: Made, plan: Plan, arena: int, bits: int, in_object: bool) -> Sizes:
+    """Of the object of a model, its plan, and the bytes of its arena."""
+    found, weights = contents(made.data), len(plan.weights)
     return Sizes(
         code=found.code,
         constants=max(found.constants - (weights if in_object else 0), 0),
@@ -58,6 +62,7 @@ def sizes_of(found: Contents, plan: Plan, arena: int, bits: int, in_object: bool
         arena=arena,
         stream=3 * bits // 8,
         data=found.data + found.zeros,
+        stack=made.stack,
     )
 
 

@@ -37,7 +37,7 @@ def rewritten(text: str, machine: Machine) -> str:
         text, count = _DIVISION.subn(r"= call i64 @tinyrnn.\1\2(i64 \3, i64 \4)", text)
         defined += [_DIVISIONS] * bool(count)
     if machine.thumb:
-        text, count = re.subn(r"^declare .*@tinyrnn_chain12\(.*$", "", text, flags=re.M)
+        text, count = re.subn(rf"^declare .*@{thumb.NAME}\(.*$", "", text, flags=re.M)
         defined += [thumb.definition()] * bool(count)
     return "\n".join([text, *defined])
 

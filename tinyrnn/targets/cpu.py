@@ -133,7 +133,7 @@ def _compile(source: Source, machine: Machine) -> bytes:
         exec(compile(source.text, "<step>", "exec"), names)
         local = [f for n, f in names.items() if getattr(f, "__code__", None) is not None and f.__code__.co_filename == "<step>"]
         lanes_llvm.teach(local)
-        return bytes(_compilers[machine].emit({name: (names[name], arity) for name, arity in source.entries.items()}))
+        return bytes(_compilers[machine].emit({name: (names[name], arity) for name, arity in source.entries.items()}).data)
     except TargetError:
         raise
     except Exception as error:

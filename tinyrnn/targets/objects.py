@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -22,8 +22,17 @@ from numba.core.compiler_lock import global_compiler_lock
 from tinyrnn.errors import TargetError
 from tinyrnn.targets.arithmetic import rewritten
 from tinyrnn.targets.machine import ALLOWED_EXTERNALS, Machine
+from tinyrnn.targets.stack import WARNS, calls_in
 
 _DEFINED = re.compile(r"^(define .*?)((?: #\d+)?) \{$", re.M)
+_ALONE = f'"no-builtins" {WARNS}'
+
+
+class Emitted(NamedTuple):
+    """An object; and of one made `alone` which of its functions calls which."""
+
+    data: bytes
+    calls: dict[str, list[str]]
 
 
 class _Library(AOTCodeLibrary):
@@ -115,14 +124,14 @@ class Compiler:
         exports: Sequence[str] = (),
         externals: Sequence[str] = (),
         alone: bool = False,
-    ) -> bytes:
+    ) -> Emitted:
         """An object with each function: name → function and its number of integer arguments. Every function returns an integer.
 
         around:    LLVM text that is compiled with them and may call them
         exports:   the names that the object exports, by default those of the functions
         externals: the names that it may call in other objects
         alone:     for an object that others link: names in it depend on its text only, nothing unwinds, and no loop becomes
-                   a call of memcpy or memset
+                   a call of memcpy or memset, and LLVM prints the frames of its functions
         Raises `TargetError` where the code calls anything else outside itself.
         """
         module = self._parse(f'source_filename = "{exports[0]}"' if alone else "")
@@ -132,12 +141,12 @@ class Compiler:
             text = rewritten(str(compiled.library._final_module), machine)
             caller = _c_function(name, inner, arity, machine.bits)
             if alone:
-                text = _DEFINED.sub(r'\1\2 nounwind "no-builtins" {', text)
-                caller = _DEFINED.sub(r'\1\2 "no-builtins" noinline {', caller)
+                text = _DEFINED.sub(rf"\1\2 nounwind {_ALONE} {{", text)
+                caller = _DEFINED.sub(rf"\1\2 {_ALONE} noinline {{", caller)
             module.link_in(llvm.parse_assembly(text))
             module.link_in(self._parse(caller))
         if around:
-            module.link_in(self._parse(_DEFINED.sub(r'\1\2 nounwind "no-builtins" {', around)))
+            module.link_in(self._parse(_DEFINED.sub(rf"\1\2 nounwind {_ALONE} {{", around)))
         self._internalise(module, set(exports or functions))
         self._optimise(module)
         if alone:
@@ -149,7 +158,8 @@ class Compiler:
                 f"the compiled step would call {', '.join(sorted(outside))}: "
                 f"a kernel uses something that is not in the kernel language"
             )
-        return bytes(self._codegen._tm.emit_object(module))
+        calls = calls_in(module) if alone else {}
+        return Emitted(bytes(self._codegen._tm.emit_object(module)), calls)
 
     def _parse(self, text: str) -> Any:
         machine = self._codegen._machine

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from tinyrnn.lanes_chain import CHAINS
 
+NAME = "tinyrnn_chain12"
+STACK = 64
+"""bytes that it pushes"""
 WEIGHTS, FACTORS = 16, 28
 """the first register of the weights, and of the elements of x; the sums are in s0 to s11, w in r0, x in r1, n in r2"""
 
@@ -59,6 +62,6 @@ def definition() -> str:
     words = code() + [0xBF00] * (len(code()) % 2)
     data = ", ".join(f"i16 {word - 0x10000 if word > 0x7FFF else word}" for word in words)
     return (
-        f"define weak hidden {{ {sums} }} @tinyrnn_chain12(ptr, ptr, i32, {sums}) noinline nounwind "
+        f"define weak hidden {{ {sums} }} @{NAME}(ptr, ptr, i32, {sums}) noinline nounwind "
         f"prologue [{len(words)} x i16] [{data}]\n{{\n  unreachable\n}}\n"
     )

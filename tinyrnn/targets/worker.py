@@ -2,7 +2,7 @@
 
 Numba compiles a function once per process and knows one width of integers, and LLVM ends the process where it finds
 what it cannot do: so each machine has a process of its own. FOLDER holds `request.json`, see `compile_for`, and the files
-it names; an object per unit comes beside it, or `error.txt`.
+it names, and what is printed goes to a file of it; an object per unit comes beside it, or `error.txt`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinyrnn.errors import TargetError
 from tinyrnn.targets.machine import Machine
 
 LONGEST = 1800
 """seconds that a compilation may take"""
+PRINTED, STACKS = "printed.txt", "stacks.json"
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,17 @@ class Unit:
     data: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def compile_for(machine: Machine, units: Sequence[Unit]) -> list[bytes]:
-    """The object of each unit, compiled in a process of their own. Raises `TargetError`."""
+class Made(NamedTuple):
+    """A unit, compiled."""
+
+    data: bytes
+    stack: int | None
+    """bytes of stack that a call of an exported function takes at most, where that is known, without what it calls in other
+    objects"""
+
+
+def compile_for(machine: Machine, units: Sequence[Unit]) -> list[Made]:
+    """Each unit, compiled in a process of their own. Raises `TargetError`."""
     with tempfile.TemporaryDirectory(prefix="tinyrnn-") as name:
         folder = Path(name)
         for unit in units:
@@ -57,10 +67,12 @@ def compile_for(machine: Machine, units: Sequence[Unit]) -> list[bytes]:
         environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         command = [sys.executable, "-m", "tinyrnn.targets.worker", name]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, timeout=LONGEST)
+            with (folder / PRINTED).open("w") as output:
+                done = subprocess.run(command, stdout=output, stderr=output, env=environment, timeout=LONGEST)
         except subprocess.TimeoutExpired:
             raise TargetError(f"compiling for {machine} took more than {LONGEST} seconds") from None
-        unknown = re.search(r"'([^'\n]*)' is not a recognized (processor|feature)", done.stderr)
+        printed = (folder / PRINTED).read_text(errors="replace")
+        unknown = re.search(r"'([^'\n]*)' is not a recognized (processor|feature)", printed)
         if unknown:
             name, what = unknown.groups()
             raise TargetError(f"LLVM knows no {what} {name!r} of {machine.architecture}")
@@ -68,10 +80,11 @@ def compile_for(machine: Machine, units: Sequence[Unit]) -> list[bytes]:
         if failed.is_file():
             raise TargetError(failed.read_text())
         if done.returncode:
-            last = "\n".join(done.stderr.strip().splitlines()[-6:])
+            last = "\n".join(printed.strip().splitlines()[-6:])
             how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit status {done.returncode}"
             raise TargetError(f"the compiler cannot make code for {machine} and ended ({how}):\n{last}")
-        return [(folder / f"{number}.o").read_bytes() for number in range(len(units))]
+        stacks = json.loads((folder / STACKS).read_text())
+        return [Made((folder / f"{number}.o").read_bytes(), stack) for number, stack in enumerate(stacks)]
 
 
 class _WordSize(MetaPathFinder):
@@ -101,9 +114,10 @@ def _work(folder: Path) -> None:
         sys.meta_path.insert(0, _WordSize(machine.bits))
     from tinyrnn import lanes_llvm, ops  # noqa: F401  # the operators' kernels
     from tinyrnn.targets.objects import Compiler
+    from tinyrnn.targets.stack import deepest
 
     lanes_llvm.install(machine.lanes, machine.thumb)
-    compiler = Compiler(machine)
+    compiler, stacks = Compiler(machine), []
     for number, described in enumerate(request["units"]):
         unit = Unit(**{**described, "data": {name: (folder / name).read_bytes() for name in described["data"]}})
         names: dict[str, Any] = {}
@@ -113,7 +127,12 @@ def _work(folder: Path) -> None:
         around = unit.around
         for name, data in unit.data.items():
             around = around.replace(f"DATA({name})", 'c"' + "".join([f"\\{byte:02X}" for byte in data]) + '"')
-        (folder / f"{number}.o").write_bytes(compiler.emit(functions, around, unit.exports, unit.externals, alone=True))
+        before = (folder / PRINTED).stat().st_size
+        made = compiler.emit(functions, around, unit.exports, unit.externals, alone=True)
+        (folder / f"{number}.o").write_bytes(made.data)
+        warnings = (folder / PRINTED).read_bytes()[before:].decode(errors="replace")
+        stacks.append(deepest(unit.exports, made.calls, warnings, machine))
+    (folder / STACKS).write_text(json.dumps(stacks))
 
 
 def main() -> None:
