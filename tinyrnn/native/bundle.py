@@ -12,7 +12,7 @@ from typing import Any
 
 from tinyrnn.native.interface import Interface
 
-RUNTIME = ("memory", "driver", "stream", "model", "built")
+RUNTIME = ("memory", "driver", "whole", "model", "built")
 PARTS = ("errors", "clock", "arrays", *(f"runtime/{part}" for part in RUNTIME))
 """files of the package that the runtime needs, each before those that import it"""
 
@@ -45,13 +45,12 @@ def dataclass(frozen: bool = False, eq: bool = True, repr: bool = True) -> Calla
 
 
 def _body(text: str) -> str:
-    """A module's text without its docstring, imports of the package, of the future and of dataclasses, and those for types."""
+    """A module's text without its docstring and its imports of the package, of the future and of dataclasses."""
     tree, lines = ast.parse(text), text.splitlines()
     for node in tree.body:
         docstring = node is tree.body[0] and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         ours = isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("tinyrnn", "__future__", "dataclasses")
-        for_types = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        if docstring or ours or for_types:
+        if docstring or ours:
             assert node.end_lineno is not None
             lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
     return "\n".join(lines).strip("\n")

@@ -30,7 +30,7 @@ from tinyrnn.op import (
     register,
 )
 from tinyrnn.ops.control import Holder, by_row, copies, framed, over_rows, same_axes
-from tinyrnn.ops.over_steps import frames_of
+from tinyrnn.ops.over_steps import Parts, frames_of
 from tinyrnn.ops.walk import strides_of, walk
 
 LONGEST = 1 << 24
@@ -90,8 +90,7 @@ class Iterate(Holder):
         "passed": (),
     }
 
-    def parts(self, node: Node) -> tuple[list[str], list[tuple[str, str, str, str]], list[str], list[tuple[str, str]]]:
-        """([condition] in the body, (before, start, end, after) of the carried, slices, (made, output) of the stacked)."""
+    def parts(self, node: Node) -> Parts:
         body, n, t = node.attributes["body"], node.attributes["carries"], int(node.attributes["tests"])
         scanned = len(node.attributes["scanned"])
         carried = list(
@@ -155,7 +154,7 @@ class Iterate(Holder):
         if roles - {None, "time"}:
             raise Refused("its turns are along the batch axis")
         if "time" in roles:
-            return frames_of(node, self, frames)
+            return frames_of(node, self.parts(node), self.sources(node), self.attributes, frames)
         pieces = {name: axis for name, axis in self.turn_axes(node, frames.specs)}
         scanned = [
             (frames.axis(name, pieces[name]), back)

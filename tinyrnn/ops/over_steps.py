@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tinyrnn.ir import Graph, Node, Spec, free_names
 from tinyrnn.op import OURS, Frames, Refused, op_of
 from tinyrnn.ops.control import framed, give_names, rename
 from tinyrnn.ops.recurrent import Recurrent
 
-if TYPE_CHECKING:
-    from tinyrnn.ops.iterate import Iterate
+Parts = tuple[list[str], list[tuple[str, str, str, str]], list[str], list[tuple[str, str]]]
+"""of a loop: [condition] in the body, (before, start, end, after) of the carried, slices, (made, output) of the stacked"""
 
 
-def frames_of(node: Node, op: Iterate, frames: Frames) -> list[Node]:
-    """The nodes over frames, in order. Raises `Refused`."""
-    _, carried, slices, stacked = op.parts(node)
-    sources = op.sources(node)
+def frames_of(node: Node, parts: Parts, sources: list[str], defaults: Mapping[str, Any], frames: Frames) -> list[Node]:
+    """The nodes over frames, in order; `sources` are what it slices, `defaults` its attributes. Raises `Refused`."""
+    _, carried, slices, stacked = parts
     backs = {back for _, back in (*node.attributes["scanned"], *node.attributes["stacked"])}
     if len(backs) > 1:
         raise Refused("it goes through time in both directions at once; supported is one direction for all that it scans")
@@ -70,7 +69,7 @@ def frames_of(node: Node, op: Iterate, frames: Frames) -> list[Node]:
         (*inputs, *free_names(inner)),
         (*(final for _, _, _, final in carried), *crossing, *(output for output, _ in passed)),
         {
-            **op.attributes,
+            **defaults,
             "body": inner,
             "carries": n,
             "walks": True,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from tinyrnn.runtime.built import load_built
 from tinyrnn.runtime.driver import Progress
 from tinyrnn.runtime.memory import Context, Layout, aligned
-from tinyrnn.runtime.model import Model
-from tinyrnn.runtime.stream import Stream
+from tinyrnn.runtime.model import Model, Stream
 
 __all__ = ["Context", "Layout", "Model", "Progress", "Stream", "aligned", "load_built"]

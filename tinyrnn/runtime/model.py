@@ -1,28 +1,18 @@
-"""`Model`: compiled code with its weights, for any number of streams; and whole sequences in the file's own shapes."""
+"""`Model`: compiled code with its weights, for any number of streams. `Stream`: one live input, with its state."""
 
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import (
-    Array,
-    Port,
-    as_dtype,
-    batch_entry,
-    check_file_shape,
-    full_shape,
-    match_inputs,
-    put_batch_entry,
-    rows_first,
-    shape_text,
-)
+from tinyrnn.arrays import Array, Port, shape_text
 from tinyrnn.errors import ShapeError, StreamError
-from tinyrnn.runtime.memory import Context, Layout, part_views
-from tinyrnn.runtime.stream import Stream
+from tinyrnn.runtime.driver import Driver, Progress
+from tinyrnn.runtime.memory import Layout, part_views
+from tinyrnn.runtime.whole import run_file
 
 
 class Model:
@@ -90,7 +80,7 @@ class Model:
         Inputs are positional in the file's order, by keyword, or one dict. One output comes back as an array,
         several as a named tuple. Raises `ShapeError`.
         """
-        return _run_file(self, inputs, named)
+        return run_file(self._layout, self._code, self._file_result, inputs, named)
 
     def trace(self, *inputs: Any, entry: int = 0, **named: Any) -> Any:
         """As `run`, seen from inside: a `tinyrnn.trace.Trace` of one run, of a batch the sequence `entry`.
@@ -130,55 +120,79 @@ def _named(name: str, fields: Sequence[str]) -> Any:
     return namedtuple("Outputs", fields, rename=True)  # type: ignore[misc]
 
 
-def _run_file(model: Model, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
-    """`Model.run`: the file's shapes, one batch entry after the other."""
-    layout = model._layout
-    ports = {p.name: p for p in (*layout.inputs, *layout.state_inputs)}
-    values = dict(zip(layout.file_inputs, match_inputs(layout.name, layout.file_inputs, inputs, named), strict=True))
-    arrays: dict[str, Array] = {}
-    sizes: dict[str, int] = {}
-    for name, value in values.items():
-        arrays[name] = as_dtype(layout.name, ports[name], value)
-        check_file_shape(layout.name, ports[name], arrays[name], sizes)
-    batch = sizes.get("batch", next((len(a) for a in layout.batches.values()), 1))
-    for name, constant in layout.batches.items():
-        if len(constant) != batch:
-            raise ShapeError(f"{layout.name}: a batch of {batch}, but the file's constant {name!r} has {len(constant)} entries")
-    frames = sizes.get("time", 1)
-    if frames == 0:
-        raise ShapeError(f"{layout.name}: a sequence of no frames")
-    outputs = {p.name: p for p in (*layout.outputs, *layout.state_outputs)}
-    results = {name: np.empty(full_shape(port, batch, frames), port.dtype) for name, port in outputs.items()}
-    context = Context(layout)
-    end = frames if layout.waits else -1
-    ends = dict(zip([p.name for p in layout.state_outputs], [p[0] for p in layout.state_parts], strict=False))
-    views = part_views(layout, context.state)
-    if layout.kind == "static" and all("batch" in p.roles and p.per_frame for p in (*layout.inputs, *layout.outputs)):
-        given = [np.asarray(rows_first(arrays[p.name], p), order="C") for p in layout.inputs]
-        made = [np.empty((batch, *p.shape), p.dtype) for p in layout.outputs]
-        context.execute(model._code.run, [*given, *made], batch)  # without state, batch entries are frames
-        for port, array in zip(layout.outputs, made, strict=True):
-            target = rows_first(results[port.name], port)
-            target[...] = array.reshape(target.shape)
-        batch = 0
-    for entry in range(batch):
-        context.reset()
-        for port in layout.state_inputs:
-            views[port.name][...] = batch_entry(arrays[port.name], port, entry).reshape(views[port.name].shape)
-        given = [batch_entry(arrays[p.name], p, entry) for p in layout.inputs]
-        made = [
-            np.empty((p.clock.whole(frames), *p.shape) if p.per_frame and layout.kind == "sequence" else p.shape, p.dtype)
-            for p in layout.outputs
-        ]
-        context.execute(
-            model._code.run,
-            [*given, *(np.ascontiguousarray(c[entry]) for c in layout.batches.values()), *made],
-            layout.last(frames),
-            end,
-        )
-        for port, array in zip(layout.outputs, made, strict=True):
-            put_batch_entry(results[port.name], port, entry, array)
-        for port in layout.state_outputs:
-            put_batch_entry(results[port.name], port, entry, views[ends[port.name]])
-    final = [results[name] for name in layout.file_outputs]
-    return final[0] if model._file_result is None else model._file_result(*final)
+class Stream:
+    """One live input of a model: its state, carried from frame to frame. For one thread at a time."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._driver = Driver(model._layout, model._code, model._result)
+        self._context = self._driver.context
+        if self._driver.single is not None and len(model.inputs) == len(model.outputs) == 1:
+            short = self._driver.short_step()
+            short.__doc__ = Stream.step.__doc__
+            self.step = short  # type: ignore[method-assign]
+
+    @property
+    def state(self) -> Array:
+        """The whole state, one flat float32 array: copy it to save, assign `state[...]` to restore."""
+        return self._context.state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        given = np.asarray(value, np.float32)
+        if given.shape != self._context.state.shape:
+            raise ShapeError(f"{self.model.name}: the state has shape {list(self._context.state.shape)}, not {list(given.shape)}")
+        self._context.state[:] = given
+
+    @property
+    def states(self) -> dict[str, Array]:
+        """Views of the state by name, each in its shape."""
+        return part_views(self.model._layout, self._context.state)
+
+    def reset(self) -> None:
+        """Back to the initial state."""
+        self._context.reset()
+
+    def fork(self) -> Stream:
+        """A new stream of the same model that continues from this one's state."""
+        other = Stream(self.model)
+        other._context.state[:] = self._context.state
+        other._context.ended = self._context.ended
+        other._driver.per_call = self._driver.per_call
+        return other
+
+    def flush(self) -> Any:
+        """The tail: the rows that wait for frames to come, as if the sequence ended here; time first, as from `run`.
+
+        Until `reset` the stream of a model that `has_tail` then takes no more frames. Where nothing waits there are no
+        rows, and what belongs to a call is None: its last value stands. Raises `StreamError` where an input that
+        belongs to a call was never given.
+        """
+        return self._driver.flush()
+
+    def step(self, *inputs: Any, out: Any = None, **named: Any) -> Any:
+        """One frame: inputs of the shapes of `model.inputs`, in order or by name; the outputs of `model.outputs`.
+
+        `out` is an array (several outputs: a sequence of arrays) to write into, C-contiguous and of the right
+        dtype; without it new arrays come back. Raises `ShapeError`, with the state unchanged.
+
+        Of a model that looks ahead or has strides over time, an output that has no row yet is None; where one frame
+        can make several rows, they come back as [rows, *frame].
+        """
+        return self._driver.step(inputs, out, named)
+
+    def run(self, *inputs: Any, out: Any = None, progress: Progress | None = None, **named: Any) -> Any:
+        """Many frames [T, *frame] in one native call, the GIL released; time first in every output.
+
+        What belongs to a call, not to a frame (`per_frame` False), is given and comes back without the time axis.
+        `progress(done, total)` is called between pieces. Raises `ShapeError`, with the state unchanged.
+        """
+        return self._driver.run_many(inputs, out, named, progress)
+
+    def trace(self, *inputs: Any, end: bool = False, **named: Any) -> Any:
+        """As `run`, seen from inside: a `tinyrnn.trace.Trace` with gates, cell and hidden state of every recurrent layer.
+
+        The stream goes on as from `run`, outputs and state the same bits; with `end`, as from `flush` after it, the tail in
+        the trace. The first trace of a model compiles it once more. Raises `ShapeError`, with the state unchanged.
+        """
+        return self.model.traced().stream(self, inputs, named, end)
