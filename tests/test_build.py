@@ -144,12 +144,15 @@ def test_ten_thousand_frames_touch_no_other_memory(tool: str, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
 
 
-def test_page_runs_in_a_browser(tmp_path: Path) -> None:
+WHOLE = ROOT / "tests" / "models" / "architectures" / "unrolled_gru_bi_dynamo.onnx"
+
+
+@pytest.mark.parametrize(("path", "settings"), [(MODELS["gru"][0], {}), (WHOLE, {"rows": 8})], ids=["stream", "whole"])
+def test_page_runs_in_a_browser(path: Path, settings: dict[str, Any], tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
     if browser is None or why_not("wasm32"):
         pytest.skip(why_not("wasm32") or "chromium is not installed")
-    path, how, _ = _model("gru")
-    built = tinyrnn.build(path, tmp_path, "wasm32", **how)
+    built = tinyrnn.build(path, tmp_path, "wasm32", **settings)
     page = tmp_path / f"{built.manifest['name']}.html"
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom", f"file://{page}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

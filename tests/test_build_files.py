@@ -25,6 +25,7 @@ from tinyrnn.native.archive import archive
 from tinyrnn.native.builder import Built
 from tinyrnn.native.link import on_this_machine
 from tinyrnn.native.objects import contents
+from tinyrnn.runtime.built import selftest
 from tinyrnn.targets.machine import host
 from tinyrnn.targets.table import find_target, targets
 from tinyrnn.targets.worker import Unit, compile_for
@@ -314,6 +315,9 @@ def test_a_model_that_cannot_stream_takes_whole_sequences(tmp_path: Path) -> Non
     assert "--rows 100" in _refused(model, "-o", tmp_path)
     if not on_this_machine(find_target("host")):
         return
+    tinyrnn.build(model, tmp_path / "short", rows=3)
+    short = tinyrnn.load_built(tmp_path / "short")
+    assert selftest(short, tmp_path / "short")
     tinyrnn.build(model, tmp_path, rows=20)
     here, built = tinyrnn.load(model), tinyrnn.load_built(tmp_path)
     sample = random_sample(here, 12)

@@ -120,7 +120,7 @@ def build(
     rows = _rows(model, plan, chosen, rows)
     face = _interface(check_name(name or c_name(model.name)), model, plan, chosen, rows, weights == "file")
     tell("compiling")
-    test = _selftest(model, chosen)
+    test = _selftest(model, chosen, rows if plan.program.refuses_stream else SELFTEST_FRAMES)
     units = _units(plan, face, chosen, test)
     made = compile_for(chosen.machine, units)
     for unit, (data, _) in zip(units, made, strict=True):
@@ -213,11 +213,12 @@ def _tail(clock: Any, layout: Any) -> int:
     return max(clock.count(layout.last(n), n) - clock.count(n) for n in range(1, longest + 1)) if layout.waits else 0
 
 
-def _selftest(model: Model, target: Target) -> SelfTest:
-    """Random frames, and what must come out: of the cpu target, or, where fma is split, of this machine's code with it split."""
+def _selftest(model: Model, target: Target, most: int) -> SelfTest:
+    """At most so many random frames and those of a delay, and what must come out: of the cpu target, or, where fma is split,
+    of this machine's code with it split."""
     layout = model._layout
     frame = sum(prod(p.shape) * p.dtype.itemsize for p in (*model.inputs, *model.outputs) if p.per_frame)
-    frames = max(2, min(SELFTEST_FRAMES, SELFTEST_BYTES // max(frame, 1))) + (model.delay if layout.waits else 0)
+    frames = min(most, SELFTEST_FRAMES, max(2, SELFTEST_BYTES // max(frame, 1))) + (model.delay if layout.waits else 0)
     sample = random_sample(model, frames, seed=0)
     inputs = [np.ascontiguousarray(sample.inputs[p.name][0]) for p in model.inputs]
     runs = model

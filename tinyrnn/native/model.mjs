@@ -90,7 +90,10 @@ class Stream {
   }
 
   /** One frame: an array (or a number) for each input. */
-  step(...inputs) { return this.#run("step", inputs, 1); }
+  step(...inputs) {
+    if (MODEL.most) throw new Error(`${MODEL.name} cannot stream: give whole sequences, of ${MODEL.most} frames at most, to run`);
+    return this.#run("step", inputs, 1);
+  }
 
   /** Many frames in one call. */
   run(...inputs) {
@@ -158,7 +161,7 @@ class Stream {
     const pointers = places.map(({ offset }) => room + offset);
     const status = model.call(name, this.at, ...(name === "run" ? [frames] : []), ...pointers, ...(MODEL.counted ? [room + countsAt] : []));
     if (status > 0) throw new RangeError(`input '${MODEL.inputs[status - 1].name}' holds an index that is out of range; nothing was changed`);
-    if (status) throw new Error(status === -3 ? "the sequence has ended with flush(); reset() begins another" : status === -4 ? "the sequence is too long" : `status ${status}`);
+    if (status) throw new Error(status === -3 ? "the sequence has ended with flush(); reset() begins another" : status === -4 ? `a sequence of ${frames} frames; ${MODEL.name} was built for ${MODEL.most} at most` : `status ${status}`);
     const counts = new Uint32Array(memory, room + countsAt, MODEL.outputs.length);
     return this.#answer(places.slice(ports.length).map((each, index) => {
       const rows = MODEL.counted && each.port.per_frame ? counts[index] * each.port.size : each.port.size * (each.port.per_frame ? frames : 1);

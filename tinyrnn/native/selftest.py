@@ -25,8 +25,8 @@ class SelfTest:
 def around(face: Interface, test: SelfTest) -> tuple[str, dict[str, bytes]]:
     """LLVM text of NAME_selftest(stream), and its data.
 
-    All frames in one call of run, then, where rows are not counted, one by one with step; it returns 0, or 1 + the number
-    of the output that differs. The stream is reset before and after.
+    All frames in one call of run, then, where rows are not counted, one by one with step; it returns 0, 1 + the number of
+    the output that differs, or what run returned if not 0. The stream is reset before and after.
     """
     word, name = f"i{face.bits}", face.name
     lines, data = [], dict[str, bytes]()
@@ -63,7 +63,7 @@ def around(face: Interface, test: SelfTest) -> tuple[str, dict[str, bytes]]:
     given = [*(f"ptr @x{i}" for i in range(len(test.inputs))), *(f"ptr @made{i}" for i in range(len(test.outputs)))]
     given += ["ptr @counts"] * counted
     lines.append(f"  %ran = call i32 @{name}_run({', '.join(['ptr %stream', f'{word} {test.frames}', *given])})")
-    lines.append("  br label %run_0")
+    lines += ["  %good = icmp eq i32 %ran, 0\n  br i1 %good, label %run_0, label %refused\nrefused:\n  ret i32 %ran"]
     last = len(test.outputs) - 1
     for index, array in enumerate(test.outputs):
         after = f"run_{index + 1}" if index < last else "steps"

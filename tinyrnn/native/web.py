@@ -39,6 +39,7 @@ def module_file(face: Interface, library: str) -> str:
         "arena_bytes": max(face.arena_bytes, 1),
         "lead": face.lead if face.counted else 0,
         "counted": face.counted,
+        "most": 0 if face.streams else face.rows,
         "functions": [f"{face.name}_{f}" for f in (*face.functions, "selftest")],
     }
     head = f"""// {face.name}: a recurrent model as WebAssembly. MIT licence.
