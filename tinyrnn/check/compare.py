@@ -1,0 +1,291 @@
+"""One check: a model run frame by frame, in chunks and whole, beside what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.arrays import Array
+from tinyrnn.check.oracles import Failure, Session, constants_of, import_onnxruntime
+from tinyrnn.check.report import Report, Row
+from tinyrnn.check.samples import Sample, fixed_sizes, from_file, given_sample, random_sample, repeated
+from tinyrnn.check.tolerances import difference, distance, excess, within
+from tinyrnn.errors import ShapeError, TinyRNNError
+from tinyrnn.runtime import Model, Progress
+from tinyrnn.targets.reference import Reference
+
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""inputs by name → outputs by name, in the file's shapes"""
+
+REFERENCE = "float64 reference"
+REFERENCE_FRAMES = 64
+"""frames of the comparison with float64 where something faster gives the rest"""
+EXTRA_FRAMES = 16
+"""frames for which a step model runs from random states"""
+TENTHS = 10
+GROWTH = 4.0
+"""how many times larger the second half's largest error is than the first's where a run is said to drift"""
+
+
+@dataclass
+class _Outcome:
+    """What one way of running made: outputs [batch, frames, *frame] or [batch, *frame], final states [batch, elements]."""
+
+    outputs: dict[str, Array]
+    states: dict[str, Array]
+
+
+class Check:
+    """One check: the sample, the oracles, the ways of running, and the report they fill."""
+
+    def __init__(
+        self,
+        model: Model,
+        path: Path,
+        bind: Mapping[str, Any] | None,
+        data: Mapping[str, Any] | None,
+        frames: int,
+        seed: int,
+        chunks: tuple[int, ...],
+        level: str,
+        progress: Progress | None,
+    ) -> None:
+        self.model, self.level, self.chunks, self.progress = model, level, chunks, progress
+        self.streams = not model._layout.refuses_stream
+        time, batch = fixed_sizes(model)
+        given = given_sample(model, data) if data is not None else None
+        sample = given or random_sample(model, frames if time is None else time, batch or 1, seed)
+        self.report = Report(
+            model.name, model.kind, sample.frames, sample.batch, level, "given data" if given else f"random input, seed {seed}"
+        )
+        self.longer = None
+        if time is not None and (sample.frames > time or (given is None and frames > time)):
+            self.longer = given or random_sample(model, frames, 1, seed)
+            self._note(
+                f"the file fixes its time axis at {time}: {time} of {self.longer.frames} frames are compared"
+                + (", all of them for chunk invariance" if self.streams else "")
+            )
+        if time is not None and sample.frames < time:
+            raise ShapeError(f"{model.name}: the file fixes its time axis at {time} frames; data has {sample.frames}")
+        if batch is not None and sample.batch > batch:
+            raise ShapeError(f"{model.name}: the file fixes its batch axis at {batch}; data has {sample.batch} sequences")
+        sample = repeated(model, sample.first(model, time or sample.frames), batch or sample.batch)
+        self.report.frames, self.report.sequences = sample.frames, sample.batch
+        self.reasons: set[str] = set()
+        self.done, self.total = 0, sample.frames * (2 + (len(chunks) + 2 if self.streams else 0))
+        self.reference = Reference(model._source.graph, model._source.program.states)
+        self.oracles = self._oracles(path, bind)
+        self._main(sample)
+        if self.longer is not None and self.streams:
+            self._invariance(self._streamed(self.longer), f" ({self.longer.frames} frames)")
+        self._extra(sample if given else None, time, batch, seed)
+        self._precision(sample)
+        if self.progress:
+            self.progress(self.total, self.total)
+
+    def _note(self, text: str) -> None:
+        if text not in self.report.notes:
+            self.report.notes.append(text)
+
+    def _tick(self, frames: int) -> None:
+        self.done = min(self.done + frames, self.total - 1)
+        if self.progress:
+            self.progress(self.done, self.total)
+
+    def _oracles(self, path: Path, bind: Mapping[str, Any] | None) -> list[tuple[str, Run]]:
+        """What the model can be compared with, best first."""
+        if path.suffix.lower() != ".onnx":
+            self._note(f"{path.name} is no ONNX file, so onnxruntime cannot run it; the float64 reference takes its place")
+            return [(REFERENCE, self._referenced)]
+        runtime = import_onnxruntime(self.model.name)
+        names, constants, version = (
+            self.model._layout.file_outputs,
+            constants_of(path, bind),
+            f"onnxruntime {runtime.__version__}",
+        )
+        return [
+            (version, Session(runtime, path, names, constants, True)),
+            (f"{version} without optimisations", Session(runtime, path, names, constants, False)),
+            (REFERENCE, self._referenced),
+        ]
+
+    def _referenced(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        try:
+            return self.reference.run(feeds)
+        except TinyRNNError as error:
+            raise Failure(str(error)) from error
+
+    def _expected(self, sample: Sample) -> tuple[str, _Outcome | None]:
+        """The outcome of the first oracle that runs the sample, and its name."""
+        for name, run in self.oracles:
+            try:
+                return name, self._in_file_shapes(sample, run)
+            except (Failure, ShapeError) as failure:
+                if str(failure) not in self.reasons:
+                    self._note(f"{name} cannot run it (batch {sample.batch}, {sample.frames} frames): {failure}")
+                self.reasons.add(str(failure))
+        return "", None
+
+    def _own(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        result = self.model.run(feeds)
+        return dict(zip(self.model._layout.file_outputs, result if isinstance(result, tuple) else (result,), strict=True))
+
+    def _main(self, sample: Sample) -> None:
+        name, expected = self._expected(sample)
+        self.report.oracle = name
+        ways = self._streamed(sample) if self.streams else {}
+        ways["Model.run"] = self._in_file_shapes(sample, self._own)
+        if not self.streams:
+            self._note(f"compared whole only, it cannot stream: {self.model._layout.refuses_stream}")
+        self._invariance(ways)
+        if expected is not None:
+            for way, outcome in ways.items():
+                self._compare(way, outcome, expected, name)
+
+    def _extra(self, given: Sample | None, time: int | None, batch: int | None, seed: int) -> None:
+        """Several sequences where the file leaves their number open, and initial states that are not zero."""
+        layout = self.model._layout
+        if batch is not None and not layout.state_inputs:
+            return
+        count = max(2, self.report.sequences) if batch is None else batch
+        frames = self.report.frames if self.model.kind == "sequence" else min(EXTRA_FRAMES, self.report.frames)
+        sample = random_sample(self.model, time or frames, count, seed + 1, random_states=True)
+        if given is not None:
+            sample = Sample(
+                count, sample.frames, repeated(self.model, given.first(self.model, sample.frames), count).inputs, sample.states
+            )
+        what = [f"{count} sequences"] * (batch is None) + ["random states"] * bool(layout.state_inputs)
+        name, expected = self._expected(sample)
+        if expected is not None:
+            self._compare(f"Model.run, {', '.join(what)}", self._in_file_shapes(sample, self._own), expected, name)
+
+    def _in_file_shapes(self, sample: Sample, run: Run) -> _Outcome:
+        """A run in the file's shapes: the whole sequence at once, or frame by frame with the states fed back."""
+        layout = self.model._layout
+        pairs = list(zip(layout.state_inputs, layout.state_outputs, strict=True))
+        state: Mapping[str, Array] = sample.state_feeds(self.model)
+        if self.model.kind == "sequence":
+            made = run({**sample.feeds(self.model), **state})
+            self._tick(sample.frames)
+            outputs = {p.name: from_file(p, made[p.name], sample.batch, sample.frames) for p in layout.outputs}
+            return _Outcome(
+                outputs,
+                {a.name: from_file(b, made[b.name], sample.batch, sample.frames).reshape(sample.batch, -1) for a, b in pairs},
+            )
+        steps: dict[str, list[Array]] = {p.name: [] for p in layout.outputs}
+        for t in range(sample.frames):
+            made = run({**sample.feeds(self.model, t), **state})
+            self._tick(1)
+            for port in layout.outputs:
+                steps[port.name].append(from_file(port, made[port.name], sample.batch, 1))
+            state = {a.name: made[b.name] for a, b in pairs}
+        outputs = {p.name: np.stack(steps[p.name], 1) if p.per_frame else steps[p.name][-1] for p in layout.outputs}
+        ends = {a.name: from_file(b, np.asarray(state[a.name]), sample.batch, 1).reshape(sample.batch, -1) for a, b in pairs}
+        return _Outcome(outputs, ends)
+
+    def _streamed(self, sample: Sample) -> dict[str, _Outcome]:
+        """The stream's ways of running, each sequence on its own stream."""
+        ways = {"step": self._stream(sample, 0)}
+        if any(p.per_frame for p in self.model.inputs):
+            ways |= {f"run in {n}": self._stream(sample, n) for n in self.chunks if n < sample.frames}
+            ways["run"] = self._stream(sample, sample.frames)
+        return ways
+
+    def _stream(self, sample: Sample, chunk: int) -> _Outcome:
+        ports = self.model.outputs
+        outputs: dict[str, list[Array]] = {p.name: [] for p in ports}
+        states: dict[str, list[Array]] = {p.name: [] for p in self.model.states}
+        for entry in range(sample.batch):
+            stream = self.model.stream()
+            for name, value in sample.states.items():
+                stream.states[name][...] = value[entry].reshape(stream.states[name].shape)
+            pieces: list[Sequence[Array | None]] = []
+            late = self.model.has_tail
+            for start in range(0, sample.frames, chunk or 1):
+                where: Any = slice(start, start + chunk) if chunk else start
+                arrays = [
+                    sample.inputs[p.name][entry][where] if p.per_frame else sample.inputs[p.name][entry]
+                    for p in self.model.inputs
+                ]
+                made = stream.run(*arrays) if chunk else stream.step(*arrays)
+                pieces.append(made if isinstance(made, tuple) else (made,))
+                self._tick(min(chunk or 1, sample.frames - start) if entry == 0 else 0)
+            if late:
+                tail = stream.flush()
+                pieces.append(tail if isinstance(tail, tuple) else (tail,))
+            for index, port in enumerate(ports):
+                parts = [part for piece in pieces if (part := piece[index]) is not None]
+                if port.per_frame and late:  # a step gives one row without its axis, unless it can give several
+                    parts = [part.reshape(-1, *port.shape) for part in parts]
+                outputs[port.name].append(
+                    parts[-1] if not port.per_frame else np.concatenate(parts) if chunk or late else np.stack(parts)
+                )
+            for name, value in stream.states.items():
+                states[name].append(value.ravel().copy())
+        return _Outcome({n: np.stack(a) for n, a in outputs.items()}, {n: np.stack(a) for n, a in states.items()})
+
+    def _invariance(self, ways: Mapping[str, _Outcome], note: str = "") -> None:
+        first = next(iter(ways.values()))
+        if len(ways) == 1:
+            return
+        for way, outcome in ways.items():
+            pairs = [(n, a, first.outputs[n]) for n, a in outcome.outputs.items()]
+            pairs += [(n, a, first.states[n]) for n, a in outcome.states.items() if n in first.states]
+            self.report.invariance[way + note] = [n for n, a, b in pairs if not within("exact", a, b)]
+
+    def _compare(self, way: str, outcome: _Outcome, expected: _Outcome, against: str) -> None:
+        rows = [self._row(n, "output", way, against, outcome.outputs[n], e) for n, e in expected.outputs.items()]
+        rows += [self._row(n, "state", way, against, outcome.states[n], e) for n, e in expected.states.items()]
+        self.report.rows += rows
+
+    def _row(self, name: str, kind: str, way: str, against: str, actual: Array, expected: Array) -> Row:
+        over = excess(self.level, actual, expected)
+        drift: tuple[float, ...] = ()
+        ports = {p.name: p for p in self.model.outputs}
+        if kind == "output" and ports[name].per_frame:
+            _, _, apart = distance(actual, expected)
+            per_frame = apart.max(axis=tuple(a for a in range(apart.ndim) if a != 1), initial=0.0)
+            drift = tuple(float(part.max()) for part in np.array_split(per_frame, min(TENTHS, len(per_frame))))
+        half = len(drift) // 2
+        grows = len(drift) == TENTHS and max(drift[half:]) > GROWTH * max(drift[:half]) > 0.0
+        return Row(name, kind, way, against, difference(actual, expected), over, over <= 1.0, drift, grows)
+
+    def _precision(self, sample: Sample) -> None:
+        """Both sides against float64, and the final states that the file does not hand out."""
+        if fixed_sizes(self.model)[0] is None:
+            sample = sample.first(self.model, min(sample.frames, REFERENCE_FRAMES))
+        parts: dict[str, Array] = {}
+
+        def traced(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+            outputs, found = self.reference.trace(feeds)
+            parts.update(found)
+            return outputs
+
+        try:
+            expected = self._in_file_shapes(sample, traced)
+        except TinyRNNError as error:
+            self._note(f"the float64 reference cannot run it: {error}")
+            return
+        if self.streams and self.model.kind == "sequence":
+            ends = self._stream(sample, sample.frames).states
+            for name in [name for name in ends if name in parts]:
+                part = parts[name]
+                axis = part.shape.index(sample.batch) if sample.batch > 1 else None
+                wanted = part.reshape(1, -1) if axis is None else np.moveaxis(part, axis, 0).reshape(sample.batch, -1)
+                self.report.rows.append(self._row(name, "state", f"run of {sample.frames}", REFERENCE, ends[name], wanted))
+        sides: list[tuple[str, Run]] = [
+            ("tinyrnn", self._own),
+            *((n, r) for n, r in self.oracles if n == self.report.oracle != REFERENCE),
+        ]
+        for way, run in sides:
+            outcome = self._in_file_shapes(sample, run)
+            self.report.precision += [
+                self._row(n, "output", way, REFERENCE, outcome.outputs[n], e) for n, e in expected.outputs.items()
+            ]
+            self.report.precision += [
+                self._row(n, "state", way, REFERENCE, outcome.states[n], e) for n, e in expected.states.items()
+            ]

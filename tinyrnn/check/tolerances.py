@@ -1,0 +1,93 @@
+"""The table of tolerances, and how far two arrays are apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.arrays import Array
+from tinyrnn.check.report import Difference
+from tinyrnn.errors import ShapeError
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """|actual - expected| <= absolute + relative * |expected|."""
+
+    absolute: float
+    relative: float
+
+
+TOLERANCES: dict[str, dict[str, Tolerance]] = {
+    "exact": {},
+    "close": {"float16": Tolerance(1e-3, 1e-2), "float32": Tolerance(1e-5, 1e-4), "float64": Tolerance(1e-12, 1e-11)},
+    "approximate": {"float16": Tolerance(2e-2, 2e-2), "float32": Tolerance(2e-2, 2e-2), "float64": Tolerance(2e-2, 2e-2)},
+}
+"""level → dtype → tolerance; what has none must be equal bit for bit.
+
+`close`: two ways of computing the same in one precision. `approximate`: weights stored in fewer bits (FACTS:
+1.5e-2 for int8).
+"""
+
+
+def _coarser(actual: Array, expected: Array) -> np.dtype[Any]:
+    """The less precise of two floating types; the first type where one is none."""
+    floating = actual.dtype.kind == expected.dtype.kind == "f"
+    coarser: np.dtype[Any] = expected.dtype if floating and expected.dtype.itemsize < actual.dtype.itemsize else actual.dtype
+    return coarser
+
+
+def distance(actual: Array, expected: Array) -> tuple[Array, Array, Array]:
+    """Both in float64, and |actual - expected|: 0 where both are the same, infinite where one is no number."""
+    a, e = actual.astype(np.float64), expected.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(a - e)
+    same = (a == e) | (np.isnan(a) & np.isnan(e))
+    return a, e, np.where(same, 0.0, np.where(np.isfinite(apart), apart, np.inf))
+
+
+def excess(level: str, actual: Any, expected: Any) -> float:
+    """The largest difference in units of the tolerance: up to 1 passes. Infinite where shapes differ."""
+    if level not in TOLERANCES:
+        raise ValueError(f"no level of tolerance {level!r}; there are {', '.join(TOLERANCES)}")
+    x, y = np.asarray(actual), np.asarray(expected)
+    if x.shape != y.shape:
+        return float("inf")
+    tolerance = TOLERANCES[level].get(_coarser(x, y).name)
+    if tolerance is None:
+        return 0.0 if x.dtype == y.dtype and x.tobytes() == y.tobytes() else float("inf")
+    _, e, apart = distance(x, y)
+    allowed = tolerance.absolute + tolerance.relative * np.where(np.isfinite(e), np.abs(e), 0.0)
+    return float((apart / allowed).max(initial=0.0))
+
+
+def within(level: str, actual: Any, expected: Any) -> bool:
+    """Whether two arrays agree in shape and, to the level of tolerance of the less precise dtype, in value."""
+    return excess(level, actual, expected) <= 1.0
+
+
+def difference(actual: Any, expected: Any) -> Difference:
+    """The largest absolute, relative and ULP difference. Raises `ShapeError` where shapes differ."""
+    x, y = np.asarray(actual), np.asarray(expected)
+    if x.shape != y.shape:
+        raise ShapeError(f"arrays of shape {list(x.shape)} and {list(y.shape)} cannot be compared")
+    if x.size == 0:
+        return Difference(0.0, 0.0, 0.0, (), 0.0, 0.0)
+    a, e, apart = distance(x, y)
+    larger = np.maximum(np.abs(np.nan_to_num(a)), np.abs(np.nan_to_num(e)))
+    coarser = _coarser(x, y)
+    unit = np.spacing(larger.astype(coarser)).astype(np.float64) if coarser.kind == "f" else np.ones(e.shape)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = np.where(apart == 0, 0.0, apart / larger)
+        ulp = np.where(apart == 0, 0.0, apart / unit)
+    place = np.unravel_index(int(apart.argmax()), apart.shape)
+    return Difference(
+        float(apart.max()),
+        float(relative.max()),
+        float(ulp.max()),
+        tuple(int(i) for i in place),
+        float(a[place]),
+        float(e[place]),
+    )
