@@ -120,7 +120,7 @@ def build(
     rows = _rows(model, plan, chosen, rows)
     face = _interface(check_name(name or c_name(model.name)), model, plan, chosen, rows, weights == "file")
     tell("compiling")
-    test = _selftest(model, chosen, rows if plan.program.refuses_stream else SELFTEST_FRAMES)
+    test = _selftest(model, chosen, rows if _walks_whole(plan) else SELFTEST_FRAMES)
     units = _units(plan, face, chosen, test)
     made = compile_for(chosen.machine, units)
     for unit, (data, _) in zip(units, made, strict=True):
@@ -161,6 +161,11 @@ def _plan(path: str | PathLike[str], model: Model, target: Target, how: Mapping[
     return plan_for(path, target.machine, alignment, **how)
 
 
+def _walks_whole(plan: Plan) -> bool:
+    """Whether a call is a whole sequence over time. Of a model without time a frame is all that one call takes."""
+    return bool(plan.program.refuses_stream) and plan.program.kind != "static"
+
+
 def _rows(model: Model, plan: Plan, target: Target, rows: int | None) -> int:
     if rows is not None and rows < 1:
         raise TargetError(f"rows {rows}: a pass has at least one frame")
@@ -168,7 +173,7 @@ def _rows(model: Model, plan: Plan, target: Target, rows: int | None) -> int:
         if rows not in (None, 1):
             raise TargetError(f"{model.name}: a step model has one frame a pass, not {rows}")
         return 1
-    if plan.program.refuses_stream:
+    if _walks_whole(plan):
         if plan.program.waits:
             raise UnsupportedError(f"{model.name}: cannot stream ({plan.program.refuses_stream}), and its rows come late")
         if rows is None:
@@ -198,7 +203,7 @@ def _interface(name: str, model: Model, plan: Plan, target: Target, rows: int, f
         preferred=8 if target.small else 16 if target.system == "web" else ALIGNMENT,
         rows=rows,
         lead=plan.lead,
-        streams=not plan.program.refuses_stream,
+        streams=not _walks_whole(plan),
         counted=bool(plan.clocks),
         waits=bool(plan.program.waits),
         tail=tuple(_tail(port.clock, layout) for port in layout.outputs),
