@@ -106,8 +106,8 @@ def header(face: Interface, stack: int | None, made_by: str) -> str:
         lines += ["", "/* The rows that still wait for frames, as if the sequence ended here. */", prototype(face, "flush")]
     lines += [
         "",
-        f"/* In {n}_selftest.o: runs stored frames; 0, or the number of an output (from 1) whose bits differ from those stored.",
-        " * It resets the stream. */",
+        f"/* In {n}_selftest.o: runs stored frames; 0, the number of an output (from 1) whose bits differ from those stored, or",
+        " * a code below 0. It resets the stream. */",
         f"int {n}_selftest({n}_stream *stream);",
         "",
         "#ifdef __cplusplus\n}\n#endif\n#endif",
