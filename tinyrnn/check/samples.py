@@ -104,7 +104,7 @@ def from_file(port: Port, array: Array, batch: int, frames: int) -> Array:
     )
     if "batch" not in lead:
         moved = np.broadcast_to(moved, (batch, *moved.shape))
-    return moved.reshape(batch, *([frames] if "time" in lead else []), *port.shape)
+    return moved.reshape(batch, *([known["time"]] if "time" in lead else []), *port.shape)
 
 
 def fixed_sizes(model: Model) -> tuple[int | None, int | None]:
