@@ -24,12 +24,13 @@ MODELS: dict[str, tuple[Path, dict[str, Any]]] = {
     "dtln_1": (SHARED / "dtln_model_1.onnx", {}),
     "silero": (SHARED / "silero_vad_16k_op15.onnx", {"bind": {"sr": 16000, "sequence": 576}}),
     "lookahead": (ROOT / "tests" / "models" / "architectures" / "lookahead_open_dynamo.onnx", {}),
+    "strided": (ROOT / "tests" / "models" / "architectures" / "stridelstm_open_dynamo.onnx", {}),
     "two_inputs": (ROOT / "tests" / "models" / "architectures" / "conditioned_open_dynamo.onnx", {}),
 }
 EXACT = ["host", "x86-64-v3", "x86-64-v4", "aarch64", "rpi3", "rpi4", "rpi5", "jetson-orin", "armv7", "riscv64", "riscv64-v", "cortex-m4", "cortex-m7", "cortex-m33"]
 WITHOUT_FMA = ["x86-64-v2", "wasm32"]
 SOME = [("gru", t) for t in EXACT if t not in ("rpi3", "rpi4", "rpi5", "jetson-orin")] + [
-    ("char_lm", t) for t in ("host", "aarch64", "armv7", "cortex-m4")] + [("dtln_1", "cortex-m7"), ("silero", "cortex-m4"), ("lookahead", "cortex-m4"), ("two_inputs", "armv7")]
+    ("char_lm", t) for t in ("host", "aarch64", "armv7", "cortex-m4")] + [("dtln_1", "cortex-m7"), ("silero", "cortex-m4"), ("lookahead", "cortex-m4"), ("strided", "cortex-m4"), ("strided", "armv7"), ("two_inputs", "armv7")]
 ALL = bool(os.environ.get("TINYRNN_ALL"))
 FRAMES = 1000
 

@@ -33,6 +33,10 @@ OURS = [
     "lm_gru_states_softmax_dynT_legacy",
     "gru_l2_bi_sf_zero_dynT_b2_legacy",
     "lm_lstm_l2_states_dynT_dynamo",
+    "architectures/stridelstm_open_dynamo",
+    "architectures/convvalid_open_dynamo",
+    "architectures/lookahead_open_dynamo",
+    "architectures/upsampled_open_dynamo",
 ]
 REAL: dict[str, dict[str, Any]] = {
     "dtln_model_1": {},

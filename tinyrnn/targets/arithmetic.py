@@ -21,6 +21,8 @@ def rewritten(text: str, machine: Machine) -> str:
     split fma."""
     lacking = machine.lacks | ({"fma"} if machine.fma != "unit" else set())
     defined: list[str] = []
+    helpers: dict[str, str] = {}
+    """what the definitions call of LLVM: name → declaration"""
 
     def declared(match: re.Match[str]) -> str:
         word, suffix = match.groups()
@@ -28,6 +30,10 @@ def rewritten(text: str, machine: Machine) -> str:
             return match.group()
         kind = f"split_{word}" if word == "fma" and machine.fma == "split" else word
         defined.append(_DEFINITIONS[kind](suffix))
+        if word != "fma":
+            f, _, _ = _kinds(suffix)
+            helpers[f"@llvm.fabs.{suffix}"] = f"declare {f} @llvm.fabs.{suffix}({f})"
+            helpers[f"@llvm.copysign.{suffix}"] = f"declare {f} @llvm.copysign.{suffix}({f}, {f})"
         return ""
 
     text = _DECLARED.sub(declared, text)
@@ -35,11 +41,14 @@ def rewritten(text: str, machine: Machine) -> str:
         text = text.replace(f"@llvm.{word}.", f"@tinyrnn.{word}.")
     if "div" in lacking:
         text, count = _DIVISION.subn(r"= call i64 @tinyrnn.\1\2(i64 \3, i64 \4)", text)
-        defined += [_DIVISIONS] * bool(count)
+        if count:
+            defined.append(_DIVISIONS)
+            helpers["@llvm.abs.i64"] = "declare i64 @llvm.abs.i64(i64, i1)"
     if machine.thumb:
         text, count = re.subn(rf"^declare .*@{thumb.NAME}\(.*$", "", text, flags=re.M)
         defined += [thumb.definition()] * bool(count)
-    return "\n".join([text, *defined])
+    missing = [d for name, d in helpers.items() if not re.search(rf"^declare .*{re.escape(name)}\(", text, re.M)]
+    return "\n".join([text, *missing, *defined])
 
 
 def _kinds(suffix: str) -> tuple[str, Callable[[str, str], str], Callable[[str], str]]:
@@ -116,8 +125,6 @@ define internal {f} @tinyrnn.{name}.{suffix}({f} %x) nounwind {{
   %r = select {b} %small, {f} %signed, {f} %x
   ret {f} %r
 }}
-declare {f} @llvm.fabs.{suffix}({f})
-declare {f} @llvm.copysign.{suffix}({f}, {f})
 """
 
 
@@ -157,9 +164,18 @@ _DEFINITIONS: dict[str, Callable[[str], str]] = {
 }
 
 _DIVISIONS = """
-define internal i64 @tinyrnn.udiv(i64 %a, i64 %b) nounwind {
+define internal i64 @tinyrnn.udiv(i64 %a, i64 %b) nounwind noinline {
 start:
-  br label %loop
+  %either = or i64 %a, %b
+  %high = lshr i64 %either, 32
+  %short = icmp eq i64 %high, 0
+  br i1 %short, label %narrow, label %loop
+narrow:
+  %a32 = trunc i64 %a to i32
+  %b32 = trunc i64 %b to i32
+  %q32 = udiv i32 %a32, %b32
+  %q64 = zext i32 %q32 to i64
+  ret i64 %q64
 loop:
   %i = phi i64 [ 63, %start ], [ %next, %loop ]
   %rest = phi i64 [ 0, %start ], [ %left, %loop ]
@@ -204,5 +220,4 @@ define internal i64 @tinyrnn.srem(i64 %a, i64 %b) nounwind {
   %r = sub i64 %a, %p
   ret i64 %r
 }
-declare i64 @llvm.abs.i64(i64, i1)
 """

@@ -26,6 +26,8 @@ from tinyrnn.targets.machine import Machine
 
 LONGEST = 1800
 """seconds that a compilation may take"""
+UNROLLED = 60
+"""LLVM's measure of how large a loop without its jumps may be: at its own 300 code is up to a third larger, and no faster"""
 PRINTED, STACKS = "printed.txt", "stacks.json"
 
 
@@ -112,11 +114,14 @@ def _work(folder: Path) -> None:
     machine = Machine(**{**request["machine"], "lacks": frozenset(request["machine"]["lacks"])})
     if machine.bits != 64:
         sys.meta_path.insert(0, _WordSize(machine.bits))
+    import llvmlite.binding as llvm
+
     from tinyrnn import lanes_llvm, ops  # noqa: F401  # the operators' kernels
     from tinyrnn.targets.objects import Compiler
     from tinyrnn.targets.stack import deepest
 
     lanes_llvm.install(machine.lanes, machine.thumb)
+    llvm.set_option("tinyrnn", f"--unroll-threshold={UNROLLED}")
     compiler, stacks = Compiler(machine), []
     for number, described in enumerate(request["units"]):
         unit = Unit(**{**described, "data": {name: (folder / name).read_bytes() for name in described["data"]}})
