@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -77,6 +78,12 @@ def test_runtime_needs_numpy_alone() -> None:
         assert outside <= {"numpy", "tinyrnn"}
         ours = {n.split(".")[1] for n in _imports(path) if n.startswith("tinyrnn.")}
         assert ours <= {"errors", "clock", "arrays", "runtime"}
+
+
+def test_all_of_the_package_is_installed() -> None:
+    section = (ROOT / "pyproject.toml").read_text().split("[tool.setuptools]")[1].split("]")[0]
+    folders = {".".join(p.parent.relative_to(ROOT).parts) for p in PACKAGE.rglob("__init__.py")}
+    assert set(re.findall(r'"(tinyrnn[\w.]*)"', section)) == {*folders, "tinyrnn_export"}
 
 
 @pytest.mark.parametrize("library", OUTSIDE)
