@@ -232,7 +232,7 @@ class Recurrent(Op):
         for name in filter(None, (*given, *node.outputs, *self.starts_from(node))):
             if env.specs[name].dtype != np.float32:
                 raise Refused(f"{name!r} is {env.specs[name].dtype}; recurrent kernels take float32")
-        calls: list[Call] = []
+        calls = self._begin(node, env)
         for direction in range(self._directions(node)):
             calls += self._lower_direction(node, env, direction)
         for part, name in zip(self.parts, node.outputs[1:], strict=False):
@@ -263,14 +263,19 @@ class Recurrent(Op):
         name = node.outputs[1 + self.parts.index(part)] if len(node.outputs) > 1 + self.parts.index(part) else ""
         return Value(name) if name else Scratch(f"{part}_after", fixed=0, per_row=self._state_elements(node), of=node.inputs[0])
 
-    def _before(self, node: Node, env: Lowering, part: str, calls: list[Call]) -> tuple[Operand, int]:
+    def _begin(self, node: Node, env: Lowering) -> list[Call]:
+        """Calls that start the state of all directions, once, where its start is computed."""
+        return [
+            Call(begin_f32, (self._after(node, env, part), Value(initial), self._state_elements(node), Started()))
+            for part in self.parts
+            if self._persists(node, env, part) and (initial := self._initial(node, part)) and initial not in env.constants
+        ]
+
+    def _before(self, node: Node, env: Lowering, part: str) -> tuple[Operand, int]:
         """Where a part of the state is read, and its stride from frame to frame."""
         initial = self._initial(node, part)
         if self._persists(node, env, part):
-            after = self._after(node, env, part)
-            if initial and initial not in env.constants:
-                calls.append(Call(begin_f32, (after, Value(initial), self._state_elements(node), Started())))
-            return after, 0
+            return self._after(node, env, part), 0
         if not initial:
             return Weight(np.zeros(self._state_elements(node), np.float32)), 0
         return Value(initial), env.row_stride(initial)
@@ -328,7 +333,7 @@ class Recurrent(Op):
         frame = inside * D * H
         if not L:
             y_step, p_step = frame, N
-        h_before, h_frame = self._before(node, env, "h", calls)
+        h_before, h_frame = self._before(node, env, "h")
         lens = node.inputs[4] if len(node.inputs) > 4 else ""
         walk = Walk(
             N,
@@ -348,7 +353,7 @@ class Recurrent(Op):
         h_after = self._after(node, env, "h")
         c_before, c_after = h_before, h_after
         if "c" in self.parts:
-            c_before, c_frame = self._before(node, env, "c", calls)
+            c_before, c_frame = self._before(node, env, "c")
             c_after = self._after(node, env, "c")
             walk = replace(walk, c_before_frame=c_frame)
         where: Operand = Value(y, d * y_direction) if y else Scratch("y", per_row=frame, offset=d * y_direction, of=x)

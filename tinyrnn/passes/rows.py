@@ -19,6 +19,7 @@ from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.ir import Graph, Node, Size, Spec
 from tinyrnn.op import Axis, Frames, Refused, op_of
 from tinyrnn.passes.dead import remove_dead
+from tinyrnn.passes.late import needs_end
 
 Time = int | str | Mapping[str, int]
 """which axis is time: of all inputs, by the name of an open size, or {input: axis}"""
@@ -305,6 +306,8 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
         return Port(name, graph.specs[name].dtype, shape, own, frame, name in per_row, clocks.get(name, FRAMES))
 
     refusal = next((f"node {n.name!r} ({n.op}): {reason}" for n in framed.nodes if (reason := op_of(n).forbids_stream(n))), "")
+    if timed:
+        refusal = refusal or needs_end(framed, per_row)
     if batches:
         refusal = refusal or f"constant {next(iter(batches))!r} differs from one batch entry to the next"
     return Program(
