@@ -107,11 +107,6 @@ def names_of(pattern: re.Pattern[str]) -> list[str]:
     return [name for name in cases() if pattern.match(f"test_{name}")]
 
 
-def widened(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type in which tinyrnn computes what a file has in this one."""
-    return np.dtype(np.float32) if dtype == np.float16 or dtype.name == "bfloat16" else dtype
-
-
 def kind_of(reason: str) -> str:
     """A reason without names, numbers and types."""
     text = re.sub(r"/\S+: |^\S*model: ", "", reason.splitlines()[-1].strip())
@@ -190,7 +185,7 @@ def test_folded() -> None:
         for output, wanted in case.outputs.items():
             assert output in graph.constants, (name, output)
             found = graph.constants[output]
-            assert found.dtype == widened(wanted.dtype) and within("close", found, wanted), (name, found, wanted)
+            assert found.dtype == wanted.dtype and within("close", found, wanted), (name, found, wanted)
     print(f"{done} node tests folded; refused:", *[f"\n  {count:3d}  {reason}" for reason, count in refused.most_common()])
     assert done >= 500
 

@@ -15,6 +15,16 @@ from tinyrnn.errors import ShapeError
 Array = np.ndarray[Any, Any]
 
 
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Whether a type is a floating one; bfloat16, which NumPy lacks, is."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def is_narrow(dtype: np.dtype[Any]) -> bool:
+    """Whether a type is one of half precision."""
+    return dtype == np.float16 or dtype.name == "bfloat16"
+
+
 @dataclass(frozen=True)
 class Port:
     """An input, output or state as its user sees it."""
@@ -92,11 +102,12 @@ def as_dtype(model: str, port: Port, value: Any) -> Array:
         raise ShapeError(f"{model}: input {port.name!r} is no array ({error})") from None
     if array.dtype == port.dtype:
         return np.asarray(array, order="C")
-    floating = port.dtype.kind == "f" and array.dtype.kind in "fiub"
+    floating = is_floating(port.dtype) and (is_floating(array.dtype) or array.dtype.kind in "iub")
     whole = port.dtype.kind in "iu" and array.dtype.kind in "iub"
     if not floating and not whole and array.size:
         raise ShapeError(f"{model}: input {port.name!r} is {array.dtype}; it takes {port.dtype}")
-    converted = array.astype(port.dtype)
+    with np.errstate(over="ignore"):
+        converted = array.astype(port.dtype)
     if whole and not np.array_equal(converted, array):
         raise ShapeError(f"{model}: input {port.name!r} has values that {port.dtype} cannot hold")
     return np.asarray(converted, order="C")

@@ -10,11 +10,14 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tinyrnn import ops
 from tinyrnn.arrays import Port as UserPort
+from tinyrnn.arrays import is_narrow
 from tinyrnn.codegen import PORTS, Source, generate
 from tinyrnn.errors import LoadError, TinyRNNError, UnsupportedError
-from tinyrnn.ir import Graph
+from tinyrnn.ir import Graph, Spec
 from tinyrnn.op import op_of
 from tinyrnn.passes import Port, Program, Time, bound, prepare
 from tinyrnn.passes.bind import bind as fix
@@ -74,18 +77,31 @@ def _read_bound(
     states: Mapping[str, str] | None,
     outputs: Sequence[str] | None,
     layers: Sequence[Any] | None,
+    halves: bool = True,
 ) -> tuple[Graph, Mapping[str, str] | None]:
+    """The bound graph and its state pairs; inputs and outputs of half precision are float32 unless `halves`."""
     graph, stored_states = read(Path(path), layers)
+    if not halves:
+        graph.specs = {n: Spec(np.dtype(np.float32), s.shape) if is_narrow(s.dtype) else s for n, s in graph.specs.items()}
     graph = bound(graph, bind, outputs)
     if states is None and stored_states is not None and all(v in graph.outputs for v in stored_states.values()):
         states = {k: v for k, v in stored_states.items() if k in graph.inputs}
     return graph, states
 
 
-def plan_for(path: str | PathLike[str], machine: Machine, alignment: int, **how: Any) -> Plan:
-    """The plan of a model for another machine; `how` as for `load`. Raises `LoadError` and `UnsupportedError`."""
+def load_for_build(path: str | PathLike[str], **how: Any) -> Model:
+    """As `load`, with float32 for half precision, as `plan_for` has."""
     given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers")}
-    return _stages(*_read_bound(path, **given), how.get("time"), machine, alignment).plan
+    return compile_graph(*_read_bound(path, **given, halves=False), how.get("time"))
+
+
+def plan_for(path: str | PathLike[str], machine: Machine, alignment: int, **how: Any) -> Plan:
+    """The plan of a model for another machine, with float32 for half precision, which C and the web lack; `how` as for `load`.
+
+    Raises `LoadError` and `UnsupportedError`.
+    """
+    given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers")}
+    return _stages(*_read_bound(path, **given, halves=False), how.get("time"), machine, alignment).plan
 
 
 def read(path: Path, layers: Sequence[Any] | None = None) -> tuple[Graph, dict[str, str] | None]:

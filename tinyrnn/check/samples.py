@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Port, as_dtype, frame_input, shape_text
+from tinyrnn.arrays import Port, as_dtype, frame_input, is_floating, shape_text
 from tinyrnn.errors import ShapeError
 from tinyrnn.ir import Graph
 from tinyrnn.op import op_of
@@ -167,7 +167,7 @@ def random_sample(model: Model, frames: int, batch: int = 1, seed: int = 0, rand
     for port in model.inputs:
         shape = (batch, frames, *port.shape) if port.per_frame else (batch, *port.shape)
         array: Array
-        if port.dtype.kind == "f":
+        if is_floating(port.dtype):
             array = rng.standard_normal(shape)
         elif port.dtype.kind == "b":
             array = rng.random(shape) < 0.5

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array
+from tinyrnn.arrays import Array, is_floating
 from tinyrnn.check.report import Difference
 from tinyrnn.errors import ShapeError
 
@@ -22,8 +22,13 @@ class Tolerance:
 
 TOLERANCES: dict[str, dict[str, Tolerance]] = {
     "exact": {},
-    "close": {"float16": Tolerance(1e-3, 1e-2), "float32": Tolerance(1e-5, 1e-4), "float64": Tolerance(1e-12, 1e-11)},
-    "approximate": {"float16": Tolerance(2e-2, 2e-2), "float32": Tolerance(2e-2, 2e-2), "float64": Tolerance(2e-2, 2e-2)},
+    "close": {
+        "bfloat16": Tolerance(8e-3, 2e-2),
+        "float16": Tolerance(1e-3, 1e-2),
+        "float32": Tolerance(1e-5, 1e-4),
+        "float64": Tolerance(1e-12, 1e-11),
+    },
+    "approximate": {name: Tolerance(2e-2, 2e-2) for name in ("bfloat16", "float16", "float32", "float64")},
 }
 """level → dtype → tolerance; what has none must be equal bit for bit.
 
@@ -34,7 +39,7 @@ TOLERANCES: dict[str, dict[str, Tolerance]] = {
 
 def _coarser(actual: Array, expected: Array) -> np.dtype[Any]:
     """The less precise of two floating types; the first type where one is none."""
-    floating = actual.dtype.kind == expected.dtype.kind == "f"
+    floating = is_floating(actual.dtype) and is_floating(expected.dtype)
     coarser: np.dtype[Any] = expected.dtype if floating and expected.dtype.itemsize < actual.dtype.itemsize else actual.dtype
     return coarser
 
@@ -78,7 +83,7 @@ def difference(actual: Any, expected: Any) -> Difference:
     a, e, apart = distance(x, y)
     larger = np.maximum(np.abs(np.nan_to_num(a)), np.abs(np.nan_to_num(e)))
     coarser = _coarser(x, y)
-    unit = np.spacing(larger.astype(coarser)).astype(np.float64) if coarser.kind == "f" else np.ones(e.shape)
+    unit = np.spacing(larger.astype(coarser)).astype(np.float64) if is_floating(coarser) else np.ones(e.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
         relative = np.where(apart == 0, 0.0, apart / larger)
         ulp = np.where(apart == 0, 0.0, apart / unit)

@@ -56,6 +56,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.archive import LARGEST_TOTAL, Array, read_archive
 from tinyrnn.frontends.order import DEEPEST, model_name, ordered
@@ -206,7 +207,7 @@ class _Container:
         if len(pair) != 2:
             raise LoadError(f"{self.path}: {what} must be [dtype, shape], not {entry!r:.80}")
         dtype, shape = self.typed(pair[0], str, f"the dtype of {what}"), self.typed(pair[1], list, f"the shape of {what}")
-        if dtype not in DTYPES:
+        if dtype not in DTYPES and dtype != "bfloat16":
             raise LoadError(f"{self.path}: {what} has the unknown dtype {dtype!r}")
         sizes: list[Size] = []
         for size in shape:
@@ -218,7 +219,7 @@ class _Container:
             sizes.append(size)
         if math.prod(n for n in sizes if isinstance(n, int)) > LARGEST_VALUE:
             raise LoadError(f"{self.path}: {what} has the absurd shape {shape!r:.80}")
-        return Spec(np.dtype(dtype), tuple(sizes))
+        return Spec(np.dtype(dtype) if dtype in DTYPES else self.foreign(dtype), tuple(sizes))
 
     def array(self, key: Any, what: str) -> Array:
         name = self.typed(key, str, f"the array of {what}")
@@ -351,7 +352,7 @@ def write_npz(path: Path, graph: Graph, states: Mapping[str, str]) -> None:
         }
 
     for name, spec in graph.specs.items():
-        if spec.dtype.name not in DTYPES:
+        if spec.dtype.name not in DTYPES and not is_floating(spec.dtype):
             raise UnsupportedError(f"{graph.name}: {name!r} is {spec}; an .npz container holds numbers only")
     document = {
         "format": "graph",

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.order import DEEPEST, check_names, model_name, ordered
 from tinyrnn.ir import LARGEST_VALUE, Graph, Node, Size, Spec, refresh_captures
@@ -155,6 +156,7 @@ class _Reader:
         metadata = {str(entry.key): str(entry.value) for entry in model.metadata_props}
         metadata.setdefault("producer", f"{model.producer_name} {model.producer_version}".strip())
         outputs = [value.name for value in proto.output]
+        specs |= {v.name: spec for v in proto.output if v.name not in specs and (spec := self.narrow_output(v)) is not None}
         graph = Graph(model_name(self.path.stem), inputs, outputs, specs, self.constants, nodes, metadata)
         graph.nodes = ordered(self.path, graph)
         return graph
@@ -248,12 +250,20 @@ class _Reader:
         if prod(n for n in shape if isinstance(n, int)) > LARGEST_VALUE:
             raise LoadError(f"{self.path}: input {value.name!r} of shape {shape} is absurdly large")
         dtype = self.dtype(tensor.elem_type, f"input {value.name!r}")
-        if dtype.kind not in "biuf":
+        if dtype.kind not in "biu" and not is_floating(dtype):
             raise UnsupportedError(
                 f"{self.path}: input {value.name!r} is of the type "
                 f"{TensorProto.DataType.Name(tensor.elem_type)}; supported are real numbers and bool"
             )
         return Spec(dtype, tuple(shape))
+
+    def narrow_output(self, value: onnx.ValueInfoProto) -> Spec | None:
+        """An output of half precision, which is kept at the end alone; its shape as far as the file says it."""
+        tensor = value.type.tensor_type
+        if tensor.elem_type not in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+            return None
+        shape = (d.dim_param or (d.dim_value if d.dim_value > 0 else "?") for d in tensor.shape.dim)
+        return Spec(self.dtype(tensor.elem_type, f"output {value.name!r}"), tuple(shape))
 
     def dtype(self, code: int, what: str) -> np.dtype[Any]:
         try:

@@ -18,7 +18,7 @@ import tinyrnn
 from tinyrnn.arrays import Array
 from tinyrnn.check.samples import random_sample
 from tinyrnn.codegen import generate
-from tinyrnn.compiler import layout_of, load, plan_for
+from tinyrnn.compiler import layout_of, load_for_build, plan_for
 from tinyrnn.errors import TargetError, UnsupportedError
 from tinyrnn.native import interface, selftest
 from tinyrnn.native.archive import archive
@@ -115,7 +115,7 @@ def build(
     place = Path(folder)
     prepare(place)
     tell("loading")
-    model = load(path, **how)
+    model = load_for_build(path, **how)
     plan = _plan(path, model, chosen, how)
     rows = _rows(model, plan, chosen, rows)
     face = _interface(check_name(name or c_name(model.name)), model, plan, chosen, rows, weights == "file")

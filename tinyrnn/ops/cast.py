@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.arrays import is_floating, is_narrow
 from tinyrnn.ir import Node, Spec
 from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, register
+from tinyrnn.ops.halves import HALVES
 from tinyrnn.ops.scalars import conversion, pointer
 from tinyrnn.ops.walk import pass_through
 
@@ -31,6 +33,34 @@ ONNX_DTYPES = {
 """TensorProto.DataType → NumPy"""
 
 
+BFLOAT16 = 16
+"""TensorProto.DataType of bfloat16, a type of the package ml_dtypes"""
+
+
+def dtype_of(code: Any) -> DType:
+    """The type of a TensorProto.DataType. Raises `Refused`."""
+    if code == BFLOAT16:
+        return bfloat16()
+    if code not in ONNX_DTYPES:
+        raise Refused(f"to={code} is not a type tinyrnn knows")
+    return np.dtype(ONNX_DTYPES[code])
+
+
+def bfloat16() -> DType:
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise Refused("bfloat16 is a type that NumPy lacks; install ml_dtypes") from None
+    found: DType = np.dtype(ml_dtypes.bfloat16)
+    return found
+
+
+def cast_to(dtype: DType, source: str, output: str) -> Node:
+    """A node that makes `output` of `source`."""
+    code = BFLOAT16 if dtype.name == "bfloat16" else next(k for k, v in ONNX_DTYPES.items() if v == dtype)
+    return Node("Cast", output, (source,), (output,), {"to": code}, version=19)
+
+
 def _through(dtype: DType) -> DType:
     """The type whose range bounds a floating number on its way to an integer type, as in onnxruntime on most inputs."""
     return np.dtype(np.int32 if dtype.itemsize < 4 else np.int64 if dtype == np.uint32 else dtype)
@@ -39,7 +69,7 @@ def _through(dtype: DType) -> DType:
 def converted(x: Array, dtype: DType) -> Array:
     """An array as another type, by the rules of `Cast`."""
     with np.errstate(over="ignore", invalid="ignore"):
-        if x.dtype.kind != "f" or dtype.kind not in "iu":
+        if not is_floating(x.dtype) or dtype.kind not in "iu":
             return x.astype(dtype)
         whole = np.trunc(np.where(np.isnan(x), 0.0, x.astype(np.float64)))
         if dtype == np.uint64:
@@ -84,10 +114,7 @@ class Cast(Op):
 
     def to(self, node: Node, specs: Sequence[Spec | None]) -> DType:
         """The type of the output."""
-        to = self.attribute(node, "to")
-        if to not in ONNX_DTYPES:
-            raise Refused(f"to={to} is not a type tinyrnn knows")
-        return np.dtype(ONNX_DTYPES[to])
+        return dtype_of(self.attribute(node, "to"))
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
         assert specs[0] is not None
@@ -115,11 +142,16 @@ class Cast(Op):
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         source, output = node.inputs[0], node.outputs[0]
         before, after = env.specs[source].dtype, env.specs[output].dtype
+        operands = (Value(output), Value(source), Rows(times=env.specs[output].elements))
+        if is_narrow(before) or is_narrow(after):
+            kernel = HALVES.get((before.name, after.name))
+            if kernel is None:
+                raise Refused(f"{before} to {after}; half precision is converted from and to float32")
+            return [Call(kernel, operands, f"{output} = {source} as {after}")]
         text = (
             f"def KERNEL(y, x, n):\n    y, x = {pointer(output, after)}(y), {pointer(source, before)}(x)\n"
             f"    for i in range(n):\n        put(y, i, {cast_text('get(x, i)', before, after)})\n"
         )
-        operands = (Value(output), Value(source), Rows(times=env.specs[output].elements))
         return [Call(text, operands, f"{output} = {source} as {after}")]
 
 

@@ -282,6 +282,8 @@ def define(
                 if dtype.kind in kinds:
                     return filled(text, operands, {key: repr(self.attribute(node, key)) for key in self.attributes})
             kinds = "".join(scalars or ()) + ("f" if words is not None and "f" not in "".join(scalars or ()) else "")
+            if dtype == np.float64 and words is not None:
+                raise Refused(f"{name} of float64; it is computed in float32: export the model in float32")
             raise Refused(f"{name} of {dtype}; supported are types of the kinds {', '.join(KINDS[k] for k in kinds)}")
 
     Defined.name = name

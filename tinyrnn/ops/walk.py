@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.arrays import is_floating
 from tinyrnn.ir import Node, Spec
 from tinyrnn.lanes import f32, get, i16, i32, kernel, lanes, load, load_part, put, store, store_part, u8
 from tinyrnn.op import Array, Axis, Call, Frames, Lowering, Operand, Refused, Rows, Scratch, Value, Weight, literal
@@ -176,7 +177,7 @@ def end_of(env: Lowering, name: str, offset: int = 0) -> End:
 
 def moved(name: str, spec: Spec) -> Walker:
     """How the elements of a value are moved. Raises `Refused`."""
-    if spec.dtype.kind not in "biuf" or spec.dtype.itemsize not in WALKERS:
+    if (spec.dtype.kind not in "biu" and not is_floating(spec.dtype)) or spec.dtype.itemsize not in WALKERS:
         raise Refused(f"{name!r} is {spec.dtype}; supported are bool, integers and floating numbers of up to eight bytes")
     return WALKERS[spec.dtype.itemsize]
 

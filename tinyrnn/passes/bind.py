@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError
 from tinyrnn.ir import LARGEST_VALUE, Graph, Spec, spec_of
 
@@ -53,7 +54,7 @@ def _fit(graph: Graph, name: str, value: Any, fixed: dict[str, int]) -> np.ndarr
     spec: Spec = graph.specs[name]
     try:
         given = np.asarray(value)
-        if given.dtype.kind not in "biuf":
+        if given.dtype.kind not in "biu" and not is_floating(given.dtype):
             raise TypeError
         with np.errstate(all="ignore"):
             array = given.astype(spec.dtype)

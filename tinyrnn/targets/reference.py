@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.arrays import is_floating
 from tinyrnn.errors import ShapeError, UnsupportedError
 from tinyrnn.ir import Graph, Node, spec_of
 from tinyrnn.op import Array, Op, Refused, op_of
@@ -88,7 +89,7 @@ class Reference:
             if not fits:
                 known = f" with {', '.join(f'{k} = {n}' for k, n in sizes.items())}" if sizes else ""
                 raise ShapeError(f"{graph.name}: input {name!r} has shape {list(array.shape)}; the file says {spec}{known}")
-            found[name] = _wide(array) if spec.dtype.kind == "f" else array.astype(spec.dtype)
+            found[name] = _wide(array) if is_floating(spec.dtype) else array.astype(spec.dtype)
         return found
 
     def _evaluate(self, node: Node, values: MutableMapping[str, Array], parts: dict[str, Array]) -> None:
@@ -122,7 +123,7 @@ class Reference:
             op.moves
             and source is not None
             and source.dtype == np.float64
-            and results[0].dtype.kind == "f"
+            and is_floating(results[0].dtype)
             and results[0].dtype != np.float64
         ):
             return (source,)  # a Cast between floating types rounds, and nothing is rounded here
@@ -132,7 +133,7 @@ class Reference:
 def _wide(array: Any) -> Array:
     """The array, in float64 if it is of a floating type."""
     given = np.asarray(array)
-    return given.astype(np.float64) if given.dtype.kind == "f" else given
+    return given.astype(np.float64) if is_floating(given.dtype) else given
 
 
 def _zeros(graph: Graph, name: str) -> Array:
