@@ -243,7 +243,7 @@ HEAD = weights({"head.weight": (2, 5), "head.bias": (2,)})
         ({k: v for k, v in GRU.items() if "bias_hh" not in k}, [("GRU", "rnn")], ["'rnn.bias_hh_l0' is missing"]),
         ({k.replace("l0", "l1"): v for k, v in GRU.items()}, [("GRU", "rnn")], ["'rnn.weight_ih_l0' is missing"]),
         ({k + "_reverse": v for k, v in GRU.items()}, [("GRU", "rnn")], ["'rnn.weight_hh_l0' is missing"]),
-        ({**GRU, "rnn.weight_hr_l0": wave((2, 5), 0)}, [("GRU", "rnn")], ["proj_size", "not supported"]),
+        ({**GRU, "rnn.weight_hr_l0": wave((2, 5), 0)}, [("GRU", "rnn")], ["no layer uses", "rnn.weight_hr_l0"]),
         ({**GRU, "rnn.weight_hh_l0": np.zeros((15, 5), np.int64)}, [("GRU", "rnn")], ["int64", "float32"]),
         (GRU, [("Gru", "rnn")], ["unknown type 'Gru'", "did you mean 'GRU'?", "Supported are Embedding"]),
         (GRU, [("GRU", "rnn", {"batch_first": True})], ["unknown option 'batch_first'", "supported are select"]),
@@ -303,3 +303,32 @@ def test_layers_may_replace_a_description(tmp_path: Path) -> None:
 def test_layers_belong_to_npz_files() -> None:
     with pytest.raises(tinyrnn.LoadError, match=r"layers= describes plain weights in an \.npz file"):
         tinyrnn.load(MODELS / "lstm_l1_uni_sf_zero_dynT_b1_legacy.onnx", layers=["LSTM"])
+
+
+# ---------------------------------------------------------------- projections
+
+
+@pytest.mark.parametrize("layers, both, bias", [(1, False, True), (2, False, True), (2, True, True), (1, True, False)])
+def test_projected_lstm_agrees_with_pytorch(layers: int, both: bool, bias: bool, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.manual_seed(layers + 2 * both)
+    module = torch.nn.LSTM(5, 9, layers, bias=bias, batch_first=True, bidirectional=both, proj_size=4)
+    np.savez(tmp_path / "m.npz", **{k: v.numpy() for k, v in module.state_dict().items()})
+    with pytest.raises(tinyrnn.LoadError, match='layers=.*"LSTM"'):
+        tinyrnn.load(tmp_path / "m.npz")
+    model = tinyrnn.load(tmp_path / "m.npz", layers=["LSTM"])
+    for frames in (7, 300):
+        x = np.random.default_rng(frames).standard_normal((2, frames, 5)).astype(np.float32)
+        with torch.no_grad():
+            expected = module(torch.from_numpy(x))[0].numpy()
+        assert within("close", model.run(x), expected)
+    if not both:
+        stream = model.stream()
+        assert np.array_equal(np.stack([stream.step(frame) for frame in x[1]]), model.run(x)[1])
+
+
+def test_projection_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    arrays = weights({**recurrent("", 4, 3, 4), "weight_hr_l0": (2, 5)})
+    savez(tmp_path / "m.npz", **arrays)
+    with pytest.raises(tinyrnn.LoadError, match=r"weight_hh_l0"):
+        tinyrnn.load(tmp_path / "m.npz", layers=["LSTM"])

@@ -240,9 +240,13 @@ class _Builder:
         suffixes = [("", False)] if cell else self.suffixes(layer)
         stem = layer.prefix or layer.type
         for index, (suffix, both) in enumerate(suffixes):
-            directions = [self.direction(layer, kind, suffix + end) for end in ("", "_reverse")[: 1 + both]]
+            ends = [suffix + end for end in ("", "_reverse")[: 1 + both]]
+            projections = [p for end in ends if (p := self.projection(layer, kind, end)) is not None]
+            directions = [self.direction(layer, kind, end) for end in ends]
             if len({(r.shape, b is None) for _, r, b in directions}) > 1:
                 raise self.fail(layer, "its two directions differ in size, or only one has a bias")
+            if len({p.shape for p in projections}) > 1 or len(projections) not in (0, len(directions)):
+                raise self.fail(layer, "its two directions differ in their projections (weight_hr)")
             W, R = np.stack([w for w, _, _ in directions]), np.stack([r for _, r, _ in directions])
             name = f"{stem}.l{index}" if len(suffixes) > 1 else stem
             inputs = [self.current, self.constant(f"{name}.W", W), self.constant(f"{name}.R", R)]
@@ -258,6 +262,10 @@ class _Builder:
             self.width = len(directions) * hidden
             shape = self.constant(f"{name}.shape", np.array([0, 0, self.width], np.int64))
             self.current = self.node("Reshape", f"{name}.joined", [self.current, shape])
+            if projections:
+                matrix = self.constant(f"{name}.P", _diagonal([p.T for p in projections]))
+                self.current = self.node("MatMul", f"{name}.projected", [self.current, matrix])
+                self.width = self.constants[matrix].shape[1]
         if select:
             last = self.constant(f"{stem}.index", np.array(-1, np.int64))
             self.current = self.node("Gather", f"{stem}.last", [self.current, last], {"axis": 1})
@@ -270,8 +278,6 @@ class _Builder:
         for key in self.arrays:
             match = RECURRENT_KEY.fullmatch(key.removeprefix(start)) if key.startswith(start) else None
             if match and match[2]:
-                if match[1] == "weight_hr":
-                    raise self.fail(layer, f"{key!r} is a projection (proj_size), which is not supported")
                 layers[int(match[3])] = layers.get(int(match[3]), False) or bool(match[4])
         if not layers:
             self.take(layer, "weight_ih_l0", (None, None))
@@ -280,11 +286,21 @@ class _Builder:
                 self.take(layer, f"weight_ih_l{index}", (None, None))
         return [(f"_l{index}", layers[index]) for index in sorted(layers)]
 
+    def projection(self, layer: Layer, kind: str, suffix: str) -> Array | None:
+        """The matrix [P, H] of an LSTM with proj_size=P: h = W_hr (o * tanh(c)), [P]."""
+        return self.take(layer, f"weight_hr{suffix}", (None, None), needed=False) if kind == "LSTM" else None
+
     def direction(self, layer: Layer, kind: str, suffix: str) -> tuple[Array, Array, Array | None]:
-        """W, R and B of one direction, the gates in ONNX's order."""
+        """W, R and B of one direction, the gates in ONNX's order.
+
+        Of a projected LSTM R h = (R W_hr) (o * tanh(c)): it is an LSTM of H units whose outputs are projected afterwards.
+        """
         G = GATES[kind]
-        R = self.take(layer, f"weight_hh{suffix}", (None, None))
+        P = self.projection(layer, kind, suffix)
+        R = self.take(layer, f"weight_hh{suffix}", (None, None if P is None else len(P)))
         assert R is not None
+        if P is not None:
+            R = (R.astype(np.float64) @ P.astype(np.float64)).astype(np.float32)
         H = R.shape[1]
         if len(R) != G * H:
             others = [k for k, g in GATES.items() if len(R) == g * H]
@@ -318,6 +334,15 @@ class _Builder:
         shape: tuple[Size, ...] = ("batch", "time") if self.tokens or features is None else ("batch", "time", features)
         spec = Spec(np.dtype(np.int64 if self.tokens else np.float32), shape)
         return Graph(model_name(self.path.stem), ["x"], ["y"], {"x": spec}, self.constants, self.nodes, dict(metadata))
+
+
+def _diagonal(blocks: Sequence[Array]) -> Array:
+    """One matrix with these along its diagonal."""
+    rows, columns = (np.cumsum([0, *(b.shape[axis] for b in blocks)]) for axis in (0, 1))
+    made = np.zeros((rows[-1], columns[-1]), np.float32)
+    for block, row, column in zip(blocks, rows, columns, strict=False):
+        made[row : row + len(block), column : column + block.shape[1]] = block
+    return made
 
 
 def _meant(close: Sequence[str]) -> str:
@@ -359,7 +384,8 @@ def _guess(prefix: str, group: Mapping[str, Array]) -> str | None:
     matches = {name: RECURRENT_KEY.fullmatch(name) for name in group}
     recurrent = next((group[n] for n, m in matches.items() if m and m[1] == "weight_hh" and group[n].ndim == 2), None)
     if recurrent is not None and all(matches.values()):
-        kind = next((k for k, g in GATES.items() if len(recurrent) == g * recurrent.shape[1]), None)
+        projected = any(m and m[1] == "weight_hr" for m in matches.values())
+        kind = "LSTM" if projected else next((k for k, g in GATES.items() if len(recurrent) == g * recurrent.shape[1]), None)
         single = all(m and not m[2] for m in matches.values())
         return kind and (f"{kind}Cell" if single else kind)
     weight = group.get("weight")
