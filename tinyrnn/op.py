@@ -460,6 +460,15 @@ def rewrite(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
     return function
 
 
+BEFORE_SHAPES: list[Callable[[Graph], None]] = []
+"""Rewritings of file graphs whose shapes are not known yet, for forms that have no shape."""
+
+
+def before_shapes(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
+    BEFORE_SHAPES.append(function)
+    return function
+
+
 def op_of(node: Node) -> Op:
     """The operator of a node. Raises `UnsupportedError` where there is none."""
     domain = "" if node.domain == "ai.onnx" else node.domain

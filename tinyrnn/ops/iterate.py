@@ -223,7 +223,7 @@ class Iterate(Holder):
         for initial, start, _, output in pairs:
             spec = env.specs[start]
             fetch = copies(env, [(start, initial)])
-            if not env.carries(initial):
+            if not output or not env.carries(initial):
                 first = env.constants.get(initial)
                 kept = State(f"{node.name}.{start}", np.zeros(spec.sizes, spec.dtype) if first is None else first)
                 keep = [_with(call, Value(initial), kept) for call in fetch]

@@ -225,9 +225,25 @@ class Scan(Holder):
         return (*carried, *stacked)
 
 
+def _moved_out(node: Node) -> list[Node]:
+    """Take out of a loop's body what only moves elements of values from outside: it is the same in every turn."""
+    body = node.attributes["body"]
+    inside, out, rest = {*body.inputs}, list[Node](), list[Node]()
+    for each in body.nodes:
+        fixed = op_of(each).moves and any(each.inputs) and not inside & {*each.inputs}
+        (out if fixed else rest).append(each)
+        inside |= set() if fixed else {*each.outputs}
+    body.nodes = rest
+    refresh_captures(node, op_of(node).arguments(node))
+    return out
+
+
 @rewrite
 def loops_iterate(graph: Graph) -> None:
     """Loops and Scans become `Iterate`."""
+    loops = [node for node in graph.nodes if node.domain in ("", "ai.onnx") and node.op in (Loop.name, Scan.name)]
+    moved = {id(node): _moved_out(node) for node in loops}
+    graph.nodes = [each for node in graph.nodes for each in (*moved.get(id(node), ()), node)]
     for index, node in enumerate(graph.nodes):
         if node.domain not in ("", "ai.onnx"):
             continue

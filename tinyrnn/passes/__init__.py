@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node, Size, free_names, refresh_captures
-from tinyrnn.op import REWRITES, Refused, op_of
+from tinyrnn.op import BEFORE_SHAPES, REWRITES, Refused, op_of
 from tinyrnn.passes.bind import bind
 from tinyrnn.passes.dead import refuse_unsupported, remove_dead
 from tinyrnn.passes.fold import choices, choose_probes, fold
@@ -26,6 +26,8 @@ def bound(source: Graph, values: Mapping[str, Any] | None, outputs: Sequence[str
     """A copy of the graph with inputs bound and other outputs dropped, all of it supported."""
     graph = source.copy()
     _tell_apart(graph)
+    for rewriting in BEFORE_SHAPES:
+        rewriting(graph)
     widen(graph)
     bind(graph, values or {}, outputs)
     remove_dead(graph)
