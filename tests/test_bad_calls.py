@@ -111,7 +111,7 @@ def test_states() -> None:
 
 def test_an_ambiguous_pairing_lists_the_candidates(tmp_path: Path) -> None:
     path = step_model(
-        tmp_path / "m.onnx", {"x": [1, 3], "p": [1, 2], "q": [1, 2]}, {"y": ("x", "x"), "u": ("p", "q"), "v": ("q", "q")}
+        tmp_path / "m.onnx", {"x": [1, 3], "p": [1, 2], "q": [1, 2]}, {"y": ("x", "x"), "u": ("p", "q"), "v": ("q", "p")}
     )
     text = raises(LoadError, tinyrnn.load, path)
     assert "'p' float32[1, 2] could continue as 'u' or 'v'" in text and "'q' float32[1, 2] could continue as 'u' or 'v'" in text

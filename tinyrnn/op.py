@@ -193,6 +193,8 @@ class Op:
     """only moves elements"""
     elementwise: ClassVar[bool] = False
     """computes every element on its own, so that a chain of such can run as one loop"""
+    in_place: ClassVar[bool] = False
+    """an element of the output is the one at its place in the first input, scaled and shifted by others"""
     known_only: ClassVar[bool] = False
     """runs only where its inputs are known at load"""
     of_shape: ClassVar[bool] = False

@@ -62,6 +62,7 @@ class Check:
         self.report = Report(
             model.name, model.kind, sample.frames, sample.batch, level, "given data" if given else f"random input, seed {seed}"
         )
+        self.report.doubts = list(model._source.program.doubts)
         self.longer = None
         if time is not None and (sample.frames > time or (given is None and frames > time)):
             self.longer = given or random_sample(model, frames, 1, seed)

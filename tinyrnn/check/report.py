@@ -42,7 +42,7 @@ class Row:
 
 @dataclass
 class Report:
-    """What `check` found. `passed` where every row, and chunk invariance, passed."""
+    """What `check` found. `passed` where every row, and chunk invariance, passed and nothing is in doubt."""
 
     model: str
     kind: str
@@ -57,10 +57,12 @@ class Report:
     precision: list[Row] = field(default_factory=list)
     """against the float64 reference over the first frames: for information"""
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    """why what was compared is not what the model is for: a state that nothing feeds back"""
 
     @property
     def passed(self) -> bool:
-        return bool(self.rows) and all(row.passed for row in self.rows) and not any(self.invariance.values())
+        return bool(self.rows) and not self.doubts and all(row.passed for row in self.rows) and not any(self.invariance.values())
 
     def as_dict(self) -> dict[str, Any]:
         """The report in types that JSON has; numbers that are not finite become text."""
@@ -100,6 +102,7 @@ class Report:
         lines += [f"  FAILED chunk invariance: {way} has other bits in {', '.join(names)}" for way, names in differing.items()]
         if self.invariance and not differing:
             lines.append(f"chunk invariance: the same bits in {', '.join(self.invariance)}")
+        lines += [f"  FAILED {doubt}" for doubt in self.doubts]
         if self.precision:
             lines.append("against the float64 reference, for information:")
             lines += _columns([(row.kind, row.name, *_figures(row), row.way) for row in self.precision])

@@ -77,6 +77,13 @@ def _time(text: str | None) -> int | str | dict[str, int] | None:
         raise click.UsageError(f"--time {text}: takes an axis, the name of an open size, or INPUT=AXIS,…") from None
 
 
+def _states(given: tuple[str, ...]) -> dict[str, str] | None:
+    """IN=OUT,… or none."""
+    if given == ("none",):
+        return {}
+    return _pairs(tuple(pair for text in given for pair in text.split(",")), "--states", "IN=OUT,…, or none") or None
+
+
 def model_options(command: Command) -> Command:
     """The options of every command that loads a model; the command gets them as `how`, the arguments of `tinyrnn.load`."""
 
@@ -90,8 +97,8 @@ def model_options(command: Command) -> Command:
     @click.option(
         "--states",
         multiple=True,
-        metavar="IN=OUT",
-        help="A state: the input, and the output that is its next value. Repeatable; 'none' for no states. "
+        metavar="IN=OUT,…",
+        help="States: the input, and the output that is its next value. Repeatable; 'none' for no states. "
         "Found by themselves where only one pairing is possible.",
     )
     @click.option("--outputs", metavar="NAME,…", help="Keep these outputs only; what they do not need is dropped.")
@@ -118,7 +125,7 @@ def model_options(command: Command) -> Command:
     ) -> Any:
         how = {
             "bind": {n: _value(n, v) for n, v in _pairs(bind, "--bind", "NAME=VALUE").items()} or None,
-            "states": {} if states == ("none",) else _pairs(states, "--states", "IN=OUT, or none") or None,
+            "states": _states(states),
             "outputs": [n.strip() for n in outputs.split(",") if n.strip()] if outputs is not None else None,
             "time": _time(time),
             "layers": _layers(layers),

@@ -17,6 +17,7 @@ class BatchNormalization(Op):
     """ONNX BatchNormalization of a trained model: (X - mean) / sqrt(var + epsilon) · scale + B for each channel."""
 
     name = "BatchNormalization"
+    in_place = True
     inputs = ("X", "scale", "B", "input_mean", "input_var")
     outputs = ("Y", "running_mean?", "running_var?", "saved_mean?", "saved_var?")
     parameters: ClassVar[dict[str, int]] = {"scale": 1, "B": 2, "input_mean": 3, "input_var": 4}

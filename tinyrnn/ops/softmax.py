@@ -256,6 +256,7 @@ class Over(Op):
 
     inputs: ClassVar[tuple[str, ...]] = ("input",)
     outputs: ClassVar[tuple[str, ...]] = ("output",)
+    in_place = True
 
     def over(self, node: Node, rank: int) -> list[int]:
         """The axes that are normalised together."""

@@ -15,7 +15,7 @@ from tinyrnn.passes.dead import refuse_unsupported, remove_dead
 from tinyrnn.passes.fold import choices, choose_probes, fold
 from tinyrnn.passes.fuse import fuse
 from tinyrnn.passes.rows import Port, Program, Time, assign_roles, find_axes, seeds, to_frames
-from tinyrnn.passes.states import find_states
+from tinyrnn.passes.states import find_states, left_out
 from tinyrnn.passes.tables import multiply_tables
 from tinyrnn.passes.widen import widen
 
@@ -179,7 +179,8 @@ def _try(
                     f"fix it: bind={{{size!r}: 16}}"
                 )
     stepwise = not any("time" in role for role in roles.values())
-    pairs = find_states(folded, states, stepwise)
+    timed = {name for (name, _), role in roles.items() if "time" in role}
+    pairs = find_states(folded, states, stepwise, timed)
     walked = next(
         (n for pair in pairs.items() for n in pair for a in range(len(folded.specs[n].shape)) if "time" in roles.get((n, a), "")),
         "",
@@ -187,6 +188,8 @@ def _try(
     if walked:
         raise UnsupportedError(f"{graph.name}: state {walked!r} has an axis that is time")
     program = to_frames(folded, shapes, pairs, roles)
+    if states != {}:
+        program.doubts = left_out(folded, pairs, timed)
     return program, any(role == "time" for _, role in known)
 
 

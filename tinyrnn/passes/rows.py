@@ -58,6 +58,8 @@ class Program:
     """constants that differ along the batch axis, batch first"""
     clocks: dict[str, Clock] = field(default_factory=dict)
     """of the values per row that do not have one row for each input frame"""
+    doubts: list[str] = field(default_factory=list)
+    """inputs that look like states and are none, in a sentence each"""
 
     def clock(self, name: str) -> Clock:
         """The clock of a value per row."""
