@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
 from tinyrnn.check import TOLERANCES, Report, check, check_model, difference, excess, within
+from tinyrnn.check.oracles import Session
 from tinyrnn.errors import ShapeError, TinyRNNError
 from tinyrnn.runtime import Model, Stream
 
@@ -394,3 +395,44 @@ def test_drift_that_grows_is_seen() -> None:
     report = check_model(Drifting(model._layout, model._code, model._source), path, frames=100)
     grows = {row.way for row in report.rows if row.grows}
     assert grows == {"step"} and not report.passed and "grows" in str(report)
+
+
+def steep_file(path: Path, gain: float, weights: int = 0) -> Path:
+    """y = sin(gain (x W)), float32[1, 64] → float32[1, 8]: with a large gain rounding is amplified."""
+    rng = np.random.default_rng(weights)
+    W = (rng.standard_normal((64, 8)) * gain).astype(np.float32)
+    ports = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, k]) for n, k in (("x", 64), ("y", 8))]
+    nodes = [onnx.helper.make_node("MatMul", ["x", "W"], ["z"]), onnx.helper.make_node("Sin", ["z"], ["y"])]
+    made = onnx.helper.make_graph(nodes, "steep", ports[:1], ports[1:], [onnx.numpy_helper.from_array(W, "W")])
+    onnx.save(onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def onnxruntime_gives(monkeypatch: pytest.MonkeyPatch, change: Any, rounding: float = 0.0) -> None:
+    """Let the session see inputs that are off by `rounding`, and change what it gives."""
+    run, rng = Session.__call__, np.random.default_rng(5)
+
+    def call(self: Session, feeds: Any) -> Any:
+        moved = {n: (a * (1 + rounding * rng.choice([-1, 1], a.shape))).astype(a.dtype) for n, a in feeds.items()}
+        return {name: change(array) for name, array in run(self, moved).items()}
+
+    monkeypatch.setattr(Session, "__call__", call)
+
+
+def test_rounding_that_a_model_amplifies_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = steep_file(tmp_path / "steep.onnx", 100.0)
+    onnxruntime_gives(monkeypatch, lambda y: y, 2.0**-21)
+    report = check(path)
+    assert max(row.excess for row in report.rows) > 1.0
+    assert report.passed
+    assert any("output y is ill-conditioned: against float64 over the same frames tinyrnn is off by" in n for n in report.notes)
+
+
+def test_a_wrong_model_fails_however_ill_conditioned(tmp_path: Path) -> None:
+    path, other = (steep_file(tmp_path / f"{n}.onnx", 100.0, n) for n in (0, 1))
+    assert not check_model(tinyrnn.load(other), path).passed
+
+
+def test_float64_alone_excuses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime_gives(monkeypatch, lambda y: y * np.float32(1.01))
+    assert not check(steep_file(tmp_path / "flat.onnx", 0.1)).passed

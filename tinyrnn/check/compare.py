@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,11 @@ REFERENCE_FRAMES = 64
 EXTRA_FRAMES = 16
 """frames for which a step model runs from random states"""
 TENTHS = 10
+ROUNDING = 2.0**-24
+"""relative, of float32"""
+AMPLIFIED = 16.0
+"""how many times what rounding of the inputs alone does to a result may be the error that a float32 runtime makes of it: it
+rounds inside the model too"""
 GROWTH = 4.0
 """how many times larger the second half's largest error is than the first's where a run is said to drift"""
 
@@ -79,6 +84,8 @@ class Check:
         self.reasons: set[str] = set()
         self.done, self.total = 0, sample.frames * (2 + (len(chunks) + 2 if self.streams else 0))
         self.reference = Reference(model._source.graph, model._source.program.states)
+        self.exact: tuple[Sample, _Outcome, _Outcome] | None = None
+        """a sample, what float64 makes of it, and of its inputs rounded"""
         self.oracles = self._oracles(path, bind)
         self._main(sample)
         if self.longer is not None and self.streams:
@@ -145,7 +152,7 @@ class Check:
         self._invariance(ways)
         if expected is not None:
             for way, outcome in ways.items():
-                self._compare(way, outcome, expected, name)
+                self._compare(way, outcome, expected, name, sample)
 
     def _extra(self, given: Sample | None, time: int | None, batch: int | None, seed: int) -> None:
         """Several sequences where the file leaves their number open, and initial states that are not zero."""
@@ -162,7 +169,7 @@ class Check:
         what = [f"{count} sequences"] * (batch is None) + ["random states"] * bool(layout.state_inputs)
         name, expected = self._expected(sample)
         if expected is not None:
-            self._compare(f"Model.run, {', '.join(what)}", self._in_file_shapes(sample, self._own), expected, name)
+            self._compare(f"Model.run, {', '.join(what)}", self._in_file_shapes(sample, self._own), expected, name, sample)
 
     def _in_file_shapes(self, sample: Sample, run: Run) -> _Outcome:
         """A run in the file's shapes: the whole sequence at once, or frame by frame with the states fed back."""
@@ -238,10 +245,46 @@ class Check:
             pairs += [(n, a, first.states[n]) for n, a in outcome.states.items() if n in first.states]
             self.report.invariance[way + note] = [n for n, a, b in pairs if not within("exact", a, b)]
 
-    def _compare(self, way: str, outcome: _Outcome, expected: _Outcome, against: str) -> None:
-        rows = [self._row(n, "output", way, against, outcome.outputs[n], e) for n, e in expected.outputs.items()]
-        rows += [self._row(n, "state", way, against, outcome.states[n], e) for n, e in expected.states.items()]
-        self.report.rows += rows
+    def _compare(self, way: str, outcome: _Outcome, expected: _Outcome, against: str, sample: Sample) -> None:
+        for kind, own, other in (("output", outcome.outputs, expected.outputs), ("state", outcome.states, expected.states)):
+            for name, wanted in other.items():
+                row = self._row(name, kind, way, against, own[name], wanted)
+                if not row.passed and against != REFERENCE and self._ill_conditioned(row, own[name], wanted, sample):
+                    row = replace(row, passed=True)
+                self.report.rows.append(row)
+
+    def _ill_conditioned(self, row: Row, own: Array, other: Array, sample: Sample) -> bool:
+        """Whether float64 over the same frames says that tinyrnn is no further off than what it is compared with.
+
+        A file misread would look the same, so the other's error must be one that rounding explains: what rounding of the
+        inputs alone does to the result in float64, and not many times more.
+        """
+        if self.exact is None or self.exact[0] is not sample:
+            try:
+                exact, rounded = (self._in_file_shapes(sample, run) for run in (self._referenced, self._rounded))
+            except (Failure, ShapeError):
+                return False
+            self.exact = sample, exact, rounded
+        exact_of, rounded_of = (made.outputs if row.kind == "output" else made.states for made in self.exact[1:])
+        results = own, other, rounded_of[row.name].astype(own.dtype)
+        errors = [excess(self.level, array, exact_of[row.name]) for array in results]
+        if not errors[0] <= errors[1] <= AMPLIFIED * errors[2]:
+            return False
+        far = [difference(array, exact_of[row.name]).absolute for array in results]
+        self._note(
+            f"{row.kind} {row.name} is ill-conditioned: against float64 over the same frames tinyrnn is off by {far[0]:.1e} and "
+            f"{row.against} by {far[1]:.1e}; rounding of the inputs alone moves it by {far[2]:.1e}"
+        )
+        return True
+
+    def _rounded(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The float64 reference on inputs that are off by half a unit in the last place of float32."""
+        rng = np.random.default_rng(0)
+        moved = {
+            name: array * (1 + ROUNDING * rng.choice([-1.0, 1.0], np.shape(array))) if array.dtype.kind == "f" else array
+            for name, array in feeds.items()
+        }
+        return self._referenced(moved)
 
     def _row(self, name: str, kind: str, way: str, against: str, actual: Array, expected: Array) -> Row:
         over = excess(self.level, actual, expected)
