@@ -13,6 +13,7 @@ from cases_convolution import convolutions
 from cases_moves import lookups, products, rearrangements
 from cases_norm import normalizations
 from cases_numbers import numbers
+from cases_quantised import quantised
 from onnx import TensorProto, helper, numpy_helper
 from op_case import Input, OpCase, b, case, f, k, v, w, x
 from recurrent_cases import GATES
@@ -328,6 +329,7 @@ for _family in (
     lookups,
     rearrangements,
     normalizations,
+    quantised,
     numbers,
 ):
     for _case in _family():

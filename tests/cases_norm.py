@@ -85,6 +85,8 @@ def _spectra() -> Iterator[OpCase]:
     yield case("STFT no window", x(1, 33, 1), k(4), None, k(16))
     yield case("STFT two sides", x(1, 30, 1), k(7), f([1.0, 2.0, 3.0, 2.5, 1.5]), onesided=0)
     yield case("STFT complex", x(1, 30, 2), k(6), f([1.0, 2.0, 3.0, 2.5, 1.5, 0.5, 0.25, 3.0]), onesided=0)
+    yield case("STFT rank 2", x(2, 40, low=-1, high=1), k(5), f([0.05 * n for n in range(1, 13)]), k(12))
+    yield case("STFT rank 2 no window", x(1, 33), k(4), None, k(16))
     for op in ("HannWindow", "HammingWindow", "BlackmanWindow"):
         yield case(op, k(13))
         yield case(f"{op} symmetric", k(10), periodic=0)

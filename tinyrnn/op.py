@@ -471,10 +471,20 @@ def before_shapes(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
     return function
 
 
+ADVICE: dict[str, str] = {}
+"""operator that is not run → what to do about it"""
+
+
+def not_known(node: Node) -> str:
+    """A node's operator, for which there is no class, and what to do about it."""
+    advice = ADVICE.get(node.op)
+    return f"operator {node.domain + '.' if node.domain else ''}{node.op}{f' ({advice})' if advice else ''}"
+
+
 def op_of(node: Node) -> Op:
     """The operator of a node. Raises `UnsupportedError` where there is none."""
     domain = "" if node.domain == "ai.onnx" else node.domain
     found = REGISTRY.get((domain, node.op))
     if found is None:
-        raise UnsupportedError(f"operator {node.domain + '.' if node.domain else ''}{node.op} (node {node.name!r})")
+        raise UnsupportedError(f"{not_known(node)} (node {node.name!r})")
     return found

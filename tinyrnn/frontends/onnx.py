@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.order import DEEPEST, check_names, model_name, ordered
 from tinyrnn.ir import LARGEST_VALUE, Graph, Node, Size, Spec, refresh_captures
+from tinyrnn.op import REGISTRY
 
 OLDEST_OPSET = 7
 LARGEST_RANK = 32
@@ -42,6 +43,7 @@ def read_onnx(path: Path) -> Graph:
         model = _inline(model, path)
     versions = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
     _check_opset(path, versions.get("", 0))
+    model = _without_functions(model, path, versions[""])
     return _Reader(path, versions).graph(model)
 
 
@@ -64,6 +66,37 @@ def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         return inliner.inline_local_functions(model)
     except Exception as error:
         raise LoadError(f"{path}: its local functions cannot be inlined ({_first_line(error)})") from None
+
+
+def _without_functions(model: onnx.ModelProto, path: Path, version: int) -> onnx.ModelProto:
+    """The model with the operators that ONNX defines by others, and that are none of ours, as those others."""
+    from onnx import inliner
+
+    used = {node.op_type for node in _every_node(model.graph) if node.domain in ("", "ai.onnx")}
+    found = [("", op) for op in sorted(used) if ("", op) not in REGISTRY and onnx.defs.has(op, version)]
+    found = [(d, op) for d, op in found if _is_function(onnx.defs.get_schema(op, version))]
+    if not found:
+        return model
+    try:
+        return inliner.inline_selected_functions(model, found, inline_schema_functions=True)
+    except Exception as error:
+        names = ", ".join(op for _, op in found)
+        raise UnsupportedError(
+            f"{path}: {names} cannot be written out by the operators that define it ({_first_line(error)}): supported are "
+            f"nodes that leave out no input before one that they have"
+        ) from None
+
+
+def _every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    waiting = [graph]
+    while waiting:
+        for node in waiting.pop().node:
+            yield node
+            waiting += [a.g for a in node.attribute if a.HasField("g")]
+
+
+def _is_function(schema: Any) -> bool:
+    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 _Function = tuple[str, str, str]

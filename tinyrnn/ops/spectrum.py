@@ -226,8 +226,8 @@ class STFT(Op):
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
         x = specs[0]
         assert x is not None
-        if len(x.shape) != 3 or x.sizes[2] not in (1, 2):
-            raise Refused(f"its signal is {x}; supported is [batch, samples, 1 or 2]")
+        if len(x.shape) != 2 and (len(x.shape) != 3 or x.sizes[2] not in (1, 2)):
+            raise Refused(f"its signal is {x}; supported are [batch, samples] and [batch, samples, 1 or 2]")
         count, _, length = self._sizes(node, x.sizes[1])
         return [Spec(x.dtype, (x.sizes[0], count, bins_of(length, bool(self.attribute(node, "onesided"))), 2))]
 
@@ -236,12 +236,14 @@ class STFT(Op):
 
     def frame(self, node: Node, frames: Frames) -> Node:
         source = node.inputs[0]
-        _, samples, parts = frames.specs[source].sizes
+        _, samples, parts = (*frames.specs[source].sizes, 1)[:3]
         if frames.role(source, 1):
             raise Refused(
                 f"its samples are the {frames.role(source, 1)} axis; supported are samples inside a frame: "
                 f"take the spectra outside of the model, or fix the number of samples"
             )
+        if frames.role(node.outputs[0], 1):
+            raise Refused("the windows that it makes inside of a call are walked over in time: they are no frames of an input")
         count, step, length = self._sizes(node, samples)
         onesided, window = bool(self.attribute(node, "onesided")), self.attribute(node, "window")
         _check_matrix(length * parts, 2 * bins_of(length, onesided))
@@ -255,7 +257,7 @@ class STFT(Op):
         assert x is not None
         count, step, length = self._sizes(node, x.shape[1])
         window = self.attribute(node, "window")
-        pieces = _complex(x)[:, np.arange(count)[:, None] * step + np.arange(length)]
+        pieces = _complex(x if x.ndim == 3 else x[..., None])[:, np.arange(count)[:, None] * step + np.arange(length)]
         made = np.fft.fft(pieces if window is None else pieces * window)
         return (_parts(made[..., : bins_of(length, bool(self.attribute(node, "onesided")))]).astype(x.dtype),)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node, refresh_captures
-from tinyrnn.op import Op, op_of
+from tinyrnn.op import Op, not_known, op_of
 
 
 def remove_dead(graph: Graph) -> None:
@@ -74,7 +74,7 @@ def _problem(node: Node) -> str | None:
     try:
         op = op_of(node)
     except UnsupportedError:
-        return f"operator {node.domain + '.' if node.domain else ''}{node.op}"
+        return not_known(node)
     unknown = [k for k in node.attributes if k not in op.attributes]
     if unknown:
         known = ", ".join(k for k in op.attributes if k[0].islower()) or "none"
