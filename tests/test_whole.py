@@ -50,7 +50,7 @@ def test_attention_over_the_whole_sequence(tmp_path: Path) -> None:
         model.stream()
     with pytest.raises(tinyrnn.ShapeError, match=r"input 'x' has shape \[3, 6\]; the file says \[N, T, 6\]"):
         model.run(np.zeros((3, FEATURES), np.float32))
-    assert "compiled for each size of 'T'" in str(model)
+    assert "run-time sizes 'T'" in str(model)
 
 
 def test_a_whole_model_is_checked_and_saved(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -56,6 +56,23 @@ class Port:
     @property
     def size(self) -> int:
         return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class SizeRule:
+    """What a size that a file leaves open can be."""
+
+    name: str
+    number: int
+    exact: bool
+    """it is the number; otherwise a multiple of it"""
+    why: str
+
+    def allows(self, size: int) -> bool:
+        return size == self.number if self.exact else size % self.number == 0
+
+    def __str__(self) -> str:
+        return f"size {self.name!r} must be {'' if self.exact else 'a multiple of '}{self.number}: {self.why}"
 
 
 def shape_text(port: Port) -> str:
@@ -133,8 +150,20 @@ def frame_input(model: str, port: Port, value: Any, timed: bool) -> tuple[Array,
     lead = len(shape) - len(port.shape)
     if lead >= 0 and shape[lead:] == port.shape and all(n == 1 for n in shape[:lead]):
         return array.reshape(port.shape), None
+    rows = [n for n, role in zip(shape, port.roles, strict=False) if role]
+    if (
+        len(shape) == len(port.roles)
+        and all(n == 1 for n in rows)
+        and prod(shape) == port.size
+        and shape_without_ones(n for n, role in zip(shape, port.roles, strict=True) if not role) == shape_without_ones(port.shape)
+    ):
+        return array.reshape(port.shape), None
     more = "; run takes many frames" if lead == 1 and shape[1:] == port.shape else ""
     raise ShapeError(f"{model}: input {port.name!r} has shape {list(shape)}; one frame is {list(port.shape)}{more}")
+
+
+def shape_without_ones(shape: Iterable[int]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
 
 
 def check_file_shape(model: str, port: Port, array: Array, sizes: dict[str, int]) -> None:
@@ -149,6 +178,14 @@ def check_file_shape(model: str, port: Port, array: Array, sizes: dict[str, int]
     if not fits:
         known = f" with {', '.join(f'{role} = {n}' for role, n in sizes.items())}" if sizes else ""
         raise ShapeError(f"{model}: input {port.name!r} has shape {list(array.shape)}; the file says {shape_text(port)}{known}")
+
+
+def check_sizes(model: str, port: Port, array: Array, rules: Sequence[SizeRule]) -> None:
+    """Raise `ShapeError` where an open size of an array in the file's shape is one that the model does not take."""
+    for axis, (size, n) in enumerate(zip(port.file_shape, array.shape, strict=True)):
+        for rule in rules:
+            if rule.name == size and not rule.allows(n):
+                raise ShapeError(f"{model}: input {port.name!r} has {n} on axis {axis}; {rule}")
 
 
 def full_shape(port: Port, batch: int, frames: int) -> tuple[int, ...]:

@@ -69,9 +69,9 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def generate(plan: Plan) -> Source:
-    """The source of a plan's entries."""
-    page, memory, xs, ys = program(plan)
+def generate(plan: Plan, shared: bool = True) -> Source:
+    """The source of a plan's entries; calls with one kernel text have one kernel, unless not `shared`."""
+    page, memory, xs, ys = program(plan, shared)
     inputs, outputs = plan.program.visible_inputs, plan.program.visible_outputs
     page += _run(plan, memory, xs, ys)
     direct = not plan.program.refuses_stream and not plan.program.waits and len(inputs) * len(outputs) <= LARGEST_CALL
@@ -88,7 +88,7 @@ def page_text(plan: Plan, page: list[str]) -> str:
     return "\n".join([title, "", *_imports(page), "", "", *page]) + "\n"
 
 
-def program(plan: Plan) -> tuple[list[str], list[str], list[str], list[str]]:
+def program(plan: Plan, shared: bool = True) -> tuple[list[str], list[str], list[str], list[str]]:
     """The kernels and `step` as lines; the names of its arguments: of the memories, of inputs, of outputs."""
     kernels: dict[str, str] = {}
     lines: list[str] = []
@@ -104,7 +104,7 @@ def program(plan: Plan) -> tuple[list[str], list[str], list[str], list[str]]:
             indent = indent[4:]
             continue
         if isinstance(step.kernel, str):
-            name = kernels.setdefault(step.kernel, f"kernel_{len(kernels)}")
+            name = kernels.setdefault(step.kernel if shared else f"{step.kernel}# {len(kernels)}", f"kernel_{len(kernels)}")
         else:
             name = step.kernel.__name__
         if step.note:

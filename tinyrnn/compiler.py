@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from os import PathLike
@@ -17,10 +18,11 @@ from tinyrnn.arrays import Port as UserPort
 from tinyrnn.arrays import is_narrow
 from tinyrnn.codegen import PORTS, Source, generate
 from tinyrnn.errors import LoadError, TinyRNNError, UnsupportedError
+from tinyrnn.generic import Shared
 from tinyrnn.ir import Graph, Spec
 from tinyrnn.op import op_of
 from tinyrnn.passes import Port, Program, Time, bound, prepare
-from tinyrnn.passes.bind import bind as fix
+from tinyrnn.passes.suggest import advice, example
 from tinyrnn.plan import ALIGNMENT, Plan, make_plan
 from tinyrnn.runtime import Layout, Model, aligned
 from tinyrnn.sized import SizedModel
@@ -32,8 +34,8 @@ from tinyrnn.trace.program import watched
 __all__ = ["Stages", "compile_graph", "load", "ops", "read", "save"]
 
 LARGEST_FILE = 1 << 31
-EXAMPLE_SIZE = 17
-"""of an axis that is only known when a sequence comes"""
+EXAMPLE_SIZES = (17, 257, 2053)
+"""of axes that are only known when a sequence comes: the first for which the shapes fit"""
 UNSOUND = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
@@ -147,9 +149,12 @@ def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: T
     except UnsupportedError as error:
         model = _for_each_size(graph, states, time, str(error).removeprefix(f"{graph.name}: "))
         if model is None:
-            raise
+            raise _advised(graph, states, time, error) from None
         return model
     program = stages.program
+    for rule in program.sizes:
+        if rule.exact:
+            warnings.warn(f"{graph.name}: {rule}. Where that is not meant, export with example sizes that differ", stacklevel=3)
     for node in program.graph.nodes:
         doubt = op_of(node).doubt(node, graph.metadata.get("producer", ""))
         if doubt:
@@ -185,25 +190,49 @@ def _stages(
 
 
 def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | None, reason: str) -> SizedModel | None:
-    """The model of a graph that runs whole where its open sizes are known, compiled for each; None where that does not help."""
+    """The model of a graph that runs where some of its open sizes are known; None where that does not help."""
     shapes = {name: graph.specs[name].shape for name in graph.inputs}
     opened = list(dict.fromkeys(s for shape in shapes.values() for s in shape if isinstance(s, str)))
     inner = [s for s in opened if any(s in shape[1:] for shape in shapes.values())]
+    shared = Shared()
 
-    def specialised(sizes: Mapping[str, int]) -> Graph:
-        fixed = graph.copy()
-        fix(fixed, sizes, None)
-        return fixed
+    def staged(sizes: Mapping[str, int]) -> Stages:
+        stages = _stages(bound(graph, sizes, None), states, time)
+        return replace(stages, source=generate(stages.plan, shared=False))
 
-    for names in (inner, opened) if inner != opened else (opened,):
-        try:
-            stages = _stages(specialised(dict.fromkeys(names, EXAMPLE_SIZE)), states, time)
-        except TinyRNNError:
-            continue
-        if names and stages.program.kind == "static":
-            example = Model(layout_of(stages.plan), compile_source(stages.source), replace(stages, graph=graph))
-            return SizedModel(example, shapes, names, reason, lambda sizes: compile_graph(specialised(sizes), states, time))
+    def model_of(stages: Stages, sizes: Mapping[str, int]) -> Model:
+        layout = layout_of(stages.plan)
+        code, weights = shared.code(stages.source, layout.weights, lambda: staged(_others(sizes)).source)
+        return Model(replace(layout, weights=weights), code, stages, cache(partial(_tracer, stages)))
+
+    for names in dict.fromkeys([*((name,) for name in opened), tuple(inner), tuple(opened)]):
+        for least in EXAMPLE_SIZES if names else ():
+            try:
+                sizes = dict(zip(names, _apart(least), strict=False))
+                stages, other = staged(sizes), staged(_others(sizes))
+            except TinyRNNError:
+                continue
+            if stages.program.kind != other.program.kind:
+                continue
+            sized = replace(stages, graph=graph)
+            return SizedModel(model_of(sized, sizes), shapes, names, reason, lambda sizes: model_of(staged(sizes), sizes))
     return None
+
+
+def _advised(graph: Graph, states: Mapping[str, str] | None, time: Time | None, error: UnsupportedError) -> UnsupportedError:
+    """The error with values of what the file leaves open, where the model runs with them."""
+    values = example(graph, states, time)
+    return UnsupportedError(f"{error}. {advice(graph, values)}") if values else error
+
+
+def _apart(least: int) -> Iterator[int]:
+    """Different sizes, odd and even, none a multiple of another."""
+    return (least + 6 * k for k in itertools.count())
+
+
+def _others(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes near the given ones, in which everything that follows from one is another number."""
+    return {name: size + 2 + 5 * place for place, (name, size) in enumerate(sizes.items())}
 
 
 def layout_of(plan: Plan) -> Layout:
@@ -235,6 +264,7 @@ def layout_of(plan: Plan) -> Layout:
         multiply_adds=plan.multiply_adds,
         header=PORTS,
         metadata=program.graph.metadata,
+        sizes=program.sizes,
     )
 
 

@@ -175,6 +175,10 @@ class SizesDiffer(Refused):
         self.pairs = pairs
 
 
+class Uneven(Refused):
+    """Elements do not come out even; a multiple of an open size may."""
+
+
 class Op:
     """The base of all operators. Shapes in `infer`, `links` and `reference` are the file's own."""
 

@@ -1,4 +1,4 @@
-"""Models that run whole only, and whose open sizes their code has to know: compiled for each size that comes."""
+"""Models whose code has to know a size that the file leaves open: one compiled page, its numbers set for each size that comes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import match_inputs, shape_text
-from tinyrnn.errors import ShapeError, StreamError
+from tinyrnn.arrays import Port, match_inputs
+from tinyrnn.errors import ShapeError, StreamError, UnsupportedError
 from tinyrnn.runtime import Model, Stream
+from tinyrnn.runtime.driver import Driver, Progress
 
 KEPT = 8
-"""sizes whose code is kept in memory; the cache on disk keeps all"""
+"""sizes that are kept ready; others are made ready again when they come, without compiling"""
 
 
 class SizedModel(Model):
-    """A Model that takes inputs of several sizes, each compiled when it first comes. It cannot stream.
+    """A Model that takes inputs of several sizes: what an encoder left for a decoder to attend to, a whole sequence's length.
 
-    `inputs` and `outputs` describe it at one size.
+    `inputs` and `outputs` describe it at one size. It streams where the sizes are neither time nor in its state.
     """
 
     def __init__(
@@ -33,56 +34,150 @@ class SizedModel(Model):
         super().__init__(example._layout, example._code, example._source)
         self._shapes, self._reason, self._specialise = dict(shapes), reason, specialise
         self.open_sizes = tuple(sizes)
-        """the names of the sizes for which code is made"""
+        """the names of the sizes that its code has to know"""
         self._models: OrderedDict[tuple[int, ...], Model] = OrderedDict()
+        timed = any(
+            role and "time" in role and size in self.open_sizes
+            for name, shape in self._shapes.items()
+            for size, role in zip(shape, self._port(name).roles, strict=True)
+        )
+        self._streams = example.kind == "step" or (
+            example.kind == "sequence" and not timed and any(p.per_frame for p in example.inputs)
+        )
+
+    def _port(self, name: str) -> Port:
+        return next(p for p in (*self._layout.inputs, *self._layout.state_inputs) if p.name == name)
 
     @property
     def kind(self) -> str:
-        """'whole': every call is a whole sequence."""
-        return "whole"
+        """'whole': every call is a whole sequence; otherwise as of any `Model`."""
+        return self._layout.kind if self._streams else "whole"
 
     def sized(self, sizes: Mapping[str, int]) -> Model:
-        """The model for given sizes, by name; compiled if it was not before."""
+        """The model for given sizes, by name."""
         key = tuple(int(sizes[name]) for name in self.open_sizes)
-        model = self._models.pop(key, None) or self._specialise(dict(zip(self.open_sizes, key, strict=True)))
+        model = self._models.pop(key, None)
+        if model is None:
+            try:
+                model = self._specialise(dict(zip(self.open_sizes, key, strict=True)))
+            except UnsupportedError as error:
+                shown = ", ".join(f"{name} = {n}" for name, n in zip(self.open_sizes, key, strict=True))
+                raise ShapeError(f"{self.name}: it does not fit {shown}: {str(error).removeprefix(self.name + ': ')}") from None
         self._models[key] = model
         while len(self._models) > KEPT:
             self._models.popitem(last=False)
         return model
 
     def sizes_of(self, values: Mapping[str, Any]) -> dict[str, int]:
-        """The open sizes of arrays by input name. Raises `ShapeError` where they do not fit."""
+        """The open sizes of arrays in the file's shapes, by input name. Raises `ShapeError` where they do not fit."""
         sizes: dict[str, int] = {}
         for name, shape in self._shapes.items():
-            found = np.shape(values[name])
-            fits = len(found) == len(shape) and all(
-                (sizes.setdefault(size, n) if isinstance(size, str) else size) == n for size, n in zip(shape, found, strict=True)
-            )
-            if not fits:
-                said = ", ".join(map(str, shape))
-                raise ShapeError(f"{self.name}: input {name!r} has shape {list(found)}; the file says [{said}]")
+            self._note(name, shape, np.shape(values[name]), sizes)
+        return {name: sizes[name] for name in self.open_sizes}
+
+    def frame_sizes(self, values: Mapping[str, Any]) -> dict[str, int]:
+        """The open sizes of a stream's arrays, by input name. Raises `ShapeError` where they do not agree."""
+        sizes: dict[str, int] = {}
+        for port in self.inputs:
+            named, shape = self._shapes[port.name], np.shape(values[port.name])
+            if len(shape) != len(named):
+                named = tuple(size for size, role in zip(named, port.roles, strict=True) if role is None)
+            for size, n in zip(named[::-1], shape[::-1], strict=False):
+                if size in self.open_sizes and sizes.setdefault(str(size), n) != n:
+                    raise ShapeError(
+                        f"{self.name}: input {port.name!r} has {n} for {size!r}, the inputs before it {sizes[str(size)]}"
+                    )
+        missing = [name for name in self.open_sizes if name not in sizes]
+        if missing:
+            raise ShapeError(f"{self.name}: no input given tells the size {missing[0]!r}")
         return sizes
 
+    def _note(self, name: str, shape: Sequence[int | str], found: Sequence[int], sizes: dict[str, int]) -> None:
+        fits = len(found) == len(shape) and all(
+            (sizes.setdefault(size, n) if isinstance(size, str) else size) == n or self._port(name).roles[axis]
+            for axis, (size, n) in enumerate(zip(shape, found, strict=True))
+        )
+        if not fits:
+            said = ", ".join(map(str, shape))
+            raise ShapeError(f"{self.name}: input {name!r} has shape {list(found)}; the file says [{said}]")
+
     def run(self, *inputs: Any, **named: Any) -> Any:
-        """As `Model.run`; a size that comes for the first time is compiled first."""
-        names = list(self._layout.file_inputs)
-        values = dict(zip(names, match_inputs(self.name, names, inputs, named), strict=True))
-        return self.sized(self.sizes_of(values)).run(values)
+        """As `Model.run`; what a new size needs is made ready first."""
+        return self._at_size(inputs, named).run(dict(zip(self._layout.file_inputs, self._values(inputs, named), strict=True)))
 
     def trace(self, *inputs: Any, entry: int = 0, **named: Any) -> Any:
-        """As `Model.trace`; a size that comes for the first time is compiled first."""
-        names = list(self._layout.file_inputs)
-        values = dict(zip(names, match_inputs(self.name, names, inputs, named), strict=True))
-        return self.sized(self.sizes_of(values)).trace(values, entry=entry)
+        """As `Model.trace`; what a new size needs is made ready first."""
+        values = dict(zip(self._layout.file_inputs, self._values(inputs, named), strict=True))
+        return self._at_size(inputs, named).trace(values, entry=entry)
+
+    def _values(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+        return match_inputs(self.name, self._layout.file_inputs, inputs, named)
+
+    def _at_size(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Model:
+        return self.sized(self.sizes_of(dict(zip(self._layout.file_inputs, self._values(inputs, named), strict=True))))
 
     def stream(self) -> Stream:
-        """Raises `StreamError` with the node that needs the whole sequence."""
-        raise StreamError(f"{self.name} cannot stream: {self._reason}. Run whole sequences with model.run(x)")
+        """A new live input. Raises `StreamError` with the node that needs the whole sequence."""
+        if not self._streams:
+            raise StreamError(f"{self.name} cannot stream: {self._reason}. Run whole sequences with model.run(x)")
+        if self._layout.refuses_stream:
+            return super().stream()
+        return SizedStream(self)
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: whole sequences, compiled for each size of {', '.join(map(repr, self.open_sizes))}"]
+        lines = [f"{self.name}: {self.kind} model, run-time sizes {', '.join(map(repr, self.open_sizes))}"]
         lines += [f"  input  {n}: [{', '.join(map(str, s))}]" for n, s in self._shapes.items()]
-        lines += [f"  output {p.name}: {p.dtype}{shape_text(p)} at one size" for p in self.outputs]
-        return "\n".join([*lines, f"  cannot stream: {self._reason}"])
+        lines += [f"  output {p}  at one size" for p in self.outputs]
+        lines += [f"  state  {p}" for p in self.states] if self._streams else []
+        reason = self._layout.refuses_stream or (not self._streams and self._reason)
+        return "\n".join([*lines, *([f"  cannot stream: {reason}"] if reason else [])])
 
     __repr__ = __str__
+
+
+class SizedStream(Stream):
+    """One live input of a `SizedModel`. Every call may bring other sizes; the state goes on."""
+
+    model: SizedModel
+
+    def __init__(self, model: SizedModel) -> None:
+        super().__init__(model)
+        self.__dict__.pop("step", None)  # a short step knows one size
+        self._drivers: OrderedDict[tuple[int, ...], Driver] = OrderedDict()
+
+    def fork(self) -> Stream:
+        """A new stream of the same model that continues from this one's state."""
+        other = SizedStream(self.model)
+        other._context.state[:] = self._context.state
+        return other
+
+    def step(self, *inputs: Any, out: Any = None, **named: Any) -> Any:
+        """As `Stream.step`, the inputs of any size that the file leaves open."""
+        return self._at_size(inputs, named).step(inputs, out, named)
+
+    def run(self, *inputs: Any, out: Any = None, progress: Progress | None = None, **named: Any) -> Any:
+        """As `Stream.run`, the inputs of any size that the file leaves open."""
+        return self._at_size(inputs, named).run_many(inputs, out, named, progress)
+
+    def trace(self, *inputs: Any, end: bool = False, **named: Any) -> Any:
+        """Raises `StreamError`: a trace is of one size."""
+        raise StreamError(f"{self.model.name}: a stream of several sizes has no trace; fix them: load(..., bind={{...}})")
+
+    def _at_size(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Driver:
+        model = self.model
+        names = [p.name for p in model.inputs]
+        sizes = model.frame_sizes(dict(zip(names, match_inputs(model.name, names, inputs, named), strict=True)))
+        key = tuple(sizes[name] for name in model.open_sizes)
+        driver = self._drivers.pop(key, None)
+        if driver is None:
+            at_size = model.sized(sizes)
+            if at_size._layout.state_parts != model._layout.state_parts:
+                raise StreamError(
+                    f"{model.name}: its state depends on {', '.join(map(repr, model.open_sizes))}: bind= fixes them"
+                )
+            driver = Driver(at_size._layout, at_size._code, at_size._result)
+            driver.context.share(self._context.state)
+        self._drivers[key] = driver
+        while len(self._drivers) > KEPT:
+            self._drivers.popitem(last=False)
+        return driver

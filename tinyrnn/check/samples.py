@@ -11,9 +11,7 @@ import numpy as np
 
 from tinyrnn.arrays import Port, as_dtype, frame_input, is_floating, shape_text
 from tinyrnn.errors import ShapeError
-from tinyrnn.ir import Graph
 from tinyrnn.op import op_of
-from tinyrnn.passes.fold import choose_probes, fold
 from tinyrnn.runtime import Model
 
 Array = np.ndarray[Any, Any]
@@ -111,7 +109,7 @@ def fixed_sizes(model: Model) -> tuple[int | None, int | None]:
     """The frames and the sequences that the file fixes; None where it leaves them open."""
     layout = model._layout
     ports = (*layout.inputs, *layout.state_inputs)
-    opened: dict[str, int] = _joined(model._source.graph) if any(isinstance(n, str) for p in ports for n in p.file_shape) else {}
+    opened = {rule.name: rule.number for rule in layout.sizes if rule.exact}
     found: dict[str, int | None] = {}
     for port in ports:
         for size, role in zip(port.file_shape, _roles(port), strict=True):
@@ -123,12 +121,6 @@ def fixed_sizes(model: Model) -> tuple[int | None, int | None]:
     if any(role and "+" in role for port in ports for role in port.roles):
         found["batch"] = 1
     return found.get("time"), found.get("batch", 1)
-
-
-def _joined(graph: Graph) -> dict[str, int]:
-    """Open sizes that an operator of the file admits at one value only."""
-    (_, first), (_, second) = (fold(graph, choose_probes(graph, seed)) for seed in (0, 1))
-    return {name: n for name, n in first.items() if second[name] == n}
 
 
 def index_ranges(model: Model) -> dict[str, tuple[int, int]]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tinyrnn.ir import Node, Spec
-from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, register
+from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Uneven, register
 from tinyrnn.ops.walk import Link, walk
 
 
@@ -39,8 +39,18 @@ class View(Op):
             if len(starts) != len(ends):
                 yield [(node.inputs[0], a) for a in starts], [(node.outputs[0], a) for a in ends]
 
-    def frame(self, node: Node, frames: Frames) -> Node:
+    def resamples(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
+        """Rows that come apart, or together, with the axes that follow theirs."""
+        for starts, ends in matched_groups(specs[node.inputs[0]].sizes, specs[node.outputs[0]].sizes):
+            if len(starts) > 1 or len(ends) > 1:
+                yield (node.inputs[0], starts[0]), (node.outputs[0], ends[0])
+
+    def frame(self, node: Node, frames: Frames) -> Node | list[Node]:
         source, output = node.inputs[0], node.outputs[0]
+        groups = list(matched_groups(frames.specs[source].sizes, frames.specs[output].sizes))
+        for starts, ends in groups:
+            if frames.role(source, starts[0]) == frames.role(output, ends[0]) == "time" and (len(starts) > 1 or len(ends) > 1):
+                return self._resampled(node, frames, starts, ends)
         if prod(frames.shape(source)) != prod(frames.shape(output)):
             raise Refused(f"it joins the time or batch axis with others ({frames.specs[source]} → {frames.specs[output]})")
         before, after = (
@@ -53,9 +63,42 @@ class View(Op):
             raise Refused("it changes which axes are time and batch")
         return frames.node(node, {})
 
+    def _resampled(self, node: Node, frames: Frames, starts: list[int], ends: list[int]) -> Node | list[Node]:
+        """Each row becomes several, or several become one: [P, rest, Q] of a frame, P before the axes in question, Q after."""
+        source, output = node.inputs[0], node.outputs[0]
+        sizes, made = frames.specs[source].sizes, frames.specs[output].sizes
+        if any(frames.role(source, a) for a in starts[1:]) or any(frames.role(output, a) for a in ends[1:]):
+            raise Refused(f"it joins the time axis with the batch ({frames.specs[source]} → {frames.specs[output]})")
+        before, after = prod(sizes[a] for a in starts[1:]), prod(made[a] for a in ends[1:])
+        P = prod(sizes[a] for a in frames.kept(source) if a < starts[0])
+        Q = prod(frames.shape(source)) // (P * before)
+        dtype = frames.specs[source].dtype
+        if before == after:
+            return frames.node(node, {})
+        if before % after == 0:
+            times, nodes = before // after, list[Node]()
+            if P != 1:
+                turned = frames.value(f"{output}.turned", Spec(dtype, (times, P, after * Q)))
+                nodes.append(_turned(node, source, turned, (P, times, after * Q)))
+                source = turned
+            unfold, _ = frames.unfold(node, source, times, 0, 0, output)
+            return [*nodes, unfold]
+        if after % before:
+            raise Refused(f"{frames.specs[source]} → {frames.specs[output]} takes rows apart and together")
+        times = after // before
+        window, rows = frames.window(node, source, range(times), times, -times)
+        if P == 1:
+            return [window, Node("Identity", node.name, (rows,), (output,), {}, node.version, "", (frames.shape(output),))]
+        return [window, _turned(node, rows, output, (times, P, before * Q))]
+
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         size = env.specs[node.outputs[0]].elements
         return walk(env, node.outputs[0], node.inputs[0], [size], [1], [1])
+
+
+def _turned(node: Node, source: str, output: str, shape: tuple[int, int, int]) -> Node:
+    """The node that exchanges the first two axes of a frame seen as `shape`."""
+    return Node("Transpose", f"{node.name}.turned", (source,), (output,), {"perm": [1, 0, 2]}, node.version, "", (shape,))
 
 
 def matched_groups(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
@@ -131,7 +174,7 @@ class Reshape(View):
             known = prod(n for n in wanted if n != -1)
             wanted[wanted.index(-1)] = prod(before) // known if known else 0
         if prod(wanted) != prod(before):
-            raise Refused(f"shape={wanted} does not hold the {prod(before)} elements of {list(before)}")
+            raise Uneven(f"shape={wanted} does not hold the {prod(before)} elements of {list(before)}")
         return [Spec(specs[0].dtype, tuple(wanted))]
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:

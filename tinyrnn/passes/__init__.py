@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from tinyrnn.arrays import SizeRule
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node, Size, free_names, refresh_captures
 from tinyrnn.op import BEFORE_SHAPES, REWRITES, Refused, op_of
 from tinyrnn.passes.bind import bind
 from tinyrnn.passes.dead import refuse_unsupported, remove_dead
-from tinyrnn.passes.fold import choices, choose_probes, fold
+from tinyrnn.passes.fold import LEAST, Sizes, choices, fold
 from tinyrnn.passes.fuse import fuse
 from tinyrnn.passes.rows import Port, Program, Time, assign_roles, find_axes, seeds, to_frames
 from tinyrnn.passes.states import find_states, left_out
@@ -40,7 +42,7 @@ def _inline_chosen(graph: Graph) -> None:
     """Put nested graphs in the place of their nodes where it is known at load, whatever the open sizes, that they run."""
     if not any(True for node in graph.nodes for _ in node.nested()):
         return
-    first, second = choices(graph, 0), choices(graph, 10)
+    first, second = (choices(graph, least) for least in LEAST[0])
     chosen = {name: key for name, key in first.items() if second.get(name) == key}
     if chosen:
         graph.nodes = _inlined(graph.nodes, chosen)
@@ -109,17 +111,18 @@ def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, s
     raise UnsupportedError(f"{graph.name}: {reasons[0].removeprefix(graph.name + ': ')}")
 
 
-def _simplified(graph: Graph, seed: int) -> tuple[Graph, dict[str, tuple[Size, ...]]]:
+def _simplified(graph: Graph, seed: int) -> tuple[Graph, dict[str, tuple[Size, ...]], Sizes]:
+    """The graph, its shapes known; the shapes of its inputs in the file, open sizes with one value given it; those sizes."""
     shapes = {name: graph.specs[name].shape for name in graph.inputs}
-    folded, probes = fold(graph, choose_probes(graph, seed))
+    folded, sizes = fold(graph, seed)
     joined = {
-        name: tuple(n if isinstance(s, str) and (n := probes[s]) and n == 1 else s for s in shape)
+        name: tuple(sizes.fixed[s][0] if isinstance(s, str) and s in sizes.fixed else s for s in shape)
         for name, shape in shapes.items()
     }
     remove_dead(folded)
     _rewrite(folded)
     remove_dead(folded)
-    return folded, joined
+    return folded, joined, sizes
 
 
 def _rewrite(graph: Graph) -> None:
@@ -138,7 +141,7 @@ def _rewrite(graph: Graph) -> None:
 
 def _with_one_batch(graph: Graph, time: Time | None, seed: int) -> Graph:
     """The graph with every open size that is a batch axis fixed to 1."""
-    folded, shapes = _simplified(graph, seed)
+    folded, shapes, _ = _simplified(graph, seed)
     axes = find_axes(folded)
     try:
         roles = assign_roles(folded, axes, seeds(folded, shapes, time))
@@ -159,7 +162,7 @@ def _try(
     graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], time: Time | None, seed: int
 ) -> tuple[Program, bool]:
     """The program with those roles, and whether an axis could be time."""
-    folded, shapes = _simplified(graph, seed)
+    folded, shapes, sizes = _simplified(graph, seed)
     axes = find_axes(folded)
     known = seeds(folded, shapes, time)
     wanted = [(axis, role) for axis, role in known if role in kept]
@@ -190,7 +193,19 @@ def _try(
     program = to_frames(folded, shapes, pairs, roles)
     if states != {}:
         program.doubts = left_out(folded, pairs, timed)
+    program.sizes = tuple(SizeRule(name, n, True, f"{where} fits no other") for name, (n, where) in sizes.fixed.items()) + tuple(
+        SizeRule(name, n, False, "frames are taken together") for name, n in sizes.multiples.items()
+    )
+    program.inputs = [_named(port, graph) for port in program.inputs]
     return program, any(role == "time" for _, role in known)
+
+
+def _named(port: Port, graph: Graph) -> Port:
+    """The port with its open sizes by their names in the file, where they are rows."""
+    if port.name not in graph.specs:
+        return port
+    given = zip(graph.specs[port.name].shape, port.file_shape, port.roles, strict=True)
+    return replace(port, file_shape=tuple(name if role else size for name, size, role in given))
 
 
 def _difference(a: Program, b: Program) -> str:
@@ -202,6 +217,8 @@ def _difference(a: Program, b: Program) -> str:
     for x, y in zip(a.graph.every_node(), b.graph.every_node(), strict=True):
         if x.shapes != y.shapes or not _same(x.attributes, y.attributes):
             return f"node {x.name!r} ({x.op})"
+    if a.sizes != b.sizes:
+        return "what its open sizes can be"
     if a.clocks != b.clocks:
         return "the number of rows of a value"
     return next((f"value {n!r}" for n, s in a.graph.specs.items() if n in b.graph.specs and b.graph.specs[n] != s), "")

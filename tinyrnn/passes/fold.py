@@ -2,7 +2,8 @@
 
 A size that the file leaves open gets a *probe*, a prime that nothing else in the graph has: shape
 arithmetic then folds like any other, and the time pass recognises the axis again. Two open sizes that
-an operator needs to be equal become one. `passes.prepare` folds with two sets of probes and compares,
+an operator needs to be equal become one; a size becomes a number only where the graph admits no other,
+and `Sizes` says so. `passes.prepare` folds with two sets of probes and compares,
 so that no length is ever compiled in unseen.
 """
 
@@ -10,18 +11,39 @@ from __future__ import annotations
 
 from collections import ChainMap, deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations, count
+from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
 
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import LARGEST_CONSTANT, LARGEST_VALUE, Graph, Node, Spec, refresh_captures, spec_of
-from tinyrnn.op import Op, Refused, RunGraph, SizesDiffer, op_of
+from tinyrnn.op import Op, Refused, RunGraph, SizesDiffer, Uneven, op_of
 
 Probes = dict[str, int]
+
+LEAST = ((127, 1009), (1031, 4099), (8209, 16411))
+"""below the probes of both seeds, in the order in which they are tried: convolutions and cuts reach far"""
+LARGER = (1201, 20011)
+"""sizes that show whether an operator takes any large enough size"""
+LARGEST_MULTIPLE = 64
+PATIENCE = 5.0
+"""seconds for the search of a multiple"""
 LONGEST_FOLDED = 1 << 12
 """turns of a loop over constants that are gone through at load"""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What became of the sizes that a file leaves open."""
+
+    probes: Probes
+    fixed: dict[str, tuple[int, str]]
+    """those that the graph allows one value only: it, and the node that says so"""
+    multiples: dict[str, int]
+    """those that must be a multiple of a number"""
 
 
 UNSOUND = (
@@ -38,12 +60,12 @@ UNSOUND = (
 """what an operator may raise over inputs and attributes that do not fit it"""
 
 
-def choose_probes(graph: Graph, seed: int) -> Probes:
-    """A different prime for each open size; larger ones for another seed, so that comparisons with a size come out otherwise."""
+def choose_probes(graph: Graph, least: int) -> Probes:
+    """A different prime for each open size, larger than `least`."""
     taken = {n for spec in graph.specs.values() for n in spec.shape if isinstance(n, int)}
     taken |= {n for array in graph.constants.values() for n in array.shape}
     names = dict.fromkeys(s for name in graph.inputs for s in graph.specs[name].shape if isinstance(s, str))
-    primes = _primes(taken, 11 + 100 * seed)
+    primes = _primes(taken, least | 1)
     return {name: next(primes) for name in names}
 
 
@@ -54,15 +76,58 @@ def _primes(taken: set[int], candidate: int) -> Iterator[int]:
             yield candidate
 
 
-def fold(graph: Graph, probes: Probes) -> tuple[Graph, Probes]:
-    """A graph with all shapes known and all constants computed, and the probes after open sizes were joined."""
-    tried: list[Probes] = []
+def fold(graph: Graph, seed: int) -> tuple[Graph, Sizes]:
+    """A graph with all shapes known and all constants computed, and what became of its open sizes.
+
+    `seed` 0 and 1 choose other probes, far apart, so that comparisons with a size come out otherwise. Probes are raised
+    until every kernel, window and cut fits them, and are multiples where something needs one.
+    """
+    if not any(isinstance(n, str) for name in graph.inputs for n in graph.specs[name].shape):
+        return _fold_joined(graph, {}, {})
+    for place, leasts in enumerate(LEAST):
+        probes = choose_probes(graph, leasts[seed])
+        try:
+            return _fold_joined(graph, probes, {})
+        except _UnevenError as error:
+            found = _even(graph, probes)
+            if found is not None:
+                return found
+            if place == len(LEAST) - 1:
+                raise UnsupportedError(str(error)) from None
+        except UnsupportedError:
+            if place == len(LEAST) - 1:
+                raise
+    raise AssertionError
+
+
+def _even(graph: Graph, probes: Probes) -> tuple[Graph, Sizes] | None:
+    """The graph with the smallest multiple of one probe, or of all, with which everything comes out even."""
+    begun = perf_counter()
+    for times in range(2, LARGEST_MULTIPLE + 1):
+        for names in dict.fromkeys([*((name,) for name in probes), tuple(probes)]):
+            if perf_counter() - begun > PATIENCE:
+                return None
+            multiples = dict.fromkeys(names, times)
+            try:
+                return _fold_joined(graph, {name: n * multiples.get(name, 1) for name, n in probes.items()}, multiples)
+            except UnsupportedError:
+                continue
+    return None
+
+
+def _fold_joined(graph: Graph, probes: Probes, multiples: Mapping[str, int]) -> tuple[Graph, Sizes]:
+    """Fold, with open sizes joined until the graph is sound."""
+    chosen, equated, tried = set(probes.values()), dict[str, str](), list[Probes]()
     while probes not in tried:
         tried.append(probes)
         try:
-            return _fold_once(graph.copy(), probes), probes
+            folded = _fold_once(graph.copy(), probes)
         except _Conflict as conflict:
+            equated |= {name: conflict.where for name, n in conflict.joined.items() if n != probes[name]}
             probes = conflict.joined
+            continue
+        fixed = {name: (n, equated[name]) for name, n in probes.items() if n not in chosen}
+        return folded, Sizes(probes, fixed, {name: k for name, k in multiples.items() if name not in fixed})
     raise UnsupportedError(
         f"{graph.name}: the open sizes {', '.join(map(repr, probes))} would have to be {list(probes.values())} "
         f"and {list(tried[-1].values())} at once"
@@ -70,8 +135,12 @@ def fold(graph: Graph, probes: Probes) -> tuple[Graph, Probes]:
 
 
 class _Conflict(Exception):
-    def __init__(self, joined: Probes) -> None:
-        self.joined = joined
+    def __init__(self, joined: Probes, where: str) -> None:
+        self.joined, self.where = joined, where
+
+
+class _UnevenError(UnsupportedError):
+    """As `Uneven`, with the model and the node."""
 
 
 def _fold_once(graph: Graph, probes: Mapping[str, int]) -> Graph:
@@ -105,13 +174,19 @@ def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int], choices: dic
             return True
         found = op.infer(node, specs)
     except UNSOUND as error:
-        joined = _join(op, node, graph, probes, error)
+        try:
+            joined = _join(op, node, graph, probes, error)
+        except Uneven as uneven:
+            error, joined = uneven, None
         if joined is not None:
-            raise _Conflict(joined) from None
+            raise _Conflict(joined, f"node {node.name!r} ({node.op})") from None
         text = str(error) if isinstance(error, Refused) else f"its inputs {_shapes(graph, node)} or attributes do not fit"
-        raise UnsupportedError(f"{graph.name}: node {node.name!r} ({node.op}): {text}") from None
+        kind = _UnevenError if isinstance(error, Uneven) else UnsupportedError
+        raise kind(f"{graph.name}: node {node.name!r} ({node.op}): {text}") from None
     for name, spec in zip(node.outputs, found, strict=False):
         if name:
+            if 0 in spec.sizes and probes and max(probes.values()) < LEAST[-1][0]:
+                raise UnsupportedError(f"{graph.name}: node {node.name!r} ({node.op}) leaves nothing: it makes {spec}")
             if spec.elements > LARGEST_VALUE:
                 raise UnsupportedError(f"{graph.name}: node {node.name!r} ({node.op}) makes {spec}, absurdly large")
             graph.specs[name] = spec
@@ -138,12 +213,12 @@ def _fold_nested(
         refresh_captures(node, arguments)
 
 
-def choices(graph: Graph, seed: int) -> dict[str, str]:
+def choices(graph: Graph, least: int) -> dict[str, str]:
     """Which nested graph takes the place of a node, where that is known at load: node → attribute.
 
-    What tinyrnn does not run is passed over, and whatever follows from it.
+    What tinyrnn does not run is passed over, and whatever follows from it. `least` as in `choose_probes`.
     """
-    probes, tried, found = choose_probes(graph, seed), list[Probes](), dict[str, str]()
+    probes, tried, found = choose_probes(graph, least), list[Probes](), dict[str, str]()
     while probes not in tried:
         tried.append(probes)
         trial, found = graph.copy(), {}
@@ -242,25 +317,36 @@ def _compute(graph: Graph, op: Op, node: Node) -> bool:
 
 
 def _join(op: Op, node: Node, graph: Graph, probes: Mapping[str, int], error: Exception) -> Probes | None:
-    """Probes with two sizes made one, such that the node's inputs fit together (or come closer)."""
-    if isinstance(error, SizesDiffer):
-        for a, b in error.pairs:
-            for old, new in ((a, b), (b, a)):
-                if old in probes.values():
-                    return {k: new if v == old else v for k, v in probes.items()}
-    seen = {n for name in node.inputs if name for n in graph.specs[name].sizes}
+    """Probes with two sizes made one, where the node fits at no other size; None where that does not help.
+
+    Raises `Uneven` where a size would have to be one that follows from another: a multiple may fit.
+    """
+    known = {*(n for name in node.inputs if name in graph.constants for n in graph.constants[name].shape)}
+    known |= {n for value in node.attributes.values() if isinstance(value, np.ndarray) for n in value.shape}
+    seen = {n for name in node.inputs if name and name in graph.specs for n in graph.specs[name].sizes}
     names = [name for name, probe in probes.items() if probe in seen]
-    trials = [(b, probes[a]) for a, b in combinations(names, 2) if probes[a] != probes[b]]
-    trials += [(name, n) for name in names for n in seen if n not in probes.values()]
-    for name, size in trials:
-        old = probes[name]
+
+    def fits(sizes: Mapping[int, int]) -> bool:
         specs = [
-            Spec(s.dtype, tuple(size if n == old else n for n in s.sizes)) if s else None
-            for s in (graph.specs[i] if i else None for i in node.inputs)
+            Spec(s.dtype, tuple(sizes.get(n, n) for n in s.sizes)) if s else None
+            for s in (graph.specs[i] if i else None for i in node.inputs[: op.arguments(node)])
         ]
         try:
             op.infer(node, specs)
         except UNSOUND:
-            continue
-        return {k: size if v == old else v for k, v in probes.items()}
+            return False
+        return True
+
+    if isinstance(error, Uneven) or any(fits({probes[name]: n}) for name in names for n in LARGER):
+        return None
+    pairs = list(error.pairs) if isinstance(error, SizesDiffer) else []
+    pairs += [(a, b) for b, a in pairs]
+    pairs += [(probes[b], probes[a]) for a, b in combinations(names, 2) if fits({probes[b]: probes[a]})]
+    pairs += [(probes[name], n) for name in names for n in sorted(seen) if n not in probes.values() and fits({probes[name]: n})]
+    for targets in (set(probes.values()), known - {1}, {1}):
+        for old, new in pairs:
+            if old != new and old in probes.values() and new in targets:
+                return {k: new if v == old else v for k, v in probes.items()}
+    if any(old in probes.values() for old, _ in pairs):
+        raise Uneven(f"its inputs {_shapes(graph, node)} do not fit each other")
     return None

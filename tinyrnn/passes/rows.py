@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.arrays import SizeRule
 from tinyrnn.clock import FRAMES, Clock, meeting
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.ir import Graph, Node, Size, Spec
@@ -60,6 +61,8 @@ class Program:
     """of the values per row that do not have one row for each input frame"""
     doubts: list[str] = field(default_factory=list)
     """inputs that look like states and are none, in a sentence each"""
+    sizes: tuple[SizeRule, ...] = ()
+    """what open sizes can be, where not all is allowed"""
 
     def clock(self, name: str) -> Clock:
         """The clock of a value per row."""
@@ -174,16 +177,22 @@ def _seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | 
     )
     if lengths and batches:
         return found
+    sizes_open = {graph.specs[n].sizes[a] for n in graph.inputs for a, size in enumerate(file_shapes[n]) if isinstance(size, str)}
+    known = batches and not batches & sizes_open
+    """the batch is there, of a fixed size: what is open is not it"""
     first = {shape[0] for name in graph.inputs if (shape := file_shapes[name]) and not TIME_NAME.match(str(shape[0]))}
     for name in graph.inputs:
         opened = [(axis, size) for axis, size in enumerate(file_shapes[name]) if isinstance(size, str)]
         if lengths:
-            found += [((name, axis), "batch") for axis, _ in opened[:2] if graph.specs[name].sizes[axis] not in lengths]
+            other = [axis for axis, _ in opened[:2] if graph.specs[name].sizes[axis] not in lengths]
+            found += [((name, axis), "batch") for axis in other if not known]
             continue
         for place, (axis, size) in enumerate(opened[:2]):
             alone = len(opened) == 1 and (axis > 0 or bool(TIME_NAME.match(size)))
             batch_too = size in first or graph.specs[name].sizes[axis] in batches
-            found.append(((name, axis), "time" if (place == 1 or alone) and not batch_too else "batch"))
+            role = "time" if (place == 1 or alone) and not batch_too else "batch"
+            if role == "time" or not known:
+                found.append(((name, axis), role))
     return found
 
 
@@ -232,16 +241,14 @@ def assign_roles(graph: Graph, axes: Axes, wanted: list[tuple[Axis, str]]) -> di
         if of_class.setdefault(root, role) != role:
             raise Refused(f"axis {axis[1]} of {axis[0]!r} is time for one operator and batch for another")
         if not waiting:
+            _join_parts(axes, of_class)
             waiting = [
                 (other, "time")
                 for pair in resampled
                 for one, other in (pair, pair[::-1])
                 if of_class.get(axes.find(one)) == "time" and axes.find(other) not in of_class
             ]
-    for root, parts in axes.parts.items():
-        roles = [of_class.get(axes.find(part)) for part in parts]
-        if all(roles) and axes.find(root) not in of_class:
-            of_class[axes.find(root)] = "+".join(role for role in roles if role)
+    _join_parts(axes, of_class)
     result = {}
     for name, spec in graph.specs.items():
         for place in range(len(spec.shape)):
@@ -249,6 +256,14 @@ def assign_roles(graph: Graph, axes: Axes, wanted: list[tuple[Axis, str]]) -> di
             if found is not None:
                 result[name, place] = found
     return result
+
+
+def _join_parts(axes: Axes, of_class: dict[Axis, str]) -> None:
+    """The role of axes that are others, all of them rows, laid out row-major."""
+    for root, parts in axes.parts.items():
+        roles = [of_class.get(axes.find(part)) for part in parts]
+        if all(roles) and axes.find(root) not in of_class:
+            of_class[axes.find(root)] = "+".join(role for role in roles if role)
 
 
 def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: dict[str, str], roles: dict[Axis, str]) -> Program:

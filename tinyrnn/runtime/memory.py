@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array, Port
+from tinyrnn.arrays import Array, Port, SizeRule
 from tinyrnn.clock import Clock
 from tinyrnn.errors import ShapeError
 
@@ -47,6 +47,13 @@ class Layout:
     header: int
     """context entries before the addresses"""
     metadata: Mapping[str, str]
+    sizes: tuple[SizeRule, ...] = ()
+    """what open sizes can be"""
+
+    @property
+    def clocks(self) -> set[Clock]:
+        """The clocks whose rows a whole sequence must have."""
+        return {*self.waits, *(p.clock for p in (*self.inputs, *self.outputs) if p.per_frame)}
 
     def last(self, frames: int) -> int:
         """After how many frames, the end being known, all rows of a sequence of so many are made."""
@@ -90,6 +97,12 @@ class Context:
         self.ended = False
         self.reserve(max(layout.chunk, 1) + layout.lead)
         self.reset()
+
+    def share(self, state: Array) -> None:
+        """Work on the state of another context."""
+        self.state = state
+        self.addresses[1] = state.ctypes.data
+        self.counter = part_views(self.layout, state).get("frames")
 
     def reset(self) -> None:
         self.state[:] = self.layout.initial_state

@@ -106,6 +106,7 @@ class Model:
         lines += [f"  state  {p}" for p in self.states]
         if self.delay:
             lines.append(f"  delay  {self.delay} frames: it looks ahead")
+        lines += [f"  {rule}" for rule in layout.sizes]
         if layout.refuses_stream:
             lines.append(f"  cannot stream: {layout.refuses_stream}")
         return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from tinyrnn.arrays import (
     as_dtype,
     batch_entry,
     check_file_shape,
+    check_sizes,
     full_shape,
     match_inputs,
     put_batch_entry,
@@ -30,6 +32,7 @@ def run_file(layout: Layout, code: Any, answer: Any, inputs: Sequence[Any], name
     for name, value in values.items():
         arrays[name] = as_dtype(layout.name, ports[name], value)
         check_file_shape(layout.name, ports[name], arrays[name], sizes)
+        check_sizes(layout.name, ports[name], arrays[name], layout.sizes)
     batch = sizes.get("batch", next((len(a) for a in layout.batches.values()), 1))
     for name, constant in layout.batches.items():
         if len(constant) != batch:
@@ -37,6 +40,9 @@ def run_file(layout: Layout, code: Any, answer: Any, inputs: Sequence[Any], name
     frames = sizes.get("time", 1)
     if frames == 0:
         raise ShapeError(f"{layout.name}: a sequence of no frames")
+    if any(clock.whole(frames) < 1 for clock in layout.clocks):
+        least = next(n for n in count(frames + 1) if all(clock.whole(n) > 0 for clock in layout.clocks))
+        raise ShapeError(f"{layout.name}: a sequence of {frames} frames is too short; it takes {least} or more")
     outputs = {p.name: p for p in (*layout.outputs, *layout.state_outputs)}
     results = {name: np.empty(full_shape(port, batch, frames), port.dtype) for name, port in outputs.items()}
     context = Context(layout)

@@ -1,0 +1,27 @@
+"""Values that are known only when a sequence has ended, and the nodes that would need them before."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tinyrnn.ir import Graph, Node
+
+
+def needs_end(graph: Graph, per_row: Collection[str]) -> str:
+    """Why a frame graph needs the whole sequence: the first node that reads, for every row, what all rows come to; '' if none.
+
+    per_row: the values with one row per frame; all others belong to a call or are constant
+    """
+    made_by: dict[str, Node] = {}
+    for node in graph.nodes:
+        read = next((name for name in node.inputs if name in made_by), "")
+        rows = [name for name in node.outputs if name in per_row]
+        if read and (rows or any(name in per_row for name in node.inputs)):
+            source = made_by[read]
+            return (
+                f"node {node.name!r} ({node.op}): it uses {read!r} in every frame, which node {source.name!r} ({source.op}) "
+                f"makes of the whole sequence"
+            )
+        if read or any(name in per_row for name in node.inputs):
+            made_by.update((name, made_by.get(read, node)) for name in node.outputs if name and name not in per_row)
+    return ""
