@@ -55,7 +55,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         (tmp_path / f"empty{suffix}").touch()
         assert "empty" in refusal(tmp_path / f"empty{suffix}")
     (tmp_path / "model.pt").write_bytes(b"x")
-    assert "'.pt'; supported are .onnx and .npz" in refusal(tmp_path / "model.pt")
+    assert "a PyTorch file" in refusal(tmp_path / "model.pt")
 
 
 def test_a_protobuf_of_another_kind(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_as_a_module(tmp_path):
 def test_files_that_are_no_models(tmp_path, command):
     for name, content, says in (("none.onnx", None, "no such file"), ("empty.onnx", b"", "empty"),
                                 ("text.onnx", b"no model", "not an ONNX file"),
-                                ("model.h5", b"no model", "unknown kind of file '.h5'")):
+                                ("model.h5", b"no model", "an HDF5 file")):
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)

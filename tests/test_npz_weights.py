@@ -301,7 +301,7 @@ def test_layers_may_replace_a_description(tmp_path: Path) -> None:
 
 
 def test_layers_belong_to_npz_files() -> None:
-    with pytest.raises(tinyrnn.LoadError, match=r"layers= describes plain weights in an \.npz file"):
+    with pytest.raises(tinyrnn.LoadError, match=r"layers= describes plain weights in an \.npz"):
         tinyrnn.load(MODELS / "lstm_l1_uni_sf_zero_dynT_b1_legacy.onnx", layers=["LSTM"])
 
 

@@ -111,6 +111,33 @@ def match_inputs(model: str, names: Sequence[str], inputs: Sequence[Any], named:
     return [values[name] for name in names]
 
 
+def session_call(inputs: Sequence[Any], named: Mapping[str, Any]) -> tuple[list[str] | None, Mapping[str, Any]] | None:
+    """Output names (None: all) and the feeds of a call in onnxruntime's form, `run(output_names, input_feed)`; None of others."""
+    if set(named) == {"output_names", "input_feed"} and not inputs:
+        inputs = (named["output_names"], named["input_feed"])
+    elif named or len(inputs) != 2:
+        return None
+    names, feed = inputs
+    if not isinstance(feed, Mapping) or not (
+        names is None or (isinstance(names, (list, tuple)) and all(isinstance(n, str) for n in names))
+    ):
+        return None
+    return list(names or ()) or None, feed
+
+
+def pick(names: Sequence[str] | None, outputs: Sequence[str], answer: Any) -> list[Any]:
+    """What onnxruntime's `run` gives: the outputs that are named, or all, in a list."""
+    found = dict(zip(outputs, [answer] if len(outputs) == 1 else answer, strict=True))
+    return [found[name] for name in (outputs if names is None else names)]
+
+
+def check_outputs(model: str, names: Sequence[str] | None, outputs: Sequence[str]) -> None:
+    """Raise `ShapeError` for the name of no output."""
+    unknown = [name for name in names or () if name not in outputs]
+    if unknown:
+        raise ShapeError(f"{model}: no output {', '.join(map(repr, unknown))}; it makes {', '.join(outputs)}")
+
+
 def as_dtype(model: str, port: Port, value: Any) -> Array:
     """The value as an array of the port's dtype; only conversions that keep the values are made."""
     try:

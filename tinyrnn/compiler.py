@@ -18,6 +18,7 @@ from tinyrnn.arrays import Port as UserPort
 from tinyrnn.arrays import is_narrow
 from tinyrnn.codegen import PORTS, Source, generate
 from tinyrnn.errors import LoadError, TinyRNNError, UnsupportedError
+from tinyrnn.frontends.source import ModelSource, read
 from tinyrnn.generic import Shared
 from tinyrnn.ir import Graph, Spec
 from tinyrnn.op import op_of
@@ -33,7 +34,6 @@ from tinyrnn.trace.program import watched
 
 __all__ = ["Stages", "compile_graph", "load", "ops", "read", "save"]
 
-LARGEST_FILE = 1 << 31
 EXAMPLE_SIZES = (17, 257, 2053)
 """of axes that are only known when a sequence comes: the first for which the shapes fit"""
 UNSOUND = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
@@ -51,7 +51,7 @@ class Stages:
 
 
 def load(
-    path: str | PathLike[str],
+    path: ModelSource,
     *,
     bind: Mapping[str, Any] | None = None,
     states: Mapping[str, str] | None = None,
@@ -59,14 +59,16 @@ def load(
     time: Time | None = None,
     layers: Sequence[Any] | None = None,
 ) -> Model:
-    """Load a model from .onnx or .npz and compile it, or take the compiled code from the cache.
+    """Load a model from .onnx, .npz or .safetensors and compile it, or take the compiled code from the cache.
 
+    path:    a path, the bytes of such a file, or an onnx.ModelProto; one in memory is called as its graph, and holds its
+             weights itself
     bind:    values for inputs that become constants, or for sizes that the file leaves open
     states:  state input → state output of a step model, where they are not found by themselves; {} for none
     outputs: the outputs to keep; what they do not need is dropped
     time:    which axis of the inputs is time, where no recurrent operator and no open size tells: the axis of every
              input, the name of an open size, or {input: axis}
-    layers:  for plain weights in .npz, what they belong to (see `frontends.npz`)
+    layers:  for plain weights in .npz or .safetensors, what they belong to (see `frontends.npz`)
 
     Raises `LoadError`, `UnsupportedError` or `TargetError`.
     """
@@ -74,7 +76,7 @@ def load(
 
 
 def _read_bound(
-    path: str | PathLike[str],
+    path: ModelSource,
     bind: Mapping[str, Any] | None,
     states: Mapping[str, str] | None,
     outputs: Sequence[str] | None,
@@ -82,7 +84,7 @@ def _read_bound(
     halves: bool = True,
 ) -> tuple[Graph, Mapping[str, str] | None]:
     """The bound graph and its state pairs; inputs and outputs of half precision are float32 unless `halves`."""
-    graph, stored_states = read(Path(path), layers)
+    graph, stored_states = read(path, layers)
     if not halves:
         graph.specs = {n: Spec(np.dtype(np.float32), s.shape) if is_narrow(s.dtype) else s for n, s in graph.specs.items()}
     graph = bound(graph, bind, outputs)
@@ -91,47 +93,19 @@ def _read_bound(
     return graph, states
 
 
-def load_for_build(path: str | PathLike[str], **how: Any) -> Model:
+def load_for_build(path: ModelSource, **how: Any) -> Model:
     """As `load`, with float32 for half precision, as `plan_for` has."""
     given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers")}
     return compile_graph(*_read_bound(path, **given, halves=False), how.get("time"))
 
 
-def plan_for(path: str | PathLike[str], machine: Machine, alignment: int, **how: Any) -> Plan:
+def plan_for(path: ModelSource, machine: Machine, alignment: int, **how: Any) -> Plan:
     """The plan of a model for another machine, with float32 for half precision, which C and the web lack; `how` as for `load`.
 
     Raises `LoadError` and `UnsupportedError`.
     """
     given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers")}
     return _stages(*_read_bound(path, **given, halves=False), how.get("time"), machine, alignment).plan
-
-
-def read(path: Path, layers: Sequence[Any] | None = None) -> tuple[Graph, dict[str, str] | None]:
-    """The graph of a file, and the state pairs it records, if it does."""
-    try:
-        if (path / "manifest.json").is_file():
-            raise LoadError(f"{path}: made by tinyrnn build; tinyrnn.load_built loads it")
-        if not path.is_file():
-            raise LoadError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; load takes an .onnx or .npz file")
-        size = path.stat().st_size
-    except OSError as error:
-        raise LoadError(f"{path}: cannot be read ({error.strerror})") from None
-    if size == 0:
-        raise LoadError(f"{path}: the file is empty")
-    if size > LARGEST_FILE:
-        raise LoadError(f"{path}: {size:,} bytes; the largest file read is {LARGEST_FILE:,}")
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        from tinyrnn.frontends.npz import read_npz
-
-        return read_npz(path, layers)
-    if layers is not None:
-        raise LoadError(f"{path}: layers= describes plain weights in an .npz file")
-    if suffix != ".onnx":
-        raise LoadError(f"{path}: unknown kind of file {suffix!r}; supported are .onnx and .npz")
-    from tinyrnn.frontends.onnx import read_onnx
-
-    return read_onnx(path), None
 
 
 def save(model: Model, path: str | PathLike[str]) -> None:

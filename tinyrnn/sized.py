@@ -101,8 +101,8 @@ class SizedModel(Model):
             said = ", ".join(map(str, shape))
             raise ShapeError(f"{self.name}: input {name!r} has shape {list(found)}; the file says [{said}]")
 
-    def run(self, *inputs: Any, **named: Any) -> Any:
-        """As `Model.run`; what a new size needs is made ready first."""
+    def _whole(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        """What a new size needs is made ready first."""
         return self._at_size(inputs, named).run(dict(zip(self._layout.file_inputs, self._values(inputs, named), strict=True)))
 
     def trace(self, *inputs: Any, entry: int = 0, **named: Any) -> Any:

@@ -7,14 +7,13 @@ onnxruntime on the same file; where that cannot run it, with the float64 referen
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyrnn.check.compare import Check
 from tinyrnn.check.report import Difference, Report, Row
 from tinyrnn.check.tolerances import TOLERANCES, Tolerance, difference, excess, within
 from tinyrnn.errors import ShapeError
+from tinyrnn.frontends.source import ModelSource
 from tinyrnn.runtime import Model, Progress
 from tinyrnn.sized import SizedModel
 
@@ -28,7 +27,7 @@ WHOLE = 64
 
 
 def check(
-    path: str | PathLike[str],
+    path: ModelSource,
     *,
     bind: Mapping[str, Any] | None = None,
     states: Mapping[str, str] | None = None,
@@ -61,7 +60,7 @@ def check(
 
 def check_model(
     model: Model,
-    path: str | PathLike[str],
+    path: ModelSource,
     *,
     bind: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
@@ -71,7 +70,7 @@ def check_model(
     level: str = "close",
     progress: Progress | None = None,
 ) -> Report:
-    """`check` of a model that is loaded; `path` is its file, and `bind` as it was given to `load`."""
+    """`check` of a model that is loaded; `path` is what was given to `load`, and `bind` as it was given to `load`."""
     if isinstance(model, SizedModel):
         known = data is not None and all(name in data for name in model._layout.file_inputs)
         sizes = model.sizes_of(data) if known and data else dict.fromkeys(model.open_sizes, min(frames, WHOLE))
@@ -81,4 +80,4 @@ def check_model(
         raise ShapeError(f"{model.name}: frames={frames} and chunks={tuple(chunks)} must be 1 or more")
     if level not in TOLERANCES:
         raise ValueError(f"no level of tolerance {level!r}; there are {', '.join(TOLERANCES)}")
-    return Check(model, Path(path), bind, data, frames, seed, tuple(dict.fromkeys(chunks)), level, progress).report
+    return Check(model, path, bind, data, frames, seed, tuple(dict.fromkeys(chunks)), level, progress).report

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from tinyrnn.check.report import Report, Row
 from tinyrnn.check.samples import Sample, fixed_sizes, from_file, given_sample, random_sample, repeated
 from tinyrnn.check.tolerances import difference, distance, excess, within
 from tinyrnn.errors import ShapeError, TinyRNNError
+from tinyrnn.frontends.source import ModelSource, is_onnx, label
 from tinyrnn.runtime import Model, Progress
 from tinyrnn.targets.reference import Reference
 
@@ -50,7 +50,7 @@ class Check:
     def __init__(
         self,
         model: Model,
-        path: Path,
+        path: ModelSource,
         bind: Mapping[str, Any] | None,
         data: Mapping[str, Any] | None,
         frames: int,
@@ -104,10 +104,10 @@ class Check:
         if self.progress:
             self.progress(self.done, self.total)
 
-    def _oracles(self, path: Path, bind: Mapping[str, Any] | None) -> list[tuple[str, Run]]:
+    def _oracles(self, path: ModelSource, bind: Mapping[str, Any] | None) -> list[tuple[str, Run]]:
         """What the model can be compared with, best first."""
-        if path.suffix.lower() != ".onnx":
-            self._note(f"{path.name} is no ONNX file, so onnxruntime cannot run it; the float64 reference takes its place")
+        if not is_onnx(path):
+            self._note(f"{label(path)} is no ONNX file, so onnxruntime cannot run it; the float64 reference takes its place")
             return [(REFERENCE, self._referenced)]
         runtime = import_onnxruntime(self.model.name)
         names, constants, version = (

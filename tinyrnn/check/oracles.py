@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tinyrnn.arrays import Array
 from tinyrnn.errors import TinyRNNError
+from tinyrnn.frontends.source import ModelSource, session_model
 
 LONGEST_REASON = 320
 
@@ -18,7 +18,7 @@ class Failure(Exception):
     """An oracle cannot run the model; the text says why."""
 
 
-def constants_of(path: Path, bind: Mapping[str, Any] | None) -> dict[str, Array]:
+def constants_of(path: ModelSource, bind: Mapping[str, Any] | None) -> dict[str, Array]:
     """The inputs that `bind` fixes, as arrays of the file's dtypes and shapes."""
     if not bind:
         return {}
@@ -44,7 +44,9 @@ def import_onnxruntime(model: str) -> Any:
 class Session:
     """onnxruntime on the CPU with one thread, opened when it is first needed; raises `Failure` with its own reason."""
 
-    def __init__(self, runtime: Any, path: Path, outputs: Sequence[str], constants: Mapping[str, Array], optimised: bool) -> None:
+    def __init__(
+        self, runtime: Any, path: ModelSource, outputs: Sequence[str], constants: Mapping[str, Array], optimised: bool
+    ) -> None:
         self.runtime, self.path, self.outputs, self.constants, self.optimised = runtime, path, list(outputs), constants, optimised
         self.session: Any = None
         self.refused = ""
@@ -71,7 +73,7 @@ class Session:
         options.log_severity_level = 4
         if not self.optimised:
             options.graph_optimization_level = self.runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return self.runtime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        return self.runtime.InferenceSession(session_model(self.path), options, providers=["CPUExecutionProvider"])
 
 
 def _reason(error: BaseException) -> str:

@@ -45,13 +45,14 @@ class _Bounded(io.BufferedReader):
         return super().read(LARGEST_DIRECTORY if size is None or size < 0 else size)
 
 
-def read_archive(path: Path, text: str = "") -> dict[str, Array]:
+def read_archive(path: Path, text: str = "", data: bytes | None = None) -> dict[str, Array]:
     """Array name → array, native byte order, C-contiguous, of real numbers or truth values.
 
-    The array named `text` may be a 0-d Unicode string. Raises `LoadError`.
+    The array named `text` may be a 0-d Unicode string; `data` takes the place of the file. Raises `LoadError`.
     """
     try:
-        with _Bounded(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
+        raw: Any = io.FileIO(path) if data is None else io.BytesIO(data)
+        with _Bounded(raw) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             _check_members(path, members)
             return {member.filename.removesuffix(".npy"): _read(path, archive, member, text) for member in members}

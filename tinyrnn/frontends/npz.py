@@ -1,4 +1,4 @@
-"""`.npz` files ↔ `Graph`: NumPy, json and zipfile, no onnx and no pickle.
+"""`.npz` and `.safetensors` files ↔ `Graph`: NumPy, json and zipfile, no onnx and no pickle.
 
 Both forms are what `np.savez` writes: one .npy member per array, and one array more named `tinyrnn`, a 0-d Unicode
 string that holds a JSON object. Arrays are of real numbers; unused and missing arrays are errors.
@@ -19,8 +19,8 @@ An attribute is an integer, a float, a string, a list of one of these, {"array":
 after the other inputs of its node, and its constants and names are those of the whole.
 Arrays of types that NumPy lacks are stored as unsigned integers, with "dtypes": {array: "bfloat16"}.
 
-**Plain weights**, `np.savez("m.npz", **module.state_dict())` of a PyTorch module that is a chain of layers. The
-description stands beside the arrays, or is given as `load(path, layers=[...])`, which comes first:
+**Plain weights**, `np.savez("m.npz", **module.state_dict())` or a .safetensors file of a PyTorch module that is a chain of
+layers. The description stands beside the arrays, or is given as `load(path, layers=[...])`, which comes first:
 
     {"format": "weights", "version": 1, "layers": [["Embedding", "embed"], ["LSTM", "rnn"], ["Linear", "head"]],
      "metadata": {...}}                                       optional
@@ -60,6 +60,7 @@ from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.archive import LARGEST_TOTAL, Array, read_archive
 from tinyrnn.frontends.order import DEEPEST, model_name, ordered
+from tinyrnn.frontends.safetensors import read_safetensors
 from tinyrnn.frontends.weights import guess_layers, weights_graph
 from tinyrnn.ir import LARGEST_VALUE, Graph, Node, Size, Spec
 
@@ -75,12 +76,16 @@ FOREIGN = re.compile(r"(bfloat16|float\d\w{0,20}|u?int[24])")
 T = TypeVar("T")
 
 
-def read_npz(path: Path, layers: Sequence[Any] | None = None) -> tuple[Graph, dict[str, str] | None]:
-    """The graph of a container or of plain weights, and the state pairs that a container records.
+Found = tuple[Graph, dict[str, str] | None]
+"""a graph, and the state pairs that its file records"""
+
+
+def read_npz(path: Path, layers: Sequence[Any] | None = None, data: bytes | None = None) -> Found:
+    """The graph of a container or of plain weights, and the state pairs that a container records; `data` takes the file's place.
 
     Raises `LoadError` for whatever the file or `layers` is not.
     """
-    arrays = read_archive(path, DESCRIPTION)
+    arrays = read_archive(path, DESCRIPTION, data)
     text = arrays.pop(DESCRIPTION, None)
     document = None if text is None else _parse(path, text)
     if document is not None and document.get("format") == "graph":
@@ -91,6 +96,16 @@ def read_npz(path: Path, layers: Sequence[Any] | None = None) -> tuple[Graph, di
     if document is not None:
         metadata = _metadata(path, document)
         layers = document["layers"] if layers is None else layers
+    return _plain(path, arrays, layers, metadata)
+
+
+def read_weights(path: Path, layers: Sequence[Any] | None = None, data: bytes | None = None) -> Found:
+    """The graph of the plain weights in a .safetensors file. Raises `LoadError`."""
+    arrays, metadata = read_safetensors(path, data)
+    return _plain(path, arrays, layers, metadata)
+
+
+def _plain(path: Path, arrays: dict[str, Array], layers: Sequence[Any] | None, metadata: Mapping[str, str]) -> Found:
     if layers is None:
         raise LoadError(f"{path}: plain weights without a description of the layers. {guess_layers(arrays)}")
     return weights_graph(path, arrays, layers, metadata), None

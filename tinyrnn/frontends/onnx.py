@@ -15,6 +15,7 @@ from onnx import TensorProto, numpy_helper
 from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.order import DEEPEST, check_names, model_name, ordered
+from tinyrnn.frontends.source import memory_name
 from tinyrnn.ir import LARGEST_VALUE, Graph, Node, Size, Spec, refresh_captures
 from tinyrnn.op import REGISTRY
 
@@ -24,14 +25,15 @@ LARGEST_INLINED = 1 << 20
 """nodes that a graph may have after its local functions are inlined"""
 
 
-def read_onnx(path: Path) -> Graph:
-    """The graph of an ONNX file.
+def read_onnx(path: Path, source: bytes | onnx.ModelProto | None = None) -> Graph:
+    """The graph of an ONNX file, or of a model in memory, which `path` then only names.
 
     Raises `LoadError` where the file is no sound model and `UnsupportedError` where its opset or one of its
-    types is none that tinyrnn reads. External data is read from the model's own folder only.
+    types is none that tinyrnn reads. External data is read from the model's own folder only,
+    and of a model in memory not at all.
     """
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = _parsed(path, source)
     except Exception as error:
         raise LoadError(
             f"{path}: not an ONNX file, or damaged ({_first_line(error)}). "
@@ -39,12 +41,20 @@ def read_onnx(path: Path) -> Graph:
         ) from None
     if not model.graph.node and not model.graph.output:
         raise LoadError(f"{path}: empty, or not an ONNX file: it has no nodes and no outputs")
+    if isinstance(source, bytes):
+        path = Path(memory_name(model))
     if model.functions:
         model = _inline(model, path)
     versions = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
     _check_opset(path, versions.get("", 0))
     model = _without_functions(model, path, versions[""])
-    return _Reader(path, versions).graph(model)
+    return _Reader(path, versions, source is None).graph(model)
+
+
+def _parsed(path: Path, source: bytes | onnx.ModelProto | None) -> onnx.ModelProto:
+    if source is None:
+        return onnx.load(str(path), load_external_data=False)
+    return onnx.load_model_from_string(source) if isinstance(source, bytes) else source
 
 
 def _kind(code: int) -> str:
@@ -164,8 +174,8 @@ Scope = Mapping[str, str]
 
 
 class _Reader:
-    def __init__(self, path: Path, versions: dict[str, int]) -> None:
-        self.path, self.versions = path, versions
+    def __init__(self, path: Path, versions: dict[str, int], has_folder: bool) -> None:
+        self.path, self.versions, self.has_folder = path, versions, has_folder
         self.constants: dict[str, np.ndarray[Any, Any]] = {}
         self.taken: set[str] = set()
         self.scopes: list[Scope] = []
@@ -325,6 +335,11 @@ class _Reader:
     def external(self, tensor: TensorProto, what: str) -> np.ndarray[Any, Any]:
         check_names(self.path, [text for entry in tensor.external_data for text in (entry.key, entry.value)])
         entries = {entry.key: entry.value for entry in tensor.external_data}
+        if not self.has_folder:
+            raise LoadError(
+                f"{self.path}: {what} is in the external file {entries.get('location', '')!r}, but the model came from memory, "
+                f"which has no folder. Load it by its path, or bring the data in: onnx.load(path)"
+            )
         folder = self.path.resolve().parent
         location = entries.get("location", "")
         try:

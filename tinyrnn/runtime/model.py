@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array, Port, shape_text
+from tinyrnn.arrays import Array, Port, check_outputs, pick, session_call, shape_text
 from tinyrnn.errors import ShapeError, StreamError
 from tinyrnn.runtime.driver import Driver, Progress
 from tinyrnn.runtime.memory import Layout, part_views
@@ -78,8 +78,17 @@ class Model:
         """Every input in the file's own shape, every output in the file's own shape; nothing is remembered.
 
         Inputs are positional in the file's order, by keyword, or one dict. One output comes back as an array,
-        several as a named tuple. Raises `ShapeError`.
+        several as a named tuple. `run(None, {...})` and `run(["y"], {...})`, as onnxruntime has it, give a list of all or
+        of the named outputs. Raises `ShapeError`.
         """
+        asked = session_call(inputs, named)
+        if asked is None:
+            return self._whole(inputs, named)
+        names, feed = asked
+        check_outputs(self.name, names, self._layout.file_outputs)
+        return pick(names, self._layout.file_outputs, self._whole((), feed))
+
+    def _whole(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
         return run_file(self._layout, self._code, self._file_result, inputs, named)
 
     def trace(self, *inputs: Any, entry: int = 0, **named: Any) -> Any:

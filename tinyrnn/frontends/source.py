@@ -1,0 +1,129 @@
+"""From what `load` is given, a path or a model in memory, to the graph: which frontend reads it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeGuard
+
+from tinyrnn.errors import LoadError
+from tinyrnn.frontends.kinds import READ, START, hint, kind_of_model
+from tinyrnn.ir import Graph
+
+
+class Proto(Protocol):
+    """An onnx.ModelProto, as far as this file knows it."""
+
+    @property
+    def graph(self) -> Any: ...
+
+    def SerializeToString(self) -> bytes: ...
+
+
+ModelSource: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | Proto
+"""a path, the bytes of a file, or an ONNX model in memory"""
+
+LARGEST_FILE = 1 << 31
+
+
+def read(source: ModelSource, layers: Sequence[Any] | None = None) -> tuple[Graph, dict[str, str] | None]:
+    """The graph of a model, and the state pairs it records, if it does.
+
+    Messages name a file by its path, and a model in memory by its graph's name, or "model". Raises `LoadError` and
+    `UnsupportedError`.
+    """
+    if isinstance(source, (str, PathLike)):
+        path = Path(source)
+        _check_file(path)
+        return _read(_kind(path), path, None, layers)
+    if is_proto(source):
+        return _read("onnx", Path(memory_name(source)), source, layers)
+    data = in_memory(source)
+    if data is None:
+        raise LoadError(f"load takes the path of a file, the bytes of one, or an onnx.ModelProto, not {type(source).__name__}")
+    if not data or len(data) > LARGEST_FILE:
+        raise LoadError(f"model: {len(data):,} bytes in memory; a model has 1 to {LARGEST_FILE:,}")
+    return _read(_kind(data), Path("model"), data, layers)
+
+
+def is_proto(source: Any) -> TypeGuard[Proto]:
+    """Whether it is an onnx.ModelProto, told without importing onnx."""
+    return type(source).__name__ == "ModelProto" and hasattr(source, "graph")
+
+
+def in_memory(source: Any) -> bytes | None:
+    """The bytes of a file in memory; of a ModelProto as well."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    return bytes(source.SerializeToString()) if is_proto(source) else None
+
+
+def session_model(source: ModelSource) -> str | bytes:
+    """What onnxruntime opens: a path or bytes."""
+    data = in_memory(source)
+    return str(source) if data is None else data
+
+
+def is_onnx(source: ModelSource) -> bool:
+    """Whether a model that `read` takes is an ONNX model."""
+    return is_proto(source) or _kind(source) == "onnx"
+
+
+def label(source: ModelSource) -> str:
+    """What a report calls it."""
+    return Path(source).name if isinstance(source, (str, PathLike)) else "model"
+
+
+def _kind(source: Any) -> str | None:
+    if isinstance(source, (str, PathLike)):
+        with Path(source).open("rb") as file:
+            return kind_of_model(file.read(START), file, Path(source).suffix.lower())
+    data = bytes(source)
+    return kind_of_model(data[:START], io.BytesIO(data), ".onnx")
+
+
+def memory_name(proto: Proto) -> str:
+    """What a model without a file is called: as its graph."""
+    return re.sub(r"[/\\.]", "_", proto.graph.name) or "model"
+
+
+def _check_file(path: Path) -> None:
+    try:
+        if (path / "manifest.json").is_file():
+            raise LoadError(f"{path}: made by tinyrnn build; tinyrnn.load_built loads it")
+        if (path / "saved_model.pb").is_file():
+            raise LoadError(
+                f"{path}: a TensorFlow SavedModel; write python -m tf2onnx.convert --saved-model {path} --output model.onnx "
+                f"(needs tf2onnx)"
+            )
+        if not path.is_file():
+            there = "a folder" if path.is_dir() else "no such file"
+            raise LoadError(f"{path}: {there}; load takes an .onnx, .npz or .safetensors file")
+        size = path.stat().st_size
+        with path.open("rb"):
+            pass
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if size == 0:
+        raise LoadError(f"{path}: the file is empty")
+    if size > LARGEST_FILE:
+        raise LoadError(f"{path}: {size:,} bytes; the largest file read is {LARGEST_FILE:,}")
+
+
+def _read(kind: str | None, path: Path, data: Any, layers: Sequence[Any] | None) -> tuple[Graph, dict[str, str] | None]:
+    if kind is None:
+        raise LoadError(f"{path}: unknown kind of file {path.suffix.lower()!r}; supported are .onnx, .npz and .safetensors")
+    if kind not in READ:
+        raise LoadError(f"{path}: {hint(kind, path)}")
+    if kind != "onnx":
+        from tinyrnn.frontends.npz import read_npz, read_weights
+
+        return (read_npz if kind == "npz" else read_weights)(path, layers, data)
+    if layers is not None:
+        raise LoadError(f"{path}: layers= describes plain weights in an .npz or .safetensors file")
+    from tinyrnn.frontends.onnx import read_onnx
+
+    return read_onnx(path, data), None
