@@ -45,6 +45,11 @@ class Port:
         """Whether one input frame can make more than one row."""
         return self.clock.most(1) > 1
 
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        """Of an array that takes what any one step makes: the frame, or [most rows of one frame, *frame]."""
+        return (self.clock.most(1), *self.shape) if self.per_frame and self.several else self.shape
+
     def __str__(self) -> str:
         notes = [] if self.per_frame else ["per call"]
         if self.per_frame and self.clock.stride > 1:

@@ -5,16 +5,18 @@ The page holds the kernels written for this model, `step` (one pass over the pro
 many, straight from Python: they read the headers of NumPy arrays themselves).
 
 The *context* is an int64 array that all entries take, in the order of `CONTEXT`, then the addresses of
-inputs and outputs, then the address of each one's dtype object.
+inputs and outputs, then the address of each one's dtype object, then the rows of each output that the last `call` made.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isinf, prod
 
 from tinyrnn import lanes
+from tinyrnn.clock import FRAMES
 from tinyrnn.op import Close, Open
 from tinyrnn.passes import Port
 from tinyrnn.plan import Place, Plan
@@ -30,6 +32,7 @@ CONTEXT = (
     "array_type",
     "accepted",
     "declined",
+    "varied",
     "count_references",
     "save_thread",
     "restore_thread",
@@ -74,10 +77,10 @@ def generate(plan: Plan, shared: bool = True) -> Source:
     page, memory, xs, ys = program(plan, shared)
     inputs, outputs = plan.program.visible_inputs, plan.program.visible_outputs
     page += _run(plan, memory, xs, ys)
-    direct = not plan.program.refuses_stream and not plan.program.waits and len(inputs) * len(outputs) <= LARGEST_CALL
+    direct = not plan.program.refuses_stream and len(inputs) * len(outputs) <= LARGEST_CALL
     if direct:
-        page += _call(inputs, outputs, many=False, release=plan.multiply_adds >= RELEASE_FROM)
-        page += _call(inputs, outputs, many=True, release=True)
+        page += _call(plan, inputs, outputs, many=False, release=plan.multiply_adds >= RELEASE_FROM)
+        page += _call(plan, inputs, outputs, many=True, release=True)
     entries = {"run": 2, "call": 3, "call_many": 3} if direct else {"run": 2}
     return Source(page_text(plan, page), entries)
 
@@ -253,8 +256,11 @@ def passes(plan: Plan, memory: list[str], xs: list[str], ys: list[str]) -> list[
     return lines
 
 
-def _call(inputs: list[Port], outputs: list[Port], many: bool, release: bool) -> list[str]:
+def _call(plan: Plan, inputs: list[Port], outputs: list[Port], many: bool, release: bool) -> list[str]:
     at = LAYOUT
+    ports = len(inputs) + len(outputs)
+    late = {j: plan.clocks.index(p.clock) for j, p in enumerate(outputs) if p.per_row and p.clock != FRAMES}
+    made = [f"made_{j}" if j in late else "frames" if p.per_row else "1" for j, p in enumerate(outputs)]
     slot = {name: f"get(c, {index})" for index, name in enumerate(CONTEXT)}
     what = "Frames [T, *frame]" if many else "One frame"
     lines = [
@@ -262,15 +268,19 @@ def _call(inputs: list[Port], outputs: list[Port], many: bool, release: bool) ->
         f'    """{what} from NumPy arrays of exactly the right type and shape; declines all others, unchanged."""',
         f"    c = i64(get(i64(this + {at.data}), 0))",
         "    o = i64(arguments)",
-        f"    good = count == {len(inputs) + len(outputs)}",
+        f"    good = count == {ports}" + (f" and {slot['end']} < 0" if plan.program.waits else ""),
         f"    frames = {-1 if many else 1}",
     ]
+    counting = [f"    start = get({counter(plan).replace('s +', 'get(c, 1) +')}, 0)"] if late else []
+    counting += [f"    made_{j} = after_{k}(start + frames, -1) - after_{k}(start, -1)" for j, k in late.items()]
     for i, port in enumerate([*inputs, *outputs]):
         flags = ARRAY_FLAGS_IN if i < len(inputs) else ARRAY_FLAGS_OUT
-        lead = 1 if many and port.per_row else 0
+        lead = 1 if port.per_row and (many or port.clock.most(1) > 1) else 0
+        if i == len(inputs):
+            lines += counting
         tests = [
             f"get(i64(p), 1) == {slot['array_type']}",
-            f"get(i64(p + {at.descr}), 0) == get(c, {PORTS + len(inputs) + len(outputs) + i})",
+            f"get(i64(p + {at.descr}), 0) == get(c, {PORTS + ports + i})",
             f"get(i32(p + {at.ndim}), 0) == {len(port.frame) + lead}",
             f"(get(i32(p + {at.flags}), 0) & {flags}) == {flags}",
         ]
@@ -278,16 +288,19 @@ def _call(inputs: list[Port], outputs: list[Port], many: bool, release: bool) ->
         shape = [f"get(d, {axis + lead}) == {size}" for axis, size in enumerate(port.frame)]
         if shape or lead:
             lines += ["        if good:", f"            d = i64(get(i64(p + {at.dimensions}), 0))"]
-        if lead:
+        if lead and i < len(inputs):
             lines += ["            if frames < 0:", "                frames = get(d, 0)"]
             shape.append("get(d, 0) == frames")
+        elif lead:
+            shape.append(f"get(d, 0) {'==' if many else '>='} {made[i - len(inputs)]}")
         if shape:
             lines.append(f"            good = {' and '.join(shape)}")
         lines.append(f"        put(c, {PORTS + i}, get(i64(p + {at.data}), 0))")
     for i, x in enumerate(inputs):
         for j, y in enumerate(outputs):
             a, b = f"get(c, {PORTS + i})", f"get(c, {PORTS + len(inputs) + j})"
-            x_size, y_size = (f"{_row_bytes(p)} * frames" if p.per_row else str(_row_bytes(p)) for p in (x, y))
+            x_size = f"{_row_bytes(x)} * frames" if x.per_row else str(_row_bytes(x))
+            y_size = f"{_row_bytes(y)} * {made[j]}"
             lines += [f"    if good and {a} < {b} + {y_size} and {b} < {a} + {x_size}:", "        good = False"]
     lines += [
         "    if good and frames > 0:",
@@ -297,9 +310,17 @@ def _call(inputs: list[Port], outputs: list[Port], many: bool, release: bool) ->
         "    else:",
         "        good = False",
         f"    answer = {slot['accepted']} if good else {slot['declined']}",
+        *(_varied(late, ports, slot["varied"]) if late and not many else []),
         f"    put(i64(answer), 0, get(i64(answer), 0) + {slot['count_references']})",
         "    return answer",
         "",
         "",
     ]
     return lines
+
+
+def _varied(late: Iterable[int], ports: int, answer: str) -> list[str]:
+    """The rows of each output, written where Python finds them; another answer where they are not one each."""
+    rows = [f"        put(c, {PORTS + 2 * ports + j}, made_{j})" for j in late]
+    other = " or ".join(f"made_{j} != 1" for j in late)
+    return ["    if good:", *rows, f"    if good and ({other}):", f"        answer = {answer}"]

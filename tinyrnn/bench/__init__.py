@@ -32,7 +32,7 @@ from tinyrnn.bench.counts import (
     undisturbed,
 )
 from tinyrnn.bench.data import GATES, POOL, Data, cell_model
-from tinyrnn.bench.peer import Session
+from tinyrnn.bench.peer import PeerError, Session
 from tinyrnn.bench.report import (
     Allocations,
     Deadline,
@@ -114,7 +114,8 @@ def bench(
     loading:  measure `import` and `load` in fresh processes too
     progress: called with pieces of work done and in all, never inside a measurement
 
-    Raises what `load` raises, and `TinyRNNError` where an argument makes no sense or the peer cannot run the file.
+    Where the peer cannot run the file, the result says why in `refusal` and has the model's own figures only.
+    Raises what `load` raises, and `TinyRNNError` where an argument makes no sense or the peer is not installed.
     """
     if frames < 1 or not seconds > 0 or (rate is not None and not rate > 0):
         raise TinyRNNError(f"bench needs frames ≥ 1, seconds > 0 and rate > 0, not {frames}, {seconds:g} and {rate}")
@@ -126,7 +127,11 @@ def bench(
     if isinstance(model, SizedModel):
         model = model.sized(dict.fromkeys(model.open_sizes, min(frames, WHOLE)))
     data = Data(model, frames, seed, fixed=versus is not None)
-    peer = Session(versus, file, model, data, bind or {}, outputs) if versus else None
+    peer, refusal = None, ""
+    try:
+        peer = Session(versus, file, model, data, bind or {}, outputs) if versus else None
+    except PeerError as error:
+        refusal = str(error)
     tick()
     timing = _time(model, data, peer, seconds, tick)
     fresh = fresh_loads(file, options, tick) if loading else None
@@ -151,6 +156,7 @@ def bench(
             layout.weights.nbytes, layout.initial_state.nbytes, arena, model._code.size, fresh.resident if fresh else resident()
         ),
         versus=_versus(peer, timing) if peer else None,
+        refusal=refusal,
         setting=here(),
     )
 
@@ -383,7 +389,7 @@ def _time(model: Model, data: Data, peer: Session | None, seconds: float, tick: 
 
 
 def _out(model: Model) -> Any:
-    arrays = tuple(np.empty(p.shape, p.dtype) for p in model.outputs)
+    arrays = tuple(np.empty(p.step_shape, p.dtype) for p in model.outputs)
     return arrays[0] if len(arrays) == 1 else arrays
 
 

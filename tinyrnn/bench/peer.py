@@ -16,6 +16,10 @@ from tinyrnn.errors import TinyRNNError, UnsupportedError
 from tinyrnn.runtime import Model
 
 
+class PeerError(TinyRNNError):
+    """The other runtime cannot run a file."""
+
+
 class Session:
     """The file in onnxruntime, on one thread, with the same input; states are fed back as a stream would."""
 
@@ -56,7 +60,15 @@ class Session:
         except TinyRNNError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common type
-            raise TinyRNNError(f"{path}: onnxruntime {self.version} cannot run it: {error}") from error
+            raise PeerError(f"{path}: onnxruntime {self.version} cannot run it: {error}") from error
+        self._refuses_frame = ""
+        if self.steps:
+            try:
+                self._session.run(self._names, self._start() | self._frames[0])
+            except Exception as error:
+                self.steps, self._refuses_frame = False, str(error).splitlines()[0]
+        if not self.steps and not self.whole_runs:
+            raise PeerError(f"{path}: onnxruntime {self.version} cannot run it: {self._refuses_frame}")
 
     def _start(self) -> dict[str, Array]:
         return self._constants | {name: array.copy() for name, array in self._data.states.items()}
@@ -107,6 +119,8 @@ class Session:
         data, notes = self._data, []
         if data.by_file:
             notes.append(f"the file fixes the batch: both run {data.batch} entries, and there are no single steps of onnxruntime")
+        elif self._refuses_frame:
+            notes.append(f"it cannot run a single frame, so there are no single steps of onnxruntime: {self._refuses_frame}")
         elif data.streams and not self.steps:
             notes.append("the file fixes the number of frames: there are no single steps of onnxruntime")
         elif self.steps and self.whole_runs and self._model.states and not self._pairs:

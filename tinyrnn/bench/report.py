@@ -173,6 +173,8 @@ class Result:
     memory: Memory
     versus: Peer | None
     setting: Setting
+    refusal: str = ""
+    """why there is no `versus` that was asked for"""
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the samples, ready for JSON."""
@@ -292,6 +294,8 @@ def _time_lines(result: Result) -> list[str]:
         lines.append(f"{result.latency.steps:,} single steps, each with {result.latency.clock:.2f} µs of the clock's own")
     if result.refuses_stream:
         lines.append(f"whole runs only: {result.refuses_stream}")
+    if result.refusal:
+        lines.append(result.refusal)
     if peer:
         lines.append(
             f"{peer.name} {peer.version}: largest difference of an output {peer.difference:.1e}"

@@ -22,7 +22,7 @@ from tinyrnn.errors import LoadError, TargetError
 from tinyrnn.runtime.memory import Context, Layout, aligned
 from tinyrnn.runtime.model import Model
 
-FORMAT = 1
+FORMAT = 2
 """of manifest.json"""
 WEIGHTS_HEADER = 64
 """bytes of a file of weights before the weights"""

@@ -72,6 +72,7 @@ class Driver:
         self.run, self.named = code.run, named
         self.single: Callable[..., Any] | None = None
         self.many: Callable[..., Any] | None = None
+        self.several = [p.per_frame and p.several for p in layout.outputs]
         self.per_call: list[Array | None] = [None] * len(self.layout.inputs)
         if HEADERS_KNOWN and code.calls:
             self._prepare_calls(code.calls)
@@ -83,34 +84,53 @@ class Driver:
         api = ctypes.pythonapi
         threads = [ctypes.cast(f, ctypes.c_void_p).value or 0 for f in (api.PyEval_SaveThread, api.PyEval_RestoreThread)]
         counting = 0 if sys.version_info >= (3, 12) else 1
-        addresses[5 : layout.header] = np.array([id(np.ndarray), id(None), id(False), counting, *threads], np.int64)
+        addresses[5 : layout.header] = np.array([id(np.ndarray), id(None), id(False), id(True), counting, *threads], np.int64)
         self._dtypes = [p.dtype for p in ports]
-        addresses[layout.header + len(ports) :] = np.array([id(dtype) for dtype in self._dtypes], np.int64)
+        addresses[layout.header + len(ports) :][: len(ports)] = np.array([id(dtype) for dtype in self._dtypes], np.int64)
         (self.single, first), (self.many, second) = (_builtin(address, addresses) for address in functions)
         self._keep = first, second
+        addresses[layout.header + 2 * len(ports) :] = 1
+        self.made = addresses.data[layout.header + 2 * len(ports) :]  # rows of each output in the last step
+        self.steps = [(p.step_shape, p.dtype) for p in layout.outputs]
+        self.special = any(self.several) or bool(layout.waits and not all(p.per_frame for p in layout.inputs))
 
-    def short_step(self) -> Callable[..., Any]:
-        """`Stream.step` for one input and one output, with everything that it looks up at hand."""
-        port, single, driver = self.layout.outputs[0], self.single, self
+    def short_step(self) -> Callable[..., Any] | None:
+        """`Stream.step` for one input and one output of one row at most, with everything that it looks up at hand."""
+        single, driver, layout = self.single, self, self.layout
+        if single is None or len(layout.inputs) != 1 or len(layout.outputs) != 1 or self.special:
+            return None
+        port = layout.outputs[0]
         shape, dtype, empty, array_type = port.shape, port.dtype, np.empty, np.ndarray
-        assert single is not None
 
         def step(frame: Any = None, /, *rest: Any, out: Any = None, **named: Any) -> Any:
             if out is None:
-                result = empty(shape, dtype)
-                if not rest and not named and single(frame, result) is None:
-                    return result
-            elif type(out) is array_type and not named and not rest and single(frame, out) is None:
-                return out
+                if not rest and not named:
+                    result = empty(shape, dtype)
+                    answer = single(frame, result)
+                    if answer is None:
+                        return result
+                    if answer:
+                        return None
+            elif type(out) is array_type and not named and not rest:
+                answer = single(frame, out)
+                if answer is None:
+                    return out
+                if answer:
+                    return None
             return driver.checked(rest if frame is None else (frame, *rest), named, out, None, None)
 
         return step
 
     def step(self, inputs: tuple[Any, ...], out: Any, named: Mapping[str, Any]) -> Any:
         if self.single is not None and not named:
-            results = [np.empty(p.shape, p.dtype) for p in self.layout.outputs] if out is None else self._given(out)
-            if results and self.single(*inputs, *results) is None:
-                return self._answer(results)
+            results = [np.empty(shape, dtype) for shape, dtype in self.steps] if out is None else self._given(out)
+            if results:
+                answer = self.single(*inputs, *results)
+                if answer is None and not self.special:
+                    return self._answer(results)
+                if answer is not False:
+                    self._remember(inputs)
+                    return self._answer(self._cut(results, self.made))
         return self.checked(inputs, named, out, None, None)
 
     def run_many(self, inputs: tuple[Any, ...], out: Any, named: Mapping[str, Any], progress: Progress | None) -> Any:
@@ -118,25 +138,53 @@ class Driver:
             if out is not None:
                 results = self._given(out)
             elif inputs and type(inputs[0]) is np.ndarray and inputs[0].ndim:
-                frames = len(inputs[0])
-                results = [np.empty((frames, *p.shape) if p.per_frame else p.shape, p.dtype) for p in self.layout.outputs]
+                rows = self.rows(len(inputs[0]))
+                results = [
+                    np.empty((n, *p.shape) if p.per_frame else p.shape, p.dtype)
+                    for p, n in zip(self.layout.outputs, rows, strict=True)
+                ]
             else:
                 results = []
             if results and self.many(*inputs, *results) is None:
+                self._remember(inputs)
                 return self._answer(results)
         return self.checked(inputs, named, out, -1, progress)
 
     def _given(self, out: Any) -> list[Any]:
         return [out] if type(out) is np.ndarray else list(out) if isinstance(out, (tuple, list)) else []
 
+    def _remember(self, inputs: Sequence[Array]) -> None:
+        """What a flush needs of the last call."""
+        if self.layout.waits:
+            self.per_call = [None if p.per_frame else a.copy() for p, a in zip(self.layout.inputs, inputs, strict=True)]
+
+    def rows(self, frames: int) -> list[int]:
+        """Rows of each output that the next frames make; `frames` for what belongs to a call."""
+        if not self.layout.waits:
+            return [frames] * len(self.layout.outputs)
+        before = self.context.frames
+        return [p.clock.count(before + frames) - p.clock.count(before) if p.per_frame else frames for p in self.layout.outputs]
+
+    def coming(self, frames: int) -> Any:
+        """`rows` as `Stream.rows` answers them."""
+        if not isinstance(frames, (int, np.integer)) or frames < 0:
+            raise ShapeError(f"{self.layout.name}: rows of {frames!r} frames: it takes a number from 0 up")
+        self._open()
+        pairs = zip(self.layout.outputs, self.rows(int(frames)), strict=True)
+        return self._answer([n if p.per_frame else None for p, n in pairs])
+
+    def _open(self) -> None:
+        if self.context.ended:
+            raise StreamError(f"{self.layout.name}: the sequence has ended with flush(); reset() begins another")
+
     def checked(
         self, inputs: Sequence[Any], named: Mapping[str, Any], out: Any, frames: int | None, progress: Progress | None
     ) -> Any:
-        layout = self.layout
+        layout, single = self.layout, frames is None
         given = match_inputs(layout.name, [p.name for p in layout.inputs], inputs, named)
         arrays = []
         for port, value in zip(layout.inputs, given, strict=True):
-            array, count = frame_input(layout.name, port, value, frames is not None)
+            array, count = frame_input(layout.name, port, value, not single)
             if count is not None:
                 if frames not in (None, -1, count):
                     raise ShapeError(f"{layout.name}: input {port.name!r} has {count} frames, the inputs before it {frames}")
@@ -145,42 +193,20 @@ class Driver:
         total = 1 if frames is None else frames
         if total < 0:
             raise ShapeError(f"{layout.name}: run needs at least one input with frames")
-        if layout.waits:
-            return self._late(arrays, out, total, frames is None, progress)
-        results = self._results(out, [total] * len(layout.outputs), frames is None)
-        if total == 0:
-            if not all(p.per_frame for p in layout.outputs):
-                raise ShapeError(f"{layout.name}: a run over no frames has no value for the outputs that belong to a call")
-            return self._answer(results)
-        arrays = [a.copy() if any(np.may_share_memory(a, r) for r in results) else a for a in arrays]
-        self._execute(arrays, results, total, progress)
-        return self._answer(results)
-
-    def _late(self, arrays: list[Array], out: Any, total: int, single: bool, progress: Progress | None) -> Any:
-        """A call of a model whose outputs do not have one row for each frame."""
-        context, layout = self.context, self.layout
-        if context.ended:
-            raise StreamError(f"{layout.name}: the sequence has ended with flush(); reset() begins another")
-        rows = [p.clock.count(context.frames + total) - p.clock.count(context.frames) for p in layout.outputs]
-        alone = single and not any(p.several for p in layout.outputs)
-        if alone and out is not None:
-            given = out if isinstance(out, (tuple, list)) else [out]
-            out = [
-                a[None] if n else np.empty((0, *p.shape), p.dtype) for p, a, n in zip(layout.outputs, given, rows, strict=False)
-            ]
-        results = self._results(out, rows, False)
+        self._open()
+        rows = self.rows(total)
+        results = self._results(out, rows, single, total)
+        if total == 0 and not all(p.per_frame for p in layout.outputs):
+            raise ShapeError(f"{layout.name}: a run over no frames has no value for the outputs that belong to a call")
         if total:
-            self.per_call = [None if p.per_frame else a.copy() for p, a in zip(layout.inputs, arrays, strict=True)]
-            self._execute(
-                [a[None] if single and p.per_frame else a for p, a in zip(layout.inputs, arrays, strict=True)],
-                results,
-                total,
-                progress,
-            )
-        if not alone:
-            return self._answer(results)
-        pairs = zip(layout.outputs, results, strict=True)
-        return self._answer([r if not p.per_frame else r[0] if len(r) else None for p, r in pairs])
+            arrays = [a.copy() if any(np.may_share_memory(a, r) for r in results) else a for a in arrays]
+            self._execute(arrays, results, total, progress)
+            self._remember(arrays)
+        return self._answer(self._cut(results, rows) if single else results)
+
+    def _cut(self, results: Sequence[Array], rows: Sequence[int]) -> list[Array | None]:
+        """What one step made in arrays of `step_shape`."""
+        return [r[:n] if several else r if n else None for several, r, n in zip(self.several, results, rows, strict=True)]
 
     def flush(self) -> Any:
         """The rows that still wait for frames, as if the sequence ended here."""
@@ -188,7 +214,7 @@ class Driver:
         end = context.frames
         last = layout.last(end) if end and not context.ended else end
         rows = [p.clock.count(last, end) - p.clock.count(end) if last > end else 0 for p in layout.outputs]
-        results = self._results(None, rows, False)
+        results = self._results(None, rows, False, last - end)
         if last == end:
             context.ended = context.ended or bool(layout.waits and end)
             return self._answer([r if p.per_frame else None for p, r in zip(layout.outputs, results, strict=True)])
@@ -224,23 +250,33 @@ class Driver:
                 raise
             progress(end, total)
 
-    def _results(self, out: Any, rows: Sequence[int], single: bool) -> list[Array]:
-        """Arrays for the outputs: of one frame, or with so many rows each."""
+    def _results(self, out: Any, rows: Sequence[int], single: bool, frames: int) -> list[Array]:
+        """Arrays for the outputs: of one step, or with so many rows each."""
         layout = self.layout
-        shapes = [p.shape if single or not p.per_frame else (n, *p.shape) for p, n in zip(layout.outputs, rows, strict=True)]
         if out is None:
-            return [np.empty(shape, p.dtype) for p, shape in zip(layout.outputs, shapes, strict=True)]
-        results = [out] if len(layout.outputs) == 1 and not isinstance(out, (tuple, list)) else list(out)
-        if len(results) != len(shapes):
-            raise ShapeError(f"{layout.name}: out has {len(results)} arrays for {len(shapes)} outputs")
-        for port, shape, result in zip(layout.outputs, shapes, results, strict=True):
-            if type(result) is not np.ndarray or result.shape != shape or result.dtype != port.dtype or not result.flags.carray:
+            pairs = zip(layout.outputs, rows, strict=True)
+            return [np.empty(p.step_shape if single else (n, *p.shape) if p.per_frame else p.shape, p.dtype) for p, n in pairs]
+        results = [out] if len(layout.outputs) == 1 and not isinstance(out, (tuple, list)) else list(self._given(out))
+        if len(results) != len(layout.outputs):
+            raise ShapeError(f"{layout.name}: out has {len(results)} arrays for {len(layout.outputs)} outputs")
+        for port, count, result in zip(layout.outputs, rows, results, strict=True):
+            room = single and port.per_frame and port.several  # any number of rows that is enough
+            shape = (count, *port.shape) if port.per_frame and (room or not single) else port.shape
+            fits = type(result) is np.ndarray and result.dtype == port.dtype and result.flags.carray
+            if fits and room:
+                fits = result.ndim == len(shape) and result.shape[0] >= count and result.shape[1:] == port.shape
+            if not fits or (not room and result.shape != shape):
+                why = ""
+                if room:
+                    why = f", the rows of this frame, or more: {list(port.step_shape)} has room for any"
+                elif shape[:1] != (frames,) and port.per_frame and not single:
+                    why = f" now: stream.rows({frames}) tells the rows before a call"
                 raise ShapeError(
                     f"{layout.name}: out for {port.name!r} must be a writeable C-contiguous {port.dtype} array of shape "
-                    f"{list(shape)}, not {describe(result)}"
+                    f"{list(shape)}{why}, not {describe(result)}"
                 )
         return results
 
-    def _answer(self, results: Sequence[Array | None]) -> Any:
+    def _answer(self, results: Sequence[Array | int | None]) -> Any:
         named = self.named
         return results[0] if named is None else named(*results)

@@ -88,13 +88,11 @@ class Context:
         self.layout = layout
         self.state = aligned(layout.initial_state.size, np.float32)
         ports = [*layout.inputs, *layout.batches, *layout.outputs]
-        self.addresses = np.zeros(layout.header + 2 * len(ports), np.int64)
+        self.addresses = np.zeros(layout.header + 2 * len(ports) + len(layout.outputs), np.int64)
         self.pointer = self.addresses.ctypes.data
         self.addresses[0] = layout.weights.ctypes.data
         self.addresses[1] = self.state.ctypes.data
-        self.addresses[4] = -1
         self.counter = part_views(layout, self.state).get("frames")
-        self.ended = False
         self.reserve(max(layout.chunk, 1) + layout.lead)
         self.reset()
 
@@ -107,6 +105,15 @@ class Context:
     def reset(self) -> None:
         self.state[:] = self.layout.initial_state
         self.ended = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the sequence is over: compiled code then takes no more frames."""
+        return bool(self.addresses[4] >= 0)
+
+    @ended.setter
+    def ended(self, value: bool) -> None:
+        self.addresses[4] = self.frames if value else -1
 
     @property
     def frames(self) -> int:

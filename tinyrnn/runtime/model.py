@@ -137,8 +137,8 @@ class Stream:
         self.model = model
         self._driver = Driver(model._layout, model._code, model._result)
         self._context = self._driver.context
-        if self._driver.single is not None and len(model.inputs) == len(model.outputs) == 1:
-            short = self._driver.short_step()
+        short = self._driver.short_step()
+        if short is not None:
             short.__doc__ = Stream.step.__doc__
             self.step = short  # type: ignore[method-assign]
 
@@ -180,14 +180,23 @@ class Stream:
         """
         return self._driver.flush()
 
+    def rows(self, frames: int = 1) -> Any:
+        """The rows of each output that the next `frames` make, in one call or in several: `frames` for most models.
+
+        None for an output that belongs to a call. `run(x, out=y[: stream.rows(len(x))])` writes into the start of y.
+        Raises `ShapeError`, and `StreamError` after `flush`.
+        """
+        return self._driver.coming(frames)
+
     def step(self, *inputs: Any, out: Any = None, **named: Any) -> Any:
         """One frame: inputs of the shapes of `model.inputs`, in order or by name; the outputs of `model.outputs`.
 
-        `out` is an array (several outputs: a sequence of arrays) to write into, C-contiguous and of the right
-        dtype; without it new arrays come back. Raises `ShapeError`, with the state unchanged.
+        `out` is an array of `step_shape` of the output (several outputs: a sequence of arrays) to write into, C-contiguous
+        and of the right dtype; without it new arrays come back. Raises `ShapeError`, with the state unchanged.
 
-        Of a model that looks ahead or has strides over time, an output that has no row yet is None; where one frame
-        can make several rows, they come back as [rows, *frame].
+        Of a model that looks ahead or has strides over time, an output that has no row yet is None, and its `out` is
+        as before. Where one frame can make several rows, they come back as [rows, *frame]; `out` is then [n, *frame] with
+        room for them, and what comes back is a view of its first rows.
         """
         return self._driver.step(inputs, out, named)
 
@@ -195,6 +204,8 @@ class Stream:
         """Many frames [T, *frame] in one native call, the GIL released; time first in every output.
 
         What belongs to a call, not to a frame (`per_frame` False), is given and comes back without the time axis.
+        `out` is an array (several outputs: a sequence of arrays) of exactly the shape that comes back without it; the
+        rows of a model with delay or strides over time `rows(T)` tells.
         `progress(done, total)` is called between pieces. Raises `ShapeError`, with the state unchanged.
         """
         return self._driver.run_many(inputs, out, named, progress)
