@@ -252,6 +252,44 @@ def test_a_batch_that_stays_inside(tmp_path: Path) -> None:
         agree("close", whole(model, feeds), in_onnxruntime(proto, feeds), f"{batch}, {frames}")
 
 
+@pytest.mark.parametrize("time_last", [True, False])
+def test_caches_of_past_frames_with_chunks_of_any_length(time_last: bool, tmp_path: Path) -> None:
+    """A convolution whose cache of past frames is joined with a chunk of open length, and cut back."""
+    axis = 2 if time_last else 1
+    constants = {"w": weight(F, F, 3), "from": np.array([-4]), "to": np.array([2**62]), "axis": np.array([axis])}
+    nodes = [
+        helper.make_node("Concat", ["cache", "x"], ["joined"], axis=axis),
+        helper.make_node("Slice", ["joined", "from", "to", "axis"], ["new_cache"]),
+    ]
+    if time_last:
+        nodes.append(helper.make_node("Conv", ["joined", "w"], ["a"], dilations=[2]))
+    else:
+        nodes += [
+            helper.make_node("Transpose", ["joined"], ["turned"], perm=[0, 2, 1]),
+            helper.make_node("Conv", ["turned", "w"], ["convolved"], dilations=[2]),
+            helper.make_node("Transpose", ["convolved"], ["a"], perm=[0, 2, 1]),
+        ]
+    nodes.append(helper.make_node("Tanh", ["a"], ["y"]))
+    shape = (lambda n: [1, F, n]) if time_last else (lambda n: [1, n, F])
+    proto = model_of(nodes, {"x": shape("T"), "cache": shape(4)}, ["y", "new_cache"], constants)
+    model = loaded(proto, tmp_path)
+    assert [p.name for p in model.states] == ["cache"]
+    whole_x = RNG.standard_normal(shape(24)).astype(np.float32)
+    first: np.ndarray | None = None
+    for cuts in ([1] * 24, [5, 7, 1, 11], [24], [2] * 12):
+        stream, cache, made, start = model.stream(), np.zeros(shape(4), np.float32), [], 0
+        for n in cuts:
+            x = np.take(whole_x, range(start, start + n), axis)
+            wanted = in_onnxruntime(proto, {"x": x, "cache": cache})
+            made.append(stream.step(x[0]))
+            assert made[-1].shape == wanted["y"].shape[1:] and within("close", made[-1], wanted["y"][0])
+            agree("close", whole(model, {"x": x, "cache": cache}), wanted)
+            cache, start = wanted["new_cache"], start + n
+        joined = np.concatenate(made, axis - 1)
+        first = joined if first is None else first
+        assert within("exact", joined, first) and within("close", stream.states["cache"], cache.reshape(stream.states["cache"].shape))
+
+
 def test_what_is_left_open_is_said_with_the_options_to_type(tmp_path: Path) -> None:
     """A window of about one size: the error names the input's size and values with which the model runs."""
     nodes = [

@@ -168,7 +168,7 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
     shapes = {name: graph.specs[name].shape for name in graph.inputs}
     opened = list(dict.fromkeys(s for shape in shapes.values() for s in shape if isinstance(s, str)))
     inner = [s for s in opened if any(s in shape[1:] for shape in shapes.values())]
-    shared = Shared()
+    shared, ranks = Shared(), dict[str, int]()
 
     def staged(sizes: Mapping[str, int]) -> Stages:
         stages = _stages(bound(graph, sizes, None), states, time)
@@ -176,6 +176,8 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
 
     def model_of(stages: Stages, sizes: Mapping[str, int]) -> Model:
         layout = layout_of(stages.plan)
+        ranks.update({p.name: len(p.shape) for p in (*layout.inputs, *layout.outputs) if p.name not in ranks})
+        layout = replace(layout, inputs=_ranked(layout.inputs, ranks), outputs=_ranked(layout.outputs, ranks))
         code, weights = shared.code(stages.source, layout.weights, lambda: staged(_others(sizes)).source)
         return Model(replace(layout, weights=weights), code, stages, cache(partial(_tracer, stages)))
 
@@ -189,7 +191,7 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
             if stages.program.kind != other.program.kind:
                 continue
             sized = replace(stages, graph=graph)
-            return SizedModel(model_of(sized, sizes), shapes, names, reason, lambda sizes: model_of(staged(sizes), sizes))
+            return SizedModel(model_of(sized, sizes), shapes, sizes, reason, lambda sizes: model_of(staged(sizes), sizes))
     return None
 
 
@@ -197,6 +199,11 @@ def _advised(graph: Graph, states: Mapping[str, str] | None, time: Time | None, 
     """The error with values of what the file leaves open, where the model runs with them."""
     values = example(graph, states, time)
     return UnsupportedError(f"{error}. {advice(graph, values)}") if values else error
+
+
+def _ranked(ports: Sequence[UserPort], ranks: Mapping[str, int]) -> tuple[UserPort, ...]:
+    """The ports with as many axes as at other sizes: a frame drops leading axes of length 1, but not those that are open."""
+    return tuple(replace(p, shape=(1,) * (ranks[p.name] - len(p.shape)) + p.shape) for p in ports)
 
 
 def _apart(least: int) -> Iterator[int]:

@@ -27,14 +27,16 @@ class SizedModel(Model):
         self,
         example: Model,
         shapes: Mapping[str, tuple[int | str, ...]],
-        sizes: Sequence[str],
+        example_sizes: Mapping[str, int],
         reason: str,
         specialise: Callable[[dict[str, int]], Model],
     ) -> None:
         super().__init__(example._layout, example._code, example._source)
         self._shapes, self._reason, self._specialise = dict(shapes), reason, specialise
-        self.open_sizes = tuple(sizes)
+        self.open_sizes = tuple(example_sizes)
         """the names of the sizes that its code has to know"""
+        self.example = dict(example_sizes)
+        """the sizes at which `inputs` and `outputs` describe it"""
         self._models: OrderedDict[tuple[int, ...], Model] = OrderedDict()
         timed = any(
             role and "time" in role and size in self.open_sizes

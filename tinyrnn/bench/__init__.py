@@ -125,7 +125,7 @@ def bench(
     tick = _ticker(progress, ROUNDS + 2 + (1 + CACHED_LOADS if loading else 0))
     model = load(file, **options)
     if isinstance(model, SizedModel):
-        model = model.sized(dict.fromkeys(model.open_sizes, min(frames, WHOLE)))
+        model = model.sized({n: max(k, min(frames, WHOLE)) for n, k in model.example.items()})
     data = Data(model, frames, seed, fixed=versus is not None)
     peer, refusal = None, ""
     try:

@@ -73,7 +73,7 @@ def check_model(
     """`check` of a model that is loaded; `path` is what was given to `load`, and `bind` as it was given to `load`."""
     if isinstance(model, SizedModel):
         known = data is not None and all(name in data for name in model._layout.file_inputs)
-        sizes = model.sizes_of(data) if known and data else dict.fromkeys(model.open_sizes, min(frames, WHOLE))
+        sizes = model.sizes_of(data) if known and data else {n: max(k, min(frames, WHOLE)) for n, k in model.example.items()}
         bind = {**(bind or {}), **{name: sizes[name] for name in model.open_sizes}}
         model = model.sized({name: bind[name] for name in model.open_sizes})
     if frames < 1 or any(n < 1 for n in chunks):

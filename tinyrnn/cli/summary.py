@@ -12,6 +12,7 @@ import numpy as np
 from tinyrnn.arrays import Port
 from tinyrnn.ir import Graph
 from tinyrnn.runtime import Model
+from tinyrnn.sized import SizedModel
 
 LONGEST_TEXT = 60
 
@@ -48,6 +49,8 @@ def summary(model: Model, path: Path) -> dict[str, Any]:
             "arena_per_row": layout.arena_per_row,
             "rows": layout.chunk,
         },
+        "sizes": [str(rule) for rule in layout.sizes],
+        "run_time_sizes": model.example if isinstance(model, SizedModel) else {},
         "metadata": model.metadata,
     }
 
@@ -77,7 +80,7 @@ def page(found: dict[str, Any]) -> str:
     """The figures of `summary` as text."""
     memory = found["memory"]
     kind = {
-        "whole": "a whole model: every call is a whole sequence, compiled for each length when it first comes",
+        "whole": "a whole model: every call is a whole sequence",
         "step": "a step model: one frame a call, its state goes in and out",
         "sequence": "a sequence model: it walks along time",
         "static": "a static model: it has no state",
@@ -86,6 +89,8 @@ def page(found: dict[str, Any]) -> str:
     rows = f"{memory['rows']} rows at once" if memory["rows"] > 1 else "one row at once" if memory["rows"] else "all rows at once"
     arena = f"{memory['arena_fixed']:,} + {memory['arena_per_row']:,} per row, {rows}"
     lines: list[tuple[str, str]] = [("kind", kind), ("streams", streams)]
+    at = ", ".join(f"{name!r} (shown at {n})" for name, n in found["run_time_sizes"].items())
+    lines += _labelled("sizes", [f"at run time: {at}"] * bool(at) + found["sizes"]) if at or found["sizes"] else []
     for what in ("inputs", "outputs"):
         lines += _labelled(
             what,
