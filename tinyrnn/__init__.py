@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinyrnn.compiler import load, save
-    from tinyrnn.errors import DecodeError, LoadError, ShapeError, StreamError, TargetError, TinyRNNError, UnsupportedError
+    from tinyrnn.errors import (
+        CopyError,
+        DecodeError,
+        LoadError,
+        ShapeError,
+        StreamError,
+        TargetError,
+        TinyRNNError,
+        UnsupportedError,
+    )
     from tinyrnn.native import build
     from tinyrnn.runtime import Model, Stream, load_built
 
@@ -26,11 +35,22 @@ _HOMES = {
     "Model": "runtime",
     "Stream": "runtime",
     **dict.fromkeys(
-        ("DecodeError", "LoadError", "ShapeError", "StreamError", "TargetError", "TinyRNNError", "UnsupportedError"), "errors"
+        (
+            "CopyError",
+            "DecodeError",
+            "LoadError",
+            "ShapeError",
+            "StreamError",
+            "TargetError",
+            "TinyRNNError",
+            "UnsupportedError",
+        ),
+        "errors",
     ),
 }
 
 __all__ = [
+    "CopyError",
     "DecodeError",
     "LoadError",
     "Model",

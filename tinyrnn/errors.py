@@ -21,6 +21,10 @@ class StreamError(TinyRNNError):
     """A model cannot stream, or a stream is used in a way it cannot serve."""
 
 
+class CopyError(TinyRNNError, TypeError):
+    """Something that belongs to one process, a model or a stream, is to be copied or pickled."""
+
+
 class DecodeError(TinyRNNError, ValueError):
     """A generation that a model cannot serve, or scores that are no numbers; the stream is as it was before."""
 

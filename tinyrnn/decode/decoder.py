@@ -17,7 +17,7 @@ from tinyrnn.decode import kernels as k
 from tinyrnn.decode.ports import find_feedback
 from tinyrnn.decode.search import Search
 from tinyrnn.errors import DecodeError
-from tinyrnn.runtime import Model, Progress, Stream, aligned
+from tinyrnn.runtime import Live, Model, Progress, Stream, aligned
 
 PIECE = 4096
 """tokens of one native call, after which progress is told and an interrupt is heard"""
@@ -50,7 +50,7 @@ class Hypothesis(NamedTuple):
     stopped: bool
 
 
-class Decoder:
+class Decoder(Live):
     """A stream whose output goes back into an input. For one thread at a time, as the stream is.
 
     stream: a `Stream`, whose state a generation continues from; a `Model` stands for a new stream of it
@@ -64,6 +64,8 @@ class Decoder:
     `output` and `feed` may be left out where only one choice is possible. Raises `DecodeError` where there is none
     or several, `ShapeError` for inputs, `StreamError` for a model that cannot stream.
     """
+
+    instead = "make one of `stream.fork()`"
 
     def __init__(
         self,

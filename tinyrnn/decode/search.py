@@ -6,10 +6,10 @@ import numpy as np
 
 from tinyrnn.arrays import Array
 from tinyrnn.decode import kernels as k
-from tinyrnn.runtime import aligned
+from tinyrnn.runtime import Live, aligned
 
 
-class Search:
+class Search(Live):
     """Arrays that a search of one size works in, and the words of a job that point to them.
 
     width, steps, length_penalty: as of `Decoder.beam`

@@ -12,6 +12,7 @@ import numpy as np
 
 from tinyrnn.arrays import Array, Port, describe, frame_input, match_inputs
 from tinyrnn.errors import ShapeError, StreamError
+from tinyrnn.runtime.live import Live
 from tinyrnn.runtime.memory import Context, Layout
 
 Progress = Callable[[int, int], None]
@@ -62,7 +63,7 @@ def _builtin(address: int, this: Any) -> tuple[Callable[..., Any], Any]:
     return make(ctypes.addressof(method), this, None), method
 
 
-class Driver:
+class Driver(Live):
     """Steps and runs one context; holds everything that a call looks up, and no stream."""
 
     def __init__(self, layout: Layout, code: Any, named: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from tinyrnn.arrays import Array, Port, SizeRule
 from tinyrnn.clock import Clock
 from tinyrnn.errors import ShapeError
+from tinyrnn.runtime.live import Live
 
 ALIGNMENT = 64
 
@@ -81,7 +82,7 @@ def aligned(count: int, dtype: Any = np.uint8) -> Array:
     return raw[start : start + size].view(dtype)
 
 
-class Context:
+class Context(Live):
     """The memory of one live input: state, arena, and the addresses that compiled code takes."""
 
     def __init__(self, layout: Layout) -> None:

@@ -11,15 +11,21 @@ import numpy as np
 from tinyrnn.arrays import Array, Port, check_outputs, pick, session_call, shape_text
 from tinyrnn.errors import ShapeError, StreamError
 from tinyrnn.runtime.driver import Driver, Progress
+from tinyrnn.runtime.live import Live
 from tinyrnn.runtime.memory import Layout, part_views
 from tinyrnn.runtime.whole import run_file
 
 
-class Model:
+class Model(Live):
     """A compiled model. Immutable; any number of streams and threads may share it.
 
     Made by `tinyrnn.load`. `inputs`, `outputs` and `states` describe one frame of a stream.
     """
+
+    instead = (
+        "threads and streams share a model as it is; another process loads the file itself, also one that `tinyrnn.save` wrote "
+        "(compiled code comes from the cache)"
+    )
 
     def __init__(self, layout: Layout, code: Any, source: Any = None, tracer: Callable[[], Any] | None = None) -> None:
         """`tracer` makes what `trace` uses, when that is first called."""
@@ -130,8 +136,13 @@ def _named(name: str, fields: Sequence[str]) -> Any:
     return namedtuple("Outputs", fields, rename=True)  # type: ignore[misc]
 
 
-class Stream:
+class Stream(Live):
     """One live input of a model: its state, carried from frame to frame. For one thread at a time."""
+
+    instead = (
+        "`stream.fork()` gives a second stream that continues from its state; another process loads the file itself and takes "
+        "the state, an array: `stream.state.copy()`"
+    )
 
     def __init__(self, model: Model) -> None:
         self.model = model
