@@ -74,6 +74,8 @@ class Driver(Live):
         self.single: Callable[..., Any] | None = None
         self.many: Callable[..., Any] | None = None
         self.several = [p.per_frame and p.several for p in layout.outputs]
+        self.one_each = not any(self.several)
+        self.keeps = bool(layout.waits) and not all(p.per_frame for p in layout.inputs)  # a flush needs what a call gave
         self.per_call: list[Array | None] = [None] * len(self.layout.inputs)
         if HEADERS_KNOWN and code.calls:
             self._prepare_calls(code.calls)
@@ -93,15 +95,14 @@ class Driver(Live):
         addresses[layout.header + 2 * len(ports) :] = 1
         self.made = addresses.data[layout.header + 2 * len(ports) :]  # rows of each output in the last step
         self.steps = [(p.step_shape, p.dtype) for p in layout.outputs]
-        self.special = any(self.several) or bool(layout.waits and not all(p.per_frame for p in layout.inputs))
 
     def short_step(self) -> Callable[..., Any] | None:
-        """`Stream.step` for one input and one output of one row at most, with everything that it looks up at hand."""
+        """`Stream.step` for one input and one output, with everything that it looks up at hand."""
         single, driver, layout = self.single, self, self.layout
-        if single is None or len(layout.inputs) != 1 or len(layout.outputs) != 1 or self.special:
+        if single is None or len(layout.inputs) != 1 or len(layout.outputs) != 1 or self.keeps:
             return None
-        port = layout.outputs[0]
-        shape, dtype, empty, array_type = port.shape, port.dtype, np.empty, np.ndarray
+        ((shape, dtype),) = self.steps
+        made, empty, array_type = self.made, np.empty, np.ndarray
 
         def step(frame: Any = None, /, *rest: Any, out: Any = None, **named: Any) -> Any:
             if out is None:
@@ -120,18 +121,24 @@ class Driver(Live):
                     return None
             return driver.checked(rest if frame is None else (frame, *rest), named, out, None, None)
 
-        return step
+        def step_of_several(frame: Any = None, /, *rest: Any, out: Any = None, **named: Any) -> Any:
+            if not rest and not named and (out is None or type(out) is array_type):
+                result = empty(shape, dtype) if out is None else out
+                if single(frame, result) is not False:
+                    return result[: made[0]]
+            return driver.checked(rest if frame is None else (frame, *rest), named, out, None, None)
+
+        return step_of_several if self.several[0] else step
 
     def step(self, inputs: tuple[Any, ...], out: Any, named: Mapping[str, Any]) -> Any:
         if self.single is not None and not named:
             results = [np.empty(shape, dtype) for shape, dtype in self.steps] if out is None else self._given(out)
             if results:
                 answer = self.single(*inputs, *results)
-                if answer is None and not self.special:
-                    return self._answer(results)
                 if answer is not False:
-                    self._remember(inputs)
-                    return self._answer(self._cut(results, self.made))
+                    if self.keeps:
+                        self._remember(inputs)
+                    return self._answer(results if answer is None and self.one_each else self._cut(results, self.made))
         return self.checked(inputs, named, out, None, None)
 
     def run_many(self, inputs: tuple[Any, ...], out: Any, named: Mapping[str, Any], progress: Progress | None) -> Any:
@@ -139,15 +146,16 @@ class Driver(Live):
             if out is not None:
                 results = self._given(out)
             elif inputs and type(inputs[0]) is np.ndarray and inputs[0].ndim:
-                rows = self.rows(len(inputs[0]))
-                results = [
-                    np.empty((n, *p.shape) if p.per_frame else p.shape, p.dtype)
-                    for p, n in zip(self.layout.outputs, rows, strict=True)
-                ]
+                frames = len(inputs[0])
+                if self.layout.waits:
+                    results = self._results(None, self.rows(frames), False, frames)
+                else:
+                    results = [np.empty((frames, *p.shape) if p.per_frame else p.shape, p.dtype) for p in self.layout.outputs]
             else:
                 results = []
             if results and self.many(*inputs, *results) is None:
-                self._remember(inputs)
+                if self.keeps:
+                    self._remember(inputs)
                 return self._answer(results)
         return self.checked(inputs, named, out, -1, progress)
 
@@ -156,8 +164,7 @@ class Driver(Live):
 
     def _remember(self, inputs: Sequence[Array]) -> None:
         """What a flush needs of the last call."""
-        if self.layout.waits:
-            self.per_call = [None if p.per_frame else a.copy() for p, a in zip(self.layout.inputs, inputs, strict=True)]
+        self.per_call = [None if p.per_frame else a.copy() for p, a in zip(self.layout.inputs, inputs, strict=True)]
 
     def rows(self, frames: int) -> list[int]:
         """Rows of each output that the next frames make; `frames` for what belongs to a call."""
@@ -202,7 +209,8 @@ class Driver(Live):
         if total:
             arrays = [a.copy() if any(np.may_share_memory(a, r) for r in results) else a for a in arrays]
             self._execute(arrays, results, total, progress)
-            self._remember(arrays)
+            if self.keeps:
+                self._remember(arrays)
         return self._answer(self._cut(results, rows) if single else results)
 
     def _cut(self, results: Sequence[Array], rows: Sequence[int]) -> list[Array | None]:
