@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from os import PathLike
@@ -21,8 +22,9 @@ from tinyrnn.errors import LoadError, TinyRNNError, UnsupportedError
 from tinyrnn.frontends.source import ModelSource, read
 from tinyrnn.generic import Shared
 from tinyrnn.ir import Graph, Spec
-from tinyrnn.op import op_of
+from tinyrnn.op import UNSOUND, op_of
 from tinyrnn.passes import Port, Program, Time, bound, prepare
+from tinyrnn.passes.budget import budget_of
 from tinyrnn.passes.suggest import advice, example
 from tinyrnn.plan import ALIGNMENT, Plan, make_plan
 from tinyrnn.runtime import Layout, Model, aligned
@@ -36,7 +38,6 @@ __all__ = ["Stages", "compile_graph", "load", "ops", "read", "save"]
 
 EXAMPLE_SIZES = (17, 257, 2053)
 """of axes that are only known when a sequence comes: the first for which the shapes fit"""
-UNSOUND = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def _read_bound(
     graph, stored_states = read(path, layers)
     if not halves:
         graph.specs = {n: Spec(np.dtype(np.float32), s.shape) if is_narrow(s.dtype) else s for n, s in graph.specs.items()}
-    graph = bound(graph, bind, outputs)
+    with budget_of(graph), _sound(graph.name):
+        graph = bound(graph, bind, outputs)
     if states is None and stored_states is not None and all(v in graph.outputs for v in stored_states.values()):
         states = {k: v for k, v in stored_states.items() if k in graph.inputs}
     return graph, states
@@ -118,6 +120,11 @@ def save(model: Model, path: str | PathLike[str]) -> None:
 
 def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: Time | None = None) -> Model:
     """The model of a bound graph, for this machine."""
+    with budget_of(graph):
+        return _compiled(graph, states, time)
+
+
+def _compiled(graph: Graph, states: Mapping[str, str] | None, time: Time | None) -> Model:
     try:
         stages = _stages(graph, states, time)
     except UnsupportedError as error:
@@ -128,11 +135,11 @@ def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: T
     program = stages.program
     for rule in program.sizes:
         if rule.exact:
-            warnings.warn(f"{graph.name}: {rule}. Where that is not meant, export with example sizes that differ", stacklevel=3)
+            warnings.warn(f"{graph.name}: {rule}. Where that is not meant, export with example sizes that differ", stacklevel=4)
     for node in program.graph.nodes:
         doubt = op_of(node).doubt(node, graph.metadata.get("producer", ""))
         if doubt:
-            warnings.warn(f"{graph.name}: node {node.name!r} ({node.op}): {doubt}", stacklevel=3)
+            warnings.warn(f"{graph.name}: node {node.name!r} ({node.op}): {doubt}", stacklevel=4)
     return Model(layout_of(stages.plan), compile_source(stages.source), stages, cache(partial(_tracer, stages)))
 
 
@@ -153,14 +160,21 @@ def _stages(
     alignment: int = ALIGNMENT,
 ) -> Stages:
     machine = machine or host()
-    try:
+    with budget_of(graph), _sound(graph.name):
         program = prepare(graph, states, time)
         plan = make_plan(program, machine.lanes, machine.registers, alignment)
         return Stages(graph, program, plan, generate(plan))
+
+
+@contextmanager
+def _sound(name: str) -> Iterator[None]:
+    """Whatever goes wrong with a graph inside is a `LoadError`, if it is no other `TinyRNNError`."""
+    try:
+        yield
     except TinyRNNError:
         raise
     except UNSOUND as error:
-        raise LoadError(f"{graph.name}: the graph is not sound ({type(error).__name__}: {error})") from error
+        raise LoadError(f"{name}: the graph is not sound ({type(error).__name__}: {error})") from error
 
 
 def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | None, reason: str) -> SizedModel | None:

@@ -105,6 +105,8 @@ class Graph:
     constants: dict[str, np.ndarray[Any, Any]]
     nodes: list[Node]
     metadata: dict[str, str] = field(default_factory=dict)
+    computed: set[str] = field(default_factory=set)
+    """the constants that no file held"""
 
     def producers(self) -> dict[str, Node]:
         return {output: node for node in self.nodes for output in node.outputs if output}

@@ -175,6 +175,21 @@ class SizesDiffer(Refused):
         self.pairs = pairs
 
 
+UNSOUND = (
+    Refused,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
+"""what an operator or a pass may raise over a graph that is not sound"""
+
+
 class Uneven(Refused):
     """Elements do not come out even; a multiple of an open size may."""
 

@@ -82,7 +82,8 @@ def _without_functions(model: onnx.ModelProto, path: Path, version: int) -> onnx
     """The model with the operators that ONNX defines by others, and that are none of ours, as those others."""
     from onnx import inliner
 
-    used = {node.op_type for node in _every_node(model.graph) if node.domain in ("", "ai.onnx")}
+    nodes = (node for node in _every_node(model.graph) if isinstance(node.op_type, str))  # bytes where it is no text
+    used = {node.op_type for node in nodes if node.domain in ("", "ai.onnx")}
     found = [("", op) for op in sorted(used) if ("", op) not in REGISTRY and onnx.defs.has(op, version)]
     found = [(d, op) for d, op in found if _is_function(onnx.defs.get_schema(op, version))]
     if not found:

@@ -6,6 +6,9 @@ from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node, refresh_captures
 from tinyrnn.op import Op, not_known, op_of
 
+MOST_OPERANDS = 64
+"""inputs of one element-wise node: all of them are read in one loop"""
+
 
 def remove_dead(graph: Graph) -> None:
     """Drop nodes whose results no output needs, and constants that no node reads."""
@@ -83,6 +86,8 @@ def _problem(node: Node) -> str | None:
         return f"{node.op} with attribute {unknown[0]}={shown} (supported: {known})"
     if not _count_fits(op, node):
         return f"{node.op} with {len(node.inputs)} inputs (supported: {', '.join(op.inputs) or 'none'})"
+    if op.elementwise and len(node.inputs) > MOST_OPERANDS:
+        return f"{node.op} with {len(node.inputs)} inputs (supported: up to {MOST_OPERANDS}; join them in several nodes)"
     return op.refuses(node)
 
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import LARGEST_CONSTANT, LARGEST_VALUE, Graph, Node, Spec, refresh_captures, spec_of
-from tinyrnn.op import Op, Refused, RunGraph, SizesDiffer, Uneven, op_of
+from tinyrnn.op import UNSOUND, Op, Refused, RunGraph, SizesDiffer, Uneven, op_of
+from tinyrnn.passes.budget import current
 
 Probes = dict[str, int]
 
@@ -44,20 +45,6 @@ class Sizes:
     """those that the graph allows one value only: it, and the node that says so"""
     multiples: dict[str, int]
     """those that must be a multiple of a number"""
-
-
-UNSOUND = (
-    Refused,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    StopIteration,
-    TypeError,
-    ValueError,
-)
-"""what an operator may raise over inputs and attributes that do not fit it"""
 
 
 def choose_probes(graph: Graph, least: int) -> Probes:
@@ -160,6 +147,8 @@ def _begin(graph: Graph, probes: Mapping[str, int]) -> None:
 def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int], choices: dict[str, str] | None = None) -> bool:
     """Specs of the node's outputs; True where they became constants."""
     op = op_of(node)
+    if (budget := current()) is not None:
+        budget.check_time()
     if op.of_shape:
         graph.constants[node.outputs[0]] = op.from_spec(node, graph.specs[node.inputs[0]])
         graph.specs[node.outputs[0]] = spec_of(graph.constants[node.outputs[0]])
@@ -282,6 +271,8 @@ def _runner(values: Mapping[str, np.ndarray[Any, Any]], turns: Iterator[int]) ->
         known = ChainMap(dict(zip(inner.inputs, arrays, strict=True)), cast(Any, values))
         for node in (n.copy() for n in inner.nodes):
             op = op_of(node)
+            if (budget := current()) is not None:
+                budget.check_time()
             if op.of_shape:
                 known[node.outputs[0]] = op.from_spec(node, spec_of(known[node.inputs[0]]))
                 continue
@@ -297,13 +288,15 @@ def _runner(values: Mapping[str, np.ndarray[Any, Any]], turns: Iterator[int]) ->
 
 def _compute(graph: Graph, op: Op, node: Node) -> bool:
     """Make the node's outputs constants; False where that would take too long."""
-    for spec in (
-        []
-        if op.of_shape or op.known_only
-        else op.infer(node, [graph.specs[name] if name else None for name in node.inputs[: op.arguments(node)]])
-    ):
+    specs = []
+    if not (op.of_shape or op.known_only):
+        specs = op.infer(node, [graph.specs[name] if name else None for name in node.inputs[: op.arguments(node)]])
+    for spec in specs:
         if spec.elements > LARGEST_CONSTANT:
             raise Refused(f"the constant that it makes, {spec}, is absurdly large")
+    if (budget := current()) is not None:
+        made = sum(s.elements * s.dtype.itemsize for s in specs)
+        budget.check_bytes(made + sum(graph.constants[n].nbytes for n in graph.computed))
     arrays = [graph.constants[name] if name else None for name in node.inputs]
     try:
         results = op.compute(node, arrays, _runner(graph.constants, count()))
@@ -313,6 +306,7 @@ def _compute(graph: Graph, op: Op, node: Node) -> bool:
         if name:
             graph.constants[name] = np.ascontiguousarray(result).reshape(np.shape(result))
             graph.specs[name] = spec_of(graph.constants[name])
+            graph.computed.add(name)
     return True
 
 
