@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import ChainMap, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, count
 from time import perf_counter
 from typing import Any, cast
@@ -76,7 +76,7 @@ def fold(graph: Graph, seed: int) -> tuple[Graph, Sizes]:
         try:
             return _fold_joined(graph, probes, {})
         except _UnevenError as error:
-            found = _even(graph, probes)
+            found = _at_a_number(graph, probes, error) or _even(graph, probes)
             if found is not None:
                 return found
             if place == len(LEAST) - 1:
@@ -99,6 +99,17 @@ def _even(graph: Graph, probes: Probes) -> tuple[Graph, Sizes] | None:
                 return _fold_joined(graph, {name: n * multiples.get(name, 1) for name, n in probes.items()}, multiples)
             except UnsupportedError:
                 continue
+    return None
+
+
+def _at_a_number(graph: Graph, probes: Probes, error: _UnevenError) -> tuple[Graph, Sizes] | None:
+    """The graph with a size at a number that a node's attributes state, where it runs so."""
+    for name, n in error.numbers:
+        try:
+            folded, sizes = _fold_joined(graph, {**probes, name: n}, {})
+        except UnsupportedError:
+            continue
+        return folded, replace(sizes, fixed={**sizes.fixed, name: (n, error.where)})
     return None
 
 
@@ -128,6 +139,11 @@ class _Conflict(Exception):
 
 class _UnevenError(UnsupportedError):
     """As `Uneven`, with the model and the node."""
+
+    def __init__(self, text: str, where: str, numbers: list[tuple[str, int]]) -> None:
+        super().__init__(text)
+        self.where, self.numbers = where, numbers
+        """the node, and (open size, number in its attributes) with which it fits"""
 
 
 def _fold_once(graph: Graph, probes: Mapping[str, int]) -> Graph:
@@ -170,8 +186,10 @@ def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int], choices: dic
         if joined is not None:
             raise _Conflict(joined, f"node {node.name!r} ({node.op})") from None
         text = str(error) if isinstance(error, Refused) else f"its inputs {_shapes(graph, node)} or attributes do not fit"
-        kind = _UnevenError if isinstance(error, Uneven) else UnsupportedError
-        raise kind(f"{graph.name}: node {node.name!r} ({node.op}): {text}") from None
+        where = f"node {node.name!r} ({node.op})"
+        if isinstance(error, Uneven):
+            raise _UnevenError(f"{graph.name}: {where}: {text}", where, _numbers(op, node, graph, probes)) from None
+        raise UnsupportedError(f"{graph.name}: {where}: {text}") from None
     for name, spec in zip(node.outputs, found, strict=False):
         if name:
             if 0 in spec.sizes and probes and max(probes.values()) < LEAST[-1][0]:
@@ -321,15 +339,7 @@ def _join(op: Op, node: Node, graph: Graph, probes: Mapping[str, int], error: Ex
     names = [name for name, probe in probes.items() if probe in seen]
 
     def fits(sizes: Mapping[int, int]) -> bool:
-        specs = [
-            Spec(s.dtype, tuple(sizes.get(n, n) for n in s.sizes)) if s else None
-            for s in (graph.specs[i] if i else None for i in node.inputs[: op.arguments(node)])
-        ]
-        try:
-            op.infer(node, specs)
-        except UNSOUND:
-            return False
-        return True
+        return _made(op, node, graph, sizes) is not None
 
     if isinstance(error, Uneven) or any(fits({probes[name]: n}) for name in names for n in LARGER):
         return None
@@ -344,3 +354,30 @@ def _join(op: Op, node: Node, graph: Graph, probes: Mapping[str, int], error: Ex
     if any(old in probes.values() for old, _ in pairs):
         raise Uneven(f"its inputs {_shapes(graph, node)} do not fit each other")
     return None
+
+
+def _made(op: Op, node: Node, graph: Graph, sizes: Mapping[int, int]) -> tuple[Spec | None, Spec] | None:
+    """The first input and the first output of a node with other sizes; None where it does not fit them."""
+    specs = [
+        Spec(s.dtype, tuple(sizes.get(n, n) for n in s.sizes)) if s else None
+        for s in (graph.specs[i] if i else None for i in node.inputs[: op.arguments(node)])
+    ]
+    try:
+        return specs[0], op.infer(node, specs)[0]
+    except UNSOUND:
+        return None
+
+
+def _numbers(op: Op, node: Node, graph: Graph, probes: Mapping[str, int]) -> list[tuple[str, int]]:
+    """(open size, number) where a node's attributes state the number for the very axis that has the size."""
+    values = [n for v in node.attributes.values() if not isinstance(v, Graph) for n in np.ravel(np.asarray(v, object))]
+    found = []
+    for name, old in probes.items():
+        for n in sorted({int(n) for n in values if isinstance(n, (int, np.integer)) and n > 0}):
+            made = _made(op, node, graph, {old: n})
+            before = graph.specs[node.inputs[0]].sizes
+            if made is not None and made[0] is not None and old in before:
+                axes = before.index(old) + 1
+                if made[0].sizes[:axes] == made[1].sizes[:axes]:
+                    found.append((name, n))
+    return found
