@@ -77,7 +77,7 @@ BLOCK_SECONDS = 0.004
 """of each measurement in a round of `table`"""
 MOST_SAMPLES = 1_000_000
 WHOLE = 64
-"""the size of a sequence for a model that is compiled for each size"""
+"""the size of a sequence for a model whose code has to know it"""
 GROWTH_STEPS, GROWTH_SHARE = 200_000, 0.3
 """steps over which resident memory is watched, at most, and for how long at most, of the seconds given"""
 CELLS = ("RNN", "LSTM", "GRU")

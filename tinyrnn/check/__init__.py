@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["TOLERANCES", "Difference", "Report", "Row", "Tolerance", "check", "check_model", "difference", "excess", "within"]
 
 WHOLE = 64
-"""the size of a random sequence for a model that is compiled for each size"""
+"""the size of a random sequence for a model whose code has to know it"""
 
 
 def check(
