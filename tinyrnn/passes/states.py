@@ -115,7 +115,8 @@ class _Search:
         inputs = len(self.graph.inputs) - len(self.found)
         outputs = len(self.graph.outputs) - len(self.found)
         doubtful = [i for i in waiting if i not in sure and any(self.paths[i].alike(o) for o in self.free(i))]
-        if inputs - len(sure) < 2 or outputs - len(sure) < 2:  # an input and an output are no states
+        # an input and an output are no states; and beside states that are sure, a mask and the weights it leaves are none
+        if self.found or inputs - len(sure) < 2 or outputs - len(sure) < 2:
             doubtful = []
         return [i for i in waiting if i in sure or i in doubtful]
 
