@@ -194,10 +194,18 @@ def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int], choices: dic
         if name:
             if 0 in spec.sizes and probes and max(probes.values()) < LEAST[-1][0]:
                 raise UnsupportedError(f"{graph.name}: node {node.name!r} ({node.op}) leaves nothing: it makes {spec}")
-            if spec.elements > LARGEST_VALUE:
+            if _per_row(spec, probes) > LARGEST_VALUE:
                 raise UnsupportedError(f"{graph.name}: node {node.name!r} ({node.op}) makes {spec}, absurdly large")
             graph.specs[name] = spec
     return False
+
+
+def _per_row(spec: Spec, probes: Mapping[str, int]) -> int:
+    """Elements of a value at open sizes of 1."""
+    elements = spec.elements
+    for probe in set(probes.values()):
+        elements //= probe if elements % probe == 0 else 1
+    return elements
 
 
 def _fold_nested(
