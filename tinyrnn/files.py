@@ -8,10 +8,8 @@ beside its place and moved there when it is complete.
 from __future__ import annotations
 
 import os
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +19,7 @@ import numpy as np
 from tinyrnn.audio import wav
 from tinyrnn.errors import LoadError, ShapeError, TinyRNNError
 from tinyrnn.frontends.archive import first_line, read_archive
+from tinyrnn.table import Table, read_table
 
 Array = np.ndarray[Any, Any]
 
@@ -50,7 +49,7 @@ def read_array(path: Path) -> Array:
         if len(arrays) != 1:
             raise LoadError(f"{path}: {len(arrays)} arrays ({', '.join(arrays)}); one is needed here")
         return next(iter(arrays.values()))
-    return read_wav(path)[0] if kind == ".wav" else _read_csv(path) if kind == ".csv" else _read_npy(path)
+    return read_wav(path)[0] if kind == ".wav" else read_csv(path).values if kind == ".csv" else _read_npy(path)
 
 
 def _size(path: Path) -> int:
@@ -105,36 +104,10 @@ def _read_npz(path: Path) -> dict[str, Array]:
     return read_archive(path)
 
 
-def _read_csv(path: Path) -> Array:
-    """A table of numbers [rows, columns]; a first line that holds none is a header."""
+def read_csv(path: Path, drop: tuple[str, ...] = ()) -> Table:
+    """A table of numbers, see `tinyrnn.table`."""
     _size(path)
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            first = next((line for line in file if line.strip()), "")
-            delimiter = next((d for d in ",;\t" if d in first), None)
-            header = not any(_is_number(cell) for cell in first.split(delimiter))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                lines = file if header else chain([first], file)
-                table = np.loadtxt(lines, np.float64, delimiter=delimiter, ndmin=2, comments=None)
-    except UnicodeDecodeError:
-        raise LoadError(f"{path}: not a text file; .csv holds numbers, one frame a line") from None
-    except ValueError as error:
-        raise LoadError(
-            f"{path}: not a table of numbers ({first_line(error)}; rows count from 1 after any header); "
-            f".csv holds one frame a line, all lines with as many numbers"
-        ) from None
-    if table.size == 0:
-        raise LoadError(f"{path}: no line of numbers")
-    return table
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    return read_table(path, drop)
 
 
 def read_wav(path: Path) -> tuple[Array, int]:

@@ -73,7 +73,7 @@ def inspect(
     seed: int | None,
     as_json: bool,
 ) -> None:
-    """Show what MODEL (.onnx or .npz) takes, gives and is made of.
+    """Show what MODEL (.onnx, .npz or .safetensors) takes, gives and is made of.
 
     Inputs, outputs and states with the shapes of one frame; the kind of model, and whether it streams or which
     node forbids it; ops, parameters, multiply-adds per frame, memory. With --graph, --plan or --source, the stages

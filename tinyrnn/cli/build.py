@@ -68,7 +68,7 @@ def _bytes(ctx: click.Context, option: click.Parameter, text: str | None) -> int
 @model_options
 @json_option
 def build(model: Path, folder: Path, how: dict[str, Any], as_json: bool, **settings: Any) -> None:
-    """Compile MODEL (.onnx or .npz) for a target, as files to link or load without Python.
+    """Compile MODEL (.onnx, .npz or .safetensors) for a target, as files to link or load without Python.
 
     DIR gets an object, a static library and a C header; where a linker is found a shared library with a Python file that
     needs NumPy alone, or for wasm32 a module with JavaScript and a page; a self-test, and manifest.json.

@@ -14,8 +14,9 @@ from tinyrnn.arrays import Port
 from tinyrnn.audio import frames_of, takes_of
 from tinyrnn.check.samples import from_file, given_sample
 from tinyrnn.errors import LoadError, ShapeError
-from tinyrnn.files import kind_of, read_arrays, read_wav
+from tinyrnn.files import kind_of, read_arrays, read_csv, read_wav
 from tinyrnn.runtime import Model, Progress, Stream
+from tinyrnn.table import Table
 
 Array = np.ndarray[Any, Any]
 
@@ -35,11 +36,14 @@ class Feed:
     frame: int = 1
     """samples of each channel in one frame of .wav input"""
     channels: int = 1
+    notes: list[str] = field(default_factory=list)
+    """what a user should know of how the file was read"""
 
 
-def read_feed(model: Model, path: Path) -> Feed:
+def read_feed(model: Model, path: Path, whole: bool = False, drop: tuple[str, ...] = ()) -> Feed:
     """The inputs of a model, and states where the file names them, from .npy, .npz, .csv or .wav.
 
+    whole: rows of .csv that are no frames are the array of an input; drop: columns of .csv to leave out.
     Raises `LoadError` where the file cannot be read or does not have what the model takes, `ShapeError` where
     rows or samples do not make its frames.
     """
@@ -54,8 +58,9 @@ def read_feed(model: Model, path: Path) -> Feed:
     port = model.inputs[0]
     if kind == ".wav":
         return _wav(path, model, port)
-    array = read_arrays(path)[""]
-    return Feed({port.name: _rows(path, port, array) if kind == ".csv" else array})
+    if kind == ".csv":
+        return _table(path, port, read_csv(path, drop), whole)
+    return Feed({port.name: read_arrays(path)[""]})
 
 
 def _takes(model: Model) -> str:
@@ -80,12 +85,32 @@ def _named(model: Model, path: Path, arrays: dict[str, Array]) -> Feed:
     )
 
 
+def _table(path: Path, port: Port, table: Table, whole: bool = False) -> Feed:
+    values, left = table.values, list(table.times)
+    rest = [k for k in range(values.shape[1]) if k not in table.epochs]
+    fits = {port.size, *port.shape[-1:]}
+    if values.shape[1] not in fits and len(rest) in fits:
+        left += [table.names[k] for k in table.epochs]
+        values = values[:, rest]
+    bad = np.argwhere(np.isnan(values))
+    if len(bad):
+        line = table.lines[bad[0][0]]
+        raise LoadError(f"{path}: line {line}: a value is missing (NaN), and a state never forgets it; fill it in")
+    notes = [f"{path}: column {name!r} holds dates or times and is left out" for name in left]
+    found = values.shape[1] if port.per_frame else values.size
+    if whole and found != port.size:
+        return Feed({port.name: values}, notes=notes)
+    return Feed({port.name: _rows(path, port, values)}, notes=notes)
+
+
 def _rows(path: Path, port: Port, table: Array) -> Array:
     """A frame a row, its elements in C order."""
     found = table.shape[1] if port.per_frame else table.size
     if found != port.size:
         what = f"rows of {found} numbers; a frame" if port.per_frame else f"{found} numbers; it"
-        raise ShapeError(f"{path}: {what} of input {port} has {port.size}")
+        fits = port.size % found == 0 and found in port.shape
+        more = f". --window slides a window of {port.size // found} rows over them" if fits else ""
+        raise ShapeError(f"{path}: {what} of input {port} has {port.size}{more}")
     if port.dtype.kind in "iu":
         whole = table.astype(np.int64) if np.all(np.abs(table) < 1 << 53) else np.zeros(0)
         if not np.array_equal(whole, table):
@@ -173,6 +198,17 @@ def run(model: Model, feed: Feed, whole: bool, progress: Progress) -> tuple[dict
     timed = next(p for p in model.inputs if p.per_frame)
     frames = feed.inputs[timed.name].size // max(timed.size, 1)
     return results, frames
+
+
+def singles(model: Model, frames: int) -> list[str]:
+    """What to say where many frames gave one result."""
+    once = [p.name for p in model.outputs if not p.per_frame]
+    if frames < 2 or not once or model.kind == "step":
+        return []
+    return [
+        f"{model.name}: {frames:,} frames gave one {', '.join(once)}, which covers all of them; --window N gives one for every N "
+        f"frames in a row"
+    ]
 
 
 def _by_name(names: Sequence[str], answer: Any) -> dict[str, Array]:

@@ -15,6 +15,8 @@ import click
 if TYPE_CHECKING:
     from tinyrnn.runtime import Progress
 
+ROWS = "rows"
+"""--window without a value"""
 FILE = click.Path(path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -110,7 +112,7 @@ def model_options(command: Command) -> Command:
     @click.option(
         "--layers",
         metavar="JSON",
-        help="For plain weights in .npz: the layers they belong to, "
+        help="For plain weights in .npz or .safetensors: the layers they belong to, "
         """e.g. '[["LSTM", "rnn"], ["Linear", "head"]]', or @file.json.""",
     )
     @functools.wraps(command)
@@ -167,9 +169,12 @@ def sound_options(command: Command) -> Command:
         ),
         click.option(
             "--window",
-            metavar="NAME",
-            help="none, hann, sqrt-hann, hamming or blackman, on each block before and after.  "
-            "[default: none; sqrt-hann for complex spectra]",
+            metavar="[NAME|N]",
+            is_flag=False,
+            flag_value=ROWS,
+            help="Of sound: none, hann, sqrt-hann, hamming or blackman, on each block before and after.  "
+            "[default: none; sqrt-hann for complex spectra]  Of rows: slide a window of N rows (as many as MODEL's file says) "
+            "over IN, one result for each position.",
         ),
         click.option(
             "--normalize/--no-normalize",
