@@ -87,6 +87,9 @@ FLAT: list[tuple[str, int, int, int, list[int], int]] = [
     ("ConvTranspose", 5, 2, 1, [2, 2], 1),
     ("ConvTranspose", 3, 3, 2, [0, 1], 0),
     ("ConvTranspose", 1, 2, 1, [0, 0], 1),
+    ("ConvTranspose", 8, 3, 1, [0, 7], 0),
+    ("ConvTranspose", 5, 4, 1, [1, 3], 0),
+    ("ConvTranspose", 4, 3, 1, [0, 7], 0),
     ("ConvTranspose", 2, 1, 1, [0, 1], 0),
     ("ConvTranspose", 4, 4, 1, [0, 0], 0),
 ]

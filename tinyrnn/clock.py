@@ -170,3 +170,10 @@ def reach(inputs: Clock, outputs: Clock, step: int, first: int) -> int:
     period = lcm(inputs.stride, outputs.stride)
     start = outputs.delay + inputs.delay
     return max(1, *(inputs.count(n) - outputs.count(n) * step - first for n in range(1, start + 2 * period + 2)))
+
+
+def held_back(inputs: Clock, outputs: Clock, times: int, start: int) -> int:
+    """Rows of the input that must be kept from one pass to the next where row j is a piece of row (j + start) // times."""
+    period = lcm(inputs.stride, outputs.stride)
+    begin = outputs.delay + inputs.delay
+    return max(0, *(inputs.count(n) - (outputs.count(n) + start) // times for n in range(1, begin + 2 * period + 2)))

@@ -23,7 +23,7 @@ from tinyrnn.frontends.source import ModelSource, read
 from tinyrnn.generic import Shared
 from tinyrnn.ir import Graph, Spec
 from tinyrnn.op import UNSOUND, op_of
-from tinyrnn.passes import Port, Program, Time, bound, prepare
+from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
 from tinyrnn.passes.budget import budget_of
 from tinyrnn.passes.suggest import advice, example
 from tinyrnn.plan import ALIGNMENT, Plan, make_plan
@@ -195,6 +195,10 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
         code, weights = shared.code(stages.source, layout.weights, lambda: staged(_others(sizes)).source)
         return Model(replace(layout, weights=weights), code, stages, cache(partial(_tracer, stages)))
 
+    try:
+        batches = open_batches(graph, time)
+    except TinyRNNError:
+        batches = set()
     for names in dict.fromkeys([*((name,) for name in opened), tuple(inner), tuple(opened)]):
         for least in EXAMPLE_SIZES if names else ():
             try:
@@ -205,7 +209,9 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
             if stages.program.kind != other.program.kind:
                 continue
             sized = replace(stages, graph=graph)
-            return SizedModel(model_of(sized, sizes), shapes, sizes, reason, lambda sizes: model_of(staged(sizes), sizes))
+            return SizedModel(
+                model_of(sized, sizes), shapes, sizes, batches, reason, lambda sizes: model_of(staged(sizes), sizes)
+            )
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,11 @@ class SizedModel(Model):
         example: Model,
         shapes: Mapping[str, tuple[int | str, ...]],
         example_sizes: Mapping[str, int],
+        batches: Collection[str],
         reason: str,
         specialise: Callable[[dict[str, int]], Model],
     ) -> None:
+        """`batches` are the open sizes of batch axes: none becomes time where time's size is given."""
         super().__init__(example._layout, example._code, example._source)
         self._shapes, self._reason, self._specialise = dict(shapes), reason, specialise
         self.open_sizes = tuple(example_sizes)
@@ -39,7 +41,7 @@ class SizedModel(Model):
         """the sizes at which `inputs` and `outputs` describe it"""
         self._models: OrderedDict[tuple[int, ...], Model] = OrderedDict()
         timed = any(
-            role and "time" in role and size in self.open_sizes
+            role and "time" in role and (size in self.open_sizes or size in batches)
             for name, shape in self._shapes.items()
             for size, role in zip(shape, self._port(name).roles, strict=True)
         )

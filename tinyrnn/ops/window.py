@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.clock import Clock, Unfolded, reach, strided
+from tinyrnn.clock import Clock, Unfolded, held_back, reach, strided
 from tinyrnn.ir import Node
 from tinyrnn.lanes import f32, get, i32, kernel, lanes, load_part, splat, store_part
 from tinyrnn.op import REQUIRED, Call, Count, Lowering, Op, Refused, Rows, State, Value, Weight, Whole, register
@@ -64,6 +64,21 @@ def window_f32(y: Any, x: Any, ring: Any, offsets: Any, before: Any, taps: int, 
 def unfold_f32(y: Any, x: Any, times: int, start: int, n: int, done: int, rows: int, first: int) -> None:
     """Row j of y = piece (done + j + start) of the input's, `times` of n words in each row; x has its rows from `first` on."""
     copy_words(f32(y), f32(x + 4 * (done + start - first * times) * n), rows * n)
+
+
+@kernel
+def unfold_late_f32(y: Any, x: Any, ring: Any, times: int, start: int, slots: int, n: int, done: int, rows: int, first: int,
+                    rows_in: int) -> None:
+    """As `unfold_f32`, where pieces of rows before `first`, which the ring has, are still to come."""
+    for j in range(rows):
+        t = (done + j + start) // times
+        at = (done + j + start) % times * n
+        if t >= first:
+            copy_words(f32(y + 4 * j * n), f32(x + 4 * ((t - first) * times * n + at)), n)
+        else:
+            copy_words(f32(y + 4 * j * n), f32(ring + 4 * ((t % slots) * times * n + at)), n)
+    for i in range(max(rows_in - slots, 0), rows_in):
+        copy_words(f32(ring + 4 * ((first + i) % slots) * times * n), f32(x + 4 * i * times * n), times * n)
 
 
 # fmt: on
@@ -143,5 +158,10 @@ class Unfold(Op):
         source, output = node.inputs[0], node.outputs[0]
         times, start = self.attribute(node, "times"), self.attribute(node, "start")
         words = _words(node, env) // times
+        slots = held_back(env.clock(source), env.clock(output), times, start)
+        if slots:  # what the end may cut off waits for the next rows
+            ring = State(f"{node.name}.ring", np.zeros((slots, times * words), np.float32))
+            counts = (Count(output), Rows(output), Count(source), Rows(source))
+            return [Call(unfold_late_f32, (Value(output), Value(source), ring, times, start, slots, words, *counts))]
         operands = (Value(output), Value(source), times, start, words, Count(output), Rows(output), Count(source))
         return [Call(unfold_f32, operands)]

@@ -21,7 +21,7 @@ from tinyrnn.passes.states import find_states, left_out
 from tinyrnn.passes.tables import multiply_tables
 from tinyrnn.passes.widen import widen
 
-__all__ = ["Port", "Program", "Time", "bound", "prepare"]
+__all__ = ["Port", "Program", "Time", "bound", "open_batches", "prepare"]
 
 
 def bound(source: Graph, values: Mapping[str, Any] | None, outputs: Sequence[str] | None) -> Graph:
@@ -139,22 +139,23 @@ def _rewrite(graph: Graph) -> None:
         rewriting(graph)
 
 
-def _with_one_batch(graph: Graph, time: Time | None, seed: int) -> Graph:
-    """The graph with every open size that is a batch axis fixed to 1."""
+def open_batches(graph: Graph, time: Time | None = None, seed: int = 0) -> set[str]:
+    """The names of the open sizes that are batch axes of a bound graph. Raises `UnsupportedError` where its shapes do not fit."""
     folded, shapes, _ = _simplified(graph, seed)
     axes = find_axes(folded)
     try:
         roles = assign_roles(folded, axes, seeds(folded, shapes, time))
     except Refused:
-        roles = {}
-    sizes = {
-        s: 1
-        for name, shape in shapes.items()
-        for a, s in enumerate(shape)
-        if isinstance(s, str) and roles.get((name, a)) == "batch"
+        return set()
+    return {
+        s for name, shape in shapes.items() for a, s in enumerate(shape) if isinstance(s, str) and roles.get((name, a)) == "batch"
     }
+
+
+def _with_one_batch(graph: Graph, time: Time | None, seed: int) -> Graph:
+    """The graph with every open size that is a batch axis fixed to 1."""
     fixed = graph.copy()
-    bind(fixed, sizes, None)
+    bind(fixed, dict.fromkeys(open_batches(graph, time, seed), 1), None)
     return fixed
 
 

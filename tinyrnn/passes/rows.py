@@ -187,10 +187,12 @@ def _seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | 
             other = [axis for axis, _ in opened[:2] if graph.specs[name].sizes[axis] not in lengths]
             found += [((name, axis), "batch") for axis in other if not known]
             continue
+        timed = 0 if [bool(TIME_NAME.match(size)) for _, size in opened[:2]] in ([True], [True, False]) else 1
+        """the second, unless the first alone is named so"""
         for place, (axis, size) in enumerate(opened[:2]):
-            alone = len(opened) == 1 and (axis > 0 or bool(TIME_NAME.match(size)))
+            alone = len(opened) == 1 and (axis > 0 or timed == 0)
             batch_too = size in first or graph.specs[name].sizes[axis] in batches
-            role = "time" if (place == 1 or alone) and not batch_too else "batch"
+            role = "time" if (alone or (len(opened) > 1 and place == timed)) and not batch_too else "batch"
             if role == "time" or not known:
                 found.append(((name, axis), role))
     return found
