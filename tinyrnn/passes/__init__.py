@@ -115,8 +115,9 @@ def _simplified(graph: Graph, seed: int) -> tuple[Graph, dict[str, tuple[Size, .
     """The graph, its shapes known; the shapes of its inputs in the file, open sizes with one value given it; those sizes."""
     shapes = {name: graph.specs[name].shape for name in graph.inputs}
     folded, sizes = fold(graph, seed)
+    known = {name: n for name, (n, _) in sizes.fixed.items()} | sizes.stated
     joined = {
-        name: tuple(sizes.fixed[s][0] if isinstance(s, str) and s in sizes.fixed else s for s in shape)
+        name: tuple(known.get(s, s) if isinstance(s, str) else s for s in shape)
         for name, shape in shapes.items()
     }
     remove_dead(folded)
@@ -197,16 +198,16 @@ def _try(
     program.sizes = tuple(SizeRule(name, n, True, f"{where} fits no other") for name, (n, where) in sizes.fixed.items()) + tuple(
         SizeRule(name, n, False, "frames are taken together") for name, n in sizes.multiples.items()
     )
-    program.inputs = [_named(port, graph) for port in program.inputs]
+    program.inputs = [_named(port, graph, sizes.stated) for port in program.inputs]
     return program, any(role == "time" for _, role in known)
 
 
-def _named(port: Port, graph: Graph) -> Port:
+def _named(port: Port, graph: Graph, stated: Mapping[str, int]) -> Port:
     """The port with its open sizes by their names in the file, where they are rows."""
     if port.name not in graph.specs:
         return port
     given = zip(graph.specs[port.name].shape, port.file_shape, port.roles, strict=True)
-    return replace(port, file_shape=tuple(name if role else size for name, size, role in given))
+    return replace(port, file_shape=tuple(name if role and name not in stated else size for name, size, role in given))
 
 
 def _difference(a: Program, b: Program) -> str:

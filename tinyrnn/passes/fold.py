@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import ChainMap, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations, count
 from time import perf_counter
 from typing import Any, cast
@@ -45,6 +45,8 @@ class Sizes:
     """those that the graph allows one value only: it, and the node that says so"""
     multiples: dict[str, int]
     """those that must be a multiple of a number"""
+    stated: dict[str, int] = field(default_factory=dict)
+    """those for which a node states a number, as where the file gives the size: of time, another length runs all the same"""
 
 
 def choose_probes(graph: Graph, least: int) -> Probes:
@@ -109,7 +111,7 @@ def _at_a_number(graph: Graph, probes: Probes, error: _UnevenError) -> tuple[Gra
             folded, sizes = _fold_joined(graph, {**probes, name: n}, {})
         except UnsupportedError:
             continue
-        return folded, replace(sizes, fixed={**sizes.fixed, name: (n, error.where)})
+        return folded, replace(sizes, stated={name: n}, fixed={k: v for k, v in sizes.fixed.items() if k != name})
     return None
 
 
@@ -140,10 +142,10 @@ class _Conflict(Exception):
 class _UnevenError(UnsupportedError):
     """As `Uneven`, with the model and the node."""
 
-    def __init__(self, text: str, where: str, numbers: list[tuple[str, int]]) -> None:
+    def __init__(self, text: str, numbers: list[tuple[str, int]]) -> None:
         super().__init__(text)
-        self.where, self.numbers = where, numbers
-        """the node, and (open size, number in its attributes) with which it fits"""
+        self.numbers = numbers
+        """(open size, number in the node's attributes) with which it fits"""
 
 
 def _fold_once(graph: Graph, probes: Mapping[str, int]) -> Graph:
@@ -188,7 +190,7 @@ def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int], choices: dic
         text = str(error) if isinstance(error, Refused) else f"its inputs {_shapes(graph, node)} or attributes do not fit"
         where = f"node {node.name!r} ({node.op})"
         if isinstance(error, Uneven):
-            raise _UnevenError(f"{graph.name}: {where}: {text}", where, _numbers(op, node, graph, probes)) from None
+            raise _UnevenError(f"{graph.name}: {where}: {text}", _numbers(op, node, graph, probes)) from None
         raise UnsupportedError(f"{graph.name}: {where}: {text}") from None
     for name, spec in zip(node.outputs, found, strict=False):
         if name:
