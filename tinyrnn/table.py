@@ -55,7 +55,7 @@ def read_table(path: Path, drop: tuple[str, ...] = ()) -> Table:
     rows = _rows(path, lines)
     header, first = _header(rows)
     if first is None:
-        raise LoadError(f"{path}: no line of numbers")
+        raise LoadError(f"{path}: not a table of numbers: it has no line of numbers")
     width = _width(first[1], header)
     names = next((h for _, h in header if len(h) >= width), [""] * width)[:width]
     names = [name or str(index + 1) for index, name in enumerate(names)]
