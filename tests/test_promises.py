@@ -38,7 +38,7 @@ LEVELS = [["errors", "clock"], ["ir", "lanes", "arrays", "picture"], ["lanes_mat
           ["lanes_llvm"], ["targets"], ["runtime"], ["trace"], ["generic", "sized", "vocabulary"], ["audio", "decode", "table"], ["compiler"], ["files", "check", "bench"], ["dynamics", "native"], ["demo"], ["cli"], ["__main__"]]
 SIDEWAYS = {("frontends", "ops"), ("passes", "ops")}
 """parts of one level that may know each other, in this direction"""
-OUTSIDE = {"onnx": {"frontends/onnx.py", "check/samples.py", "bench/data.py", "bench/peer.py"},
+OUTSIDE = {"onnx": {"frontends/onnx.py", "frontends/functions.py", "check/samples.py", "bench/data.py", "bench/peer.py"},
            "onnxruntime": {"check/oracles.py", "bench/peer.py", "bench/__init__.py", "bench/report.py"},
            "torch": set(), "numba": {"lanes_llvm.py", "targets/objects.py"}}
 

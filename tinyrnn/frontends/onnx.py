@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,14 @@ from onnx import TensorProto, numpy_helper
 
 from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError, UnsupportedError
+from tinyrnn.frontends.archive import first_line
+from tinyrnn.frontends.functions import inlined, written_out
 from tinyrnn.frontends.order import DEEPEST, check_names, model_name, ordered
 from tinyrnn.frontends.source import memory_name
 from tinyrnn.ir import LARGEST_VALUE, Graph, Node, Size, Spec, refresh_captures
-from tinyrnn.op import REGISTRY
 
 OLDEST_OPSET = 7
 LARGEST_RANK = 32
-LARGEST_INLINED = 1 << 20
-"""nodes that a graph may have after its local functions are inlined"""
 
 
 def read_onnx(path: Path, source: bytes | onnx.ModelProto | None = None) -> Graph:
@@ -36,7 +35,7 @@ def read_onnx(path: Path, source: bytes | onnx.ModelProto | None = None) -> Grap
         model = _parsed(path, source)
     except Exception as error:
         raise LoadError(
-            f"{path}: not an ONNX file, or damaged ({_first_line(error)}). "
+            f"{path}: not an ONNX file, or damaged ({first_line(error)}). "
             f"Export or download it again; `onnx.checker.check_model` may say more"
         ) from None
     if not model.graph.node and not model.graph.output:
@@ -44,10 +43,10 @@ def read_onnx(path: Path, source: bytes | onnx.ModelProto | None = None) -> Grap
     if isinstance(source, bytes):
         path = Path(memory_name(model))
     if model.functions:
-        model = _inline(model, path)
+        model = inlined(model, path)
     versions = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
     _check_opset(path, versions.get("", 0))
-    model = _without_functions(model, path, versions[""])
+    model = written_out(model, path, versions[""])
     return _Reader(path, versions, source is None).graph(model)
 
 
@@ -60,79 +59,6 @@ def _parsed(path: Path, source: bytes | onnx.ModelProto | None) -> onnx.ModelPro
 def _kind(code: int) -> str:
     kinds = onnx.AttributeProto.AttributeType
     return kinds.Name(code) if code in kinds.values() else str(code)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    from onnx import inliner
-
-    bodies = {(f.domain, f.name, f.overload): f.node for f in model.functions}
-    if _inlined_size(path, model.graph.node, bodies, {}, ()) > LARGEST_INLINED:
-        raise LoadError(f"{path}: its local functions unfold to more than {LARGEST_INLINED:,} nodes")
-    try:
-        return inliner.inline_local_functions(model)
-    except Exception as error:
-        raise LoadError(f"{path}: its local functions cannot be inlined ({_first_line(error)})") from None
-
-
-def _without_functions(model: onnx.ModelProto, path: Path, version: int) -> onnx.ModelProto:
-    """The model with the operators that ONNX defines by others, and that are none of ours, as those others."""
-    from onnx import inliner
-
-    nodes = (node for node in _every_node(model.graph) if isinstance(node.op_type, str))  # bytes where it is no text
-    used = {node.op_type for node in nodes if node.domain in ("", "ai.onnx")}
-    found = [("", op) for op in sorted(used) if ("", op) not in REGISTRY and onnx.defs.has(op, version)]
-    found = [(d, op) for d, op in found if _is_function(onnx.defs.get_schema(op, version))]
-    if not found:
-        return model
-    try:
-        return inliner.inline_selected_functions(model, found, inline_schema_functions=True)
-    except Exception as error:
-        names = ", ".join(op for _, op in found)
-        raise UnsupportedError(
-            f"{path}: {names} cannot be written out by the operators that define it ({_first_line(error)}): supported are "
-            f"nodes that leave out no input before one that they have"
-        ) from None
-
-
-def _every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    waiting = [graph]
-    while waiting:
-        for node in waiting.pop().node:
-            yield node
-            waiting += [a.g for a in node.attribute if a.HasField("g")]
-
-
-def _is_function(schema: Any) -> bool:
-    return bool(schema.has_function or schema.has_context_dependent_function)
-
-
-_Function = tuple[str, str, str]
-
-
-def _inlined_size(
-    path: Path,
-    nodes: Iterable[onnx.NodeProto],
-    bodies: Mapping[_Function, Sequence[onnx.NodeProto]],
-    known: dict[_Function, int],
-    calls: tuple[_Function, ...],
-) -> int:
-    """Nodes after inlining, counted without doing it: functions that call each other twice and twice grow without bound."""
-    total = 0
-    for node in nodes:
-        inner = [graph for a in node.attribute for graph in (*a.graphs, *([a.g] if a.HasField("g") else []))]
-        total += 1 + sum(_inlined_size(path, graph.node, bodies, known, calls) for graph in inner)
-        key = (node.domain, node.op_type, node.overload)
-        if key in bodies:
-            if key in calls or len(calls) > 100:
-                raise LoadError(f"{path}: its local function {node.op_type!r} calls itself, or its calls nest too deeply")
-            if key not in known:
-                known[key] = _inlined_size(path, bodies[key], bodies, known, (*calls, key))
-            total += known[key]
-    return total
 
 
 def _check_opset(path: Path, version: int) -> None:
@@ -330,7 +256,7 @@ class _Reader:
         except Exception as error:
             raise LoadError(
                 f"{self.path}: {what} of shape {list(tensor.dims)} does not hold its data "
-                f"({_first_line(error)}); the file is damaged"
+                f"({first_line(error)}); the file is damaged"
             ) from None
 
     def external(self, tensor: TensorProto, what: str) -> np.ndarray[Any, Any]:
@@ -375,7 +301,7 @@ class _Reader:
                 .reshape(tuple(tensor.dims))
             )
         except (OSError, ValueError) as error:
-            raise LoadError(f"{self.path}: {what} cannot be read from {location!r} ({_first_line(error)})") from None
+            raise LoadError(f"{self.path}: {what} cannot be read from {location!r} ({first_line(error)})") from None
 
     def node(self, proto: onnx.NodeProto, index: int, prefix: str = "") -> Node:
         check_names(

@@ -1,0 +1,133 @@
+"""Functions of an ONNX file → plain operators: those that the model brings, and those by which ONNX defines an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import inliner
+
+from tinyrnn.errors import LoadError, UnsupportedError
+from tinyrnn.frontends.archive import first_line
+from tinyrnn.op import REGISTRY
+
+LARGEST_INLINED = 1 << 20
+"""nodes that a graph may have after its local functions are inlined"""
+WRITTEN_OUT = "tinyrnn.written_out"
+"""the domain of functions that stand for one node each, until they are inlined"""
+
+
+def inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """The model without the functions that it brings, each call as the nodes of its body.
+
+    Raises `LoadError` where they call themselves, unfold to more than `LARGEST_INLINED` nodes or are not sound.
+    """
+    bodies = {(f.domain, f.name, f.overload): f.node for f in model.functions}
+    if _inlined_size(path, model.graph.node, bodies, {}, ()) > LARGEST_INLINED:
+        raise LoadError(f"{path}: its local functions unfold to more than {LARGEST_INLINED:,} nodes")
+    try:
+        return inliner.inline_local_functions(model)
+    except Exception as error:
+        raise LoadError(f"{path}: its local functions cannot be inlined ({first_line(error)})") from None
+
+
+def written_out(model: onnx.ModelProto, path: Path, version: int) -> onnx.ModelProto:
+    """The model with the operators that ONNX defines by others, and that are none of ours, as those others.
+
+    Raises `UnsupportedError` where ONNX has no such definition for a node.
+    """
+    nodes = (node for node in _every_node(model.graph) if isinstance(node.op_type, str))  # bytes where it is no text
+    used = {node.op_type for node in nodes if node.domain in ("", "ai.onnx")}
+    found = [("", op) for op in sorted(used) if ("", op) not in REGISTRY and onnx.defs.has(op, version)]
+    found = [(d, op) for d, op in found if _is_function(onnx.defs.get_schema(op, version))]
+    if not found:
+        return model
+    try:
+        if any(_skips_inputs(node, found) for node in _every_node(model.graph)):
+            model = _without_skipped_inputs(model, found, version)
+        return inliner.inline_selected_functions(model, found, inline_schema_functions=True)
+    except Exception as error:
+        names = ", ".join(op for _, op in found)
+        raise UnsupportedError(
+            f"{path}: {names} cannot be written out by the operators that define it ({first_line(error)}). Export the model "
+            f"with an older opset, where the exporter writes plain operators"
+        ) from None
+
+
+def _skips_inputs(node: onnx.NodeProto, found: Sequence[tuple[str, str]]) -> bool:
+    """Whether a node leaves out an input before one that it has: ONNX's inliner asks for the type of each."""
+    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type) in found and "" in node.input
+
+
+def _without_skipped_inputs(model: onnx.ModelProto, found: Sequence[tuple[str, str]], version: int) -> onnx.ModelProto:
+    """The model with the nodes that skip inputs as calls of functions of its own, and those inlined."""
+    model = onnx.shape_inference.infer_shapes(model)
+    waiting: list[tuple[onnx.GraphProto, dict[str, onnx.TypeProto]]] = [(model.graph, {})]
+    while waiting:
+        graph, around = waiting.pop()
+        values = (*graph.value_info, *graph.input, *graph.output)
+        tensors = {t.name: onnx.helper.make_tensor_type_proto(t.data_type, t.dims) for t in graph.initializer}
+        types = around | tensors | {value.name: value.type for value in values}
+        for node in graph.node:
+            waiting += [(a.g, types) for a in node.attribute if a.HasField("g")]
+            if _skips_inputs(node, found) and onnx.defs.get_schema(node.op_type, version).has_context_dependent_function:
+                function = _body(node, types, version)
+                function.domain, function.name = WRITTEN_OUT, f"{node.op_type}_{len(model.functions)}"
+                node.domain, node.op_type = function.domain, function.name
+                model.functions.append(function)
+    model.opset_import.append(onnx.helper.make_opsetid(WRITTEN_OUT, 1))
+    return inliner.inline_local_functions(model)
+
+
+def _body(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], version: int) -> onnx.FunctionProto:
+    """What defines a node, for the types of its inputs; one that it leaves out has none."""
+    unknown = [name for name in node.input if name and name not in types]
+    if unknown:
+        raise ValueError(f"nothing says of which type {unknown[0]!r} is")
+    schema: Any = onnx.defs.get_schema(node.op_type, version)
+    newest = max(v for v in schema.context_dependent_function_opset_versions if v <= version)
+    kinds = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
+    function = onnx.FunctionProto()
+    function.ParseFromString(schema.get_context_dependent_function_with_opset_version(newest, node.SerializeToString(), kinds))
+    del function.opset_import[:]
+    function.opset_import.append(onnx.helper.make_opsetid("", version))
+    return function
+
+
+def _every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    waiting = [graph]
+    while waiting:
+        for node in waiting.pop().node:
+            yield node
+            waiting += [a.g for a in node.attribute if a.HasField("g")]
+
+
+def _is_function(schema: Any) -> bool:
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+_Function = tuple[str, str, str]
+
+
+def _inlined_size(
+    path: Path,
+    nodes: Iterable[onnx.NodeProto],
+    bodies: Mapping[_Function, Sequence[onnx.NodeProto]],
+    known: dict[_Function, int],
+    calls: tuple[_Function, ...],
+) -> int:
+    """Nodes after inlining, counted without doing it: functions that call each other twice and twice grow without bound."""
+    total = 0
+    for node in nodes:
+        inner = [graph for a in node.attribute for graph in (*a.graphs, *([a.g] if a.HasField("g") else []))]
+        total += 1 + sum(_inlined_size(path, graph.node, bodies, known, calls) for graph in inner)
+        key = (node.domain, node.op_type, node.overload)
+        if key in bodies:
+            if key in calls or len(calls) > 100:
+                raise LoadError(f"{path}: its local function {node.op_type!r} calls itself, or its calls nest too deeply")
+            if key not in known:
+                known[key] = _inlined_size(path, bodies[key], bodies, known, (*calls, key))
+            total += known[key]
+    return total
