@@ -64,7 +64,7 @@ def refusal(path: Path, kind: type[TinyRNNError] = LoadError, **options: Any) ->
         warnings.simplefilter("ignore")
         with pytest.raises(TinyRNNError) as caught:
             tinyrnn.load(path, **options)
-    assert type(caught.value) is kind, caught.value
+    assert isinstance(caught.value, kind), caught.value
     assert path.stem in str(caught.value)
     return str(caught.value)
 

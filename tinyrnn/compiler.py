@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from os import PathLike
@@ -18,13 +17,13 @@ from tinyrnn import ops
 from tinyrnn.arrays import Port as UserPort
 from tinyrnn.arrays import is_narrow
 from tinyrnn.codegen import PORTS, Source, generate
-from tinyrnn.errors import LoadError, TinyRNNError, UnsupportedError
-from tinyrnn.frontends.source import ModelSource, read
+from tinyrnn.errors import TinyRNNError, UnsupportedError
+from tinyrnn.frontends.source import ModelSource, label, read
 from tinyrnn.generic import Shared
 from tinyrnn.ir import Graph, Spec
-from tinyrnn.op import UNSOUND, op_of
+from tinyrnn.limits import OverLimit, check_arena, check_code, holds, one_load
+from tinyrnn.op import op_of
 from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
-from tinyrnn.passes.budget import budget_of
 from tinyrnn.passes.suggest import advice, example
 from tinyrnn.plan import ALIGNMENT, Plan, make_plan
 from tinyrnn.runtime import Layout, Model, aligned
@@ -71,9 +70,11 @@ def load(
              input, the name of an open size, or {input: axis}
     layers:  for plain weights in .npz or .safetensors, what they belong to (see `frontends.npz`)
 
-    Raises `LoadError`, `UnsupportedError` or `TargetError`.
+    What a load may cost is bounded by what the file holds (`tinyrnn.limits`): a file of less than a megabyte is loaded or
+    refused within ten seconds, compiling apart, and 2 GiB. Raises `LoadError`, `UnsupportedError` or `TargetError`.
     """
-    return compile_graph(*_read_bound(path, bind, states, outputs, layers), time)
+    with one_load(label(path)):
+        return compile_graph(*_read_bound(path, bind, states, outputs, layers), time)
 
 
 def _read_bound(
@@ -88,8 +89,7 @@ def _read_bound(
     graph, stored_states = read(path, layers)
     if not halves:
         graph.specs = {n: Spec(np.dtype(np.float32), s.shape) if is_narrow(s.dtype) else s for n, s in graph.specs.items()}
-    with budget_of(graph), _sound(graph.name):
-        graph = bound(graph, bind, outputs)
+    graph = bound(graph, bind, outputs)
     if states is None and stored_states is not None and all(v in graph.outputs for v in stored_states.values()):
         states = {k: v for k, v in stored_states.items() if k in graph.inputs}
     return graph, states
@@ -98,7 +98,8 @@ def _read_bound(
 def load_for_build(path: ModelSource, **how: Any) -> Model:
     """As `load`, with float32 for half precision, as `plan_for` has."""
     given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers")}
-    return compile_graph(*_read_bound(path, **given, halves=False), how.get("time"))
+    with one_load(label(path)):
+        return compile_graph(*_read_bound(path, **given, halves=False), how.get("time"))
 
 
 def plan_for(path: ModelSource, machine: Machine, alignment: int, **how: Any) -> Plan:
@@ -107,7 +108,8 @@ def plan_for(path: ModelSource, machine: Machine, alignment: int, **how: Any) ->
     Raises `LoadError` and `UnsupportedError`.
     """
     given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers")}
-    return _stages(*_read_bound(path, **given, halves=False), how.get("time"), machine, alignment).plan
+    with one_load(label(path)):
+        return _stages(*_read_bound(path, **given, halves=False), how.get("time"), machine, alignment).plan
 
 
 def save(model: Model, path: str | PathLike[str]) -> None:
@@ -120,27 +122,26 @@ def save(model: Model, path: str | PathLike[str]) -> None:
 
 def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: Time | None = None) -> Model:
     """The model of a bound graph, for this machine."""
-    with budget_of(graph):
-        return _compiled(graph, states, time)
-
-
-def _compiled(graph: Graph, states: Mapping[str, str] | None, time: Time | None) -> Model:
     try:
         stages = _stages(graph, states, time)
     except UnsupportedError as error:
-        model = _for_each_size(graph, states, time, str(error).removeprefix(f"{graph.name}: "))
-        if model is None:
-            raise _advised(graph, states, time, error) from None
-        return model
-    program = stages.program
+        try:
+            model = _for_each_size(graph, states, time, str(error).removeprefix(f"{graph.name}: "))
+            if model is None:
+                raise _advised(graph, states, time, error) from None
+            return model
+        except OverLimit:
+            raise error from None
+    program, plan = stages.program, stages.plan
+    check_arena(4 * plan.state_size + plan.arena_fixed + plan.arena_per_row * max(plan.chunk, 1))
     for rule in program.sizes:
         if rule.exact:
-            warnings.warn(f"{graph.name}: {rule}. Where that is not meant, export with example sizes that differ", stacklevel=4)
+            warnings.warn(f"{graph.name}: {rule}. Where that is not meant, export with example sizes that differ", stacklevel=3)
     for node in program.graph.nodes:
         doubt = op_of(node).doubt(node, graph.metadata.get("producer", ""))
         if doubt:
-            warnings.warn(f"{graph.name}: node {node.name!r} ({node.op}): {doubt}", stacklevel=4)
-    return Model(layout_of(stages.plan), compile_source(stages.source), stages, cache(partial(_tracer, stages)))
+            warnings.warn(f"{graph.name}: node {node.name!r} ({node.op}): {doubt}", stacklevel=3)
+    return Model(layout_of(plan), compile_source(stages.source), stages, cache(partial(_tracer, stages)))
 
 
 def _tracer(stages: Stages) -> Tracer:
@@ -160,21 +161,14 @@ def _stages(
     alignment: int = ALIGNMENT,
 ) -> Stages:
     machine = machine or host()
-    with budget_of(graph), _sound(graph.name):
+    with one_load(graph.name):
+        holds(graph.nbytes)
         program = prepare(graph, states, time)
         plan = make_plan(program, machine.lanes, machine.registers, alignment)
-        return Stages(graph, program, plan, generate(plan))
-
-
-@contextmanager
-def _sound(name: str) -> Iterator[None]:
-    """Whatever goes wrong with a graph inside is a `LoadError`, if it is no other `TinyRNNError`."""
-    try:
-        yield
-    except TinyRNNError:
-        raise
-    except UNSOUND as error:
-        raise LoadError(f"{name}: the graph is not sound ({type(error).__name__}: {error})") from error
+        source = generate(plan)
+        text, calls = source.text, [len(step.operands) for step in plan.steps]
+        check_code(text.count("\n"), text.count("\ndef "), len(calls), max(calls, default=0))
+        return Stages(graph, program, plan, source)
 
 
 def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | None, reason: str) -> SizedModel | None:
@@ -204,6 +198,8 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
             try:
                 sizes = dict(zip(names, _apart(least), strict=False))
                 stages, other = staged(sizes), staged(_others(sizes))
+            except OverLimit:
+                raise
             except TinyRNNError:
                 continue
             if stages.program.kind != other.program.kind:

@@ -13,6 +13,10 @@ class UnsupportedError(TinyRNNError):
     """A model asks for something tinyrnn does not do; the text lists every such part at once."""
 
 
+class Refused(Exception):
+    """Inside tinyrnn alone: an operator cannot do what a node asks; it becomes an `UnsupportedError` that names the node."""
+
+
 class ShapeError(TinyRNNError, ValueError):
     """An array has the wrong shape, dtype or count; nothing has been changed."""
 

@@ -20,13 +20,6 @@ import numpy as np
 
 Size = int | str
 
-LARGEST_VALUE = 1 << 31
-"""Elements that one value may have; more is taken for a corrupt file."""
-
-
-LARGEST_CONSTANT = 1 << 26
-"""elements that one computed constant may have (256 MB of float32)"""
-
 
 @dataclass(frozen=True)
 class Spec:
@@ -105,8 +98,11 @@ class Graph:
     constants: dict[str, np.ndarray[Any, Any]]
     nodes: list[Node]
     metadata: dict[str, str] = field(default_factory=dict)
-    computed: set[str] = field(default_factory=set)
-    """the constants that no file held"""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its constants."""
+        return sum(array.nbytes for array in self.constants.values())
 
     def producers(self) -> dict[str, Node]:
         return {output: node for node in self.nodes for output in node.outputs if output}

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinyrnn.clock import Clock
+from tinyrnn.errors import Refused as Refused
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node, Spec
 
@@ -163,31 +164,12 @@ def literal(value: float) -> str:
     return f"splat({number!r})" if abs(number) < np.inf else f"splat({'-' if number < 0 else ''}1e999)"
 
 
-class Refused(Exception):
-    """An operator cannot do what a node asks; the text goes to the list of unsupported parts."""
-
-
 class SizesDiffer(Refused):
     """Two sizes that an operator needs to be equal are not; if one is left open by the file, they become one."""
 
     def __init__(self, text: str, pairs: Sequence[tuple[int, int]]) -> None:
         super().__init__(text)
         self.pairs = pairs
-
-
-UNSOUND = (
-    Refused,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    StopIteration,
-    TypeError,
-    ValueError,
-)
-"""what an operator or a pass may raise over a graph that is not sound"""
 
 
 class Uneven(Refused):

@@ -16,6 +16,7 @@ import numpy as np
 from tinyrnn.clock import FRAMES, Clock
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node
+from tinyrnn.limits import check_time, check_weights
 from tinyrnn.op import (
     Body,
     Call,
@@ -268,6 +269,7 @@ class _Planner:
     def _lower_nodes(self, graph: Graph, problems: list[str]) -> list[_Call]:
         calls: list[_Call] = []
         for node in graph.nodes:
+            check_time()
             op, output = op_of(node), node.outputs[0]
             source = op.alias(node)
             if (
@@ -349,6 +351,7 @@ class _Planner:
         tops = {False: 0, True: 0}
         placed = self.result.regions
         for name in sorted(lives, key=lambda n: (-sizes[n][0], lives[n][0])):
+            check_time()
             size, per_row = sizes[name]
             size = -(-size // self.alignment) * self.alignment
             first, last = lives[name]
@@ -445,6 +448,7 @@ class _Planner:
         padding = -len(data) % self.alignment
         self.weights += [data, np.zeros(padding, np.uint8)]
         self.weights_size += len(data) + padding
+        check_weights(self.weights_size)
         return place
 
     def _part(self, name: str, initial: np.ndarray[Any, Any]) -> int:

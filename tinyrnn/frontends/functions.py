@@ -11,10 +11,9 @@ from onnx import inliner
 
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.archive import first_line
+from tinyrnn.limits import LARGEST_INLINED
 from tinyrnn.op import REGISTRY
 
-LARGEST_INLINED = 1 << 20
-"""nodes that a graph may have after its local functions are inlined"""
 WRITTEN_OUT = "tinyrnn.written_out"
 """the domain of functions that stand for one node each, until they are inlined"""
 

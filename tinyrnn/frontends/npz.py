@@ -62,7 +62,8 @@ from tinyrnn.frontends.archive import LARGEST_TOTAL, Array, read_archive
 from tinyrnn.frontends.order import DEEPEST, model_name, ordered
 from tinyrnn.frontends.safetensors import read_safetensors
 from tinyrnn.frontends.weights import guess_layers, weights_graph
-from tinyrnn.ir import LARGEST_VALUE, Graph, Node, Size, Spec
+from tinyrnn.ir import Graph, Node, Size, Spec
+from tinyrnn.limits import LARGEST_VALUE
 
 DESCRIPTION = "tinyrnn"
 """the array that holds the JSON"""

@@ -18,7 +18,8 @@ from tinyrnn.frontends.archive import first_line
 from tinyrnn.frontends.functions import inlined, written_out
 from tinyrnn.frontends.order import DEEPEST, check_names, model_name, ordered
 from tinyrnn.frontends.source import memory_name
-from tinyrnn.ir import LARGEST_VALUE, Graph, Node, Size, Spec, refresh_captures
+from tinyrnn.ir import Graph, Node, Size, Spec, refresh_captures
+from tinyrnn.limits import LARGEST_VALUE
 
 OLDEST_OPSET = 7
 LARGEST_RANK = 32

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias, TypeGuard
 from tinyrnn.errors import LoadError
 from tinyrnn.frontends.kinds import READ, START, hint, kind_of_model
 from tinyrnn.ir import Graph
+from tinyrnn.limits import LARGEST_FILE, holds, one_load
 
 
 class Proto(Protocol):
@@ -26,8 +27,6 @@ class Proto(Protocol):
 ModelSource: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | Proto
 """a path, the bytes of a file, or an ONNX model in memory"""
 
-LARGEST_FILE = 1 << 31
-
 
 def read(source: ModelSource, layers: Sequence[Any] | None = None) -> tuple[Graph, dict[str, str] | None]:
     """The graph of a model, and the state pairs it records, if it does.
@@ -35,9 +34,15 @@ def read(source: ModelSource, layers: Sequence[Any] | None = None) -> tuple[Grap
     Messages name a file by its path, and a model in memory by its graph's name, or "model". Raises `LoadError` and
     `UnsupportedError`.
     """
+    with one_load(str(source) if isinstance(source, (str, PathLike)) else "model"):
+        return _read_source(source, layers)
+
+
+def _read_source(source: ModelSource, layers: Sequence[Any] | None) -> tuple[Graph, dict[str, str] | None]:
     if isinstance(source, (str, PathLike)):
         path = Path(source)
         _check_file(path)
+        holds(path.stat().st_size)
         return _read(_kind(path), path, None, layers)
     if is_proto(source):
         return _read("onnx", Path(memory_name(source)), source, layers)
@@ -46,6 +51,7 @@ def read(source: ModelSource, layers: Sequence[Any] | None = None) -> tuple[Grap
         raise LoadError(f"load takes the path of a file, the bytes of one, or an onnx.ModelProto, not {type(source).__name__}")
     if not data or len(data) > LARGEST_FILE:
         raise LoadError(f"model: {len(data):,} bytes in memory; a model has 1 to {LARGEST_FILE:,}")
+    holds(len(data))
     return _read(_kind(data), Path("model"), data, layers)
 
 

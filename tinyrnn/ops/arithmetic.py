@@ -7,9 +7,9 @@ from functools import reduce
 
 import numpy as np
 
-from tinyrnn.ir import Node, Spec
+from tinyrnn.ir import Graph, Node, Spec, spec_of
 from tinyrnn.lanes_power import power  # noqa: F401  (registers it)
-from tinyrnn.op import Array, Axis, Frames, Lowering, Refused, literal, register
+from tinyrnn.op import Array, Axis, Frames, Lowering, Refused, literal, register, rewrite
 from tinyrnn.ops.elementwise import Elementwise, define
 
 
@@ -74,6 +74,37 @@ class Mean(Elementwise):
         if env.specs[node.inputs[0]].dtype.kind != "f":
             return super().scalar(node, operands, env)
         return f"(({' + '.join(operands)}) / {float(len(operands))})"
+
+
+MOST_OPERANDS = 8
+"""of one expression"""
+
+
+@rewrite
+def many_operands(graph: Graph) -> None:
+    """What is folded over many inputs becomes a chain of nodes, from the left, so that no expression grows with their number."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.op not in ("Max", "Mean", "Min", "Sum") or node.domain or len(node.inputs) <= MOST_OPERANDS:
+            nodes.append(node)
+            continue
+        names, count = list(node.inputs), len(node.inputs)
+        total, spec = names.pop(0), graph.specs[node.inputs[0]]
+        op = "Sum" if node.op == Mean.name else node.op
+        while names:
+            part, names = names[: MOST_OPERANDS - 1], names[MOST_OPERANDS - 1 :]
+            last = not names and node.op != Mean.name
+            made = node.outputs[0] if last else graph.fresh(f"{node.name}.part")
+            spec = Spec(spec.dtype, np.broadcast_shapes(spec.sizes, *(graph.specs[name].sizes for name in part)))
+            graph.specs[made] = spec
+            nodes.append(Node(op, node.name if last else made, (total, *part), (made,), {}, node.version))
+            total = made
+        if node.op == Mean.name:
+            divisor = graph.fresh(f"{node.name}.count")
+            graph.constants[divisor] = np.array(count, spec.dtype)
+            graph.specs[divisor] = spec_of(graph.constants[divisor])
+            nodes.append(Node("Div", node.name, (total, divisor), node.outputs, {}, node.version))
+    graph.nodes = nodes
 
 
 @register

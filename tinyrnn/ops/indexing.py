@@ -7,7 +7,8 @@ from math import prod
 
 import numpy as np
 
-from tinyrnn.ir import LARGEST_CONSTANT, Node, Spec
+from tinyrnn.ir import Node, Spec
+from tinyrnn.limits import check_constant
 from tinyrnn.op import REQUIRED, Array, Op, Refused, register
 
 INT64 = np.dtype(np.int64)
@@ -73,8 +74,9 @@ class ConstantOfShape(Op):
         value = self.attribute(node, "value")
         fill = np.zeros(1, np.float32) if value is None else np.asarray(value)
         shape = tuple(int(n) for n in np.ravel(arrays[0]))
-        if any(n < 0 for n in shape) or prod(shape) > LARGEST_CONSTANT:
+        if any(n < 0 for n in shape):
             raise Refused(f"shape {list(shape)} is absurd")
+        check_constant(prod(shape) * fill.dtype.itemsize, f"{fill.dtype}{list(shape)}")
         return (np.full(shape, fill.ravel()[0], fill.dtype),)
 
 
@@ -89,6 +91,9 @@ class Range(Op):
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         start, limit, delta = (np.asarray(a).ravel()[0] for a in arrays)
-        if abs((limit - start) / delta) > LARGEST_CONSTANT:
+        with np.errstate(all="ignore"):
+            count = abs((float(limit) - float(start)) / float(delta)) if delta else np.inf
+        if not np.isfinite(count):
             raise Refused(f"from {start} to {limit} in steps of {delta} is absurd")
+        check_constant(int(count) * start.dtype.itemsize, f"from {start} to {limit} in steps of {delta}")
         return (np.arange(start, limit, delta, dtype=np.asarray(arrays[0]).dtype),)

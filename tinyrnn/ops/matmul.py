@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
 import numpy as np
 
 from tinyrnn.ir import Graph, Node, Spec
+from tinyrnn.limits import check_work
 from tinyrnn.op import OURS, REQUIRED, Array, Op, Refused, register, rewrite
 from tinyrnn.ops.product import Labels, Product, sizes_of
 
@@ -78,8 +80,10 @@ class Einsum(Op):
         return [Spec(given[0].dtype, tuple(sizes[label] for label in made))]
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        equation = self.attribute(node, "equation").replace(" ", "")
-        return (np.asarray(np.einsum(equation, *(a for a in arrays if a is not None))),)
+        equation, given = self.attribute(node, "equation").replace(" ", ""), [a for a in arrays if a is not None]
+        read = equation_labels(equation, [a.ndim for a in given])[:-1]
+        check_work(prod(sizes_of(read, [a.shape for a in given]).values()))
+        return (np.asarray(np.einsum(equation, *given)),)
 
 
 def equation_labels(equation: str, ranks: Sequence[int]) -> list[Labels]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyrnn.ir import Node, Spec
 from tinyrnn.lanes import at, f32, fma, get, i32, kernel, lanes, load, load_part, splat, store, store_part
+from tinyrnn.limits import check_work
 from tinyrnn.op import (
     OURS,
     REQUIRED,
@@ -187,6 +188,7 @@ class Product(Op):
         *read, made = self._labels(node)
         number = {label: index for index, label in enumerate(dict.fromkeys(label for labels in read for label in labels))}
         terms: list[Any] = []
+        check_work(prod(sizes_of(read, [a.shape for a in arrays if a is not None]).values()))
         for array, labels in zip([a for a in arrays if a is not None], read, strict=True):
             terms += [array, [number[label] for label in labels]]
         return (np.asarray(np.einsum(*terms, [number[label] for label in made])),)

@@ -11,6 +11,7 @@ import numpy as np
 from tinyrnn.arrays import SizeRule
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node, Size, free_names, refresh_captures
+from tinyrnn.limits import check_time, holds, one_load
 from tinyrnn.op import BEFORE_SHAPES, REWRITES, Refused, op_of
 from tinyrnn.passes.bind import bind
 from tinyrnn.passes.dead import refuse_unsupported, remove_dead
@@ -26,7 +27,12 @@ __all__ = ["Port", "Program", "Time", "bound", "open_batches", "prepare"]
 
 def bound(source: Graph, values: Mapping[str, Any] | None, outputs: Sequence[str] | None) -> Graph:
     """A copy of the graph with inputs bound and other outputs dropped, all of it supported."""
-    graph = source.copy()
+    with one_load(source.name):
+        holds(source.nbytes)
+        return _bound(source.copy(), values, outputs)
+
+
+def _bound(graph: Graph, values: Mapping[str, Any] | None, outputs: Sequence[str] | None) -> Graph:
     _tell_apart(graph)
     for rewriting in BEFORE_SHAPES:
         rewriting(graph)
@@ -137,6 +143,7 @@ def _rewrite(graph: Graph) -> None:
             inner.nodes = seen.nodes
             refresh_captures(node, arguments)
     for rewriting in REWRITES:
+        check_time()
         rewriting(graph)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError
-from tinyrnn.ir import LARGEST_VALUE, Graph, Spec, spec_of
+from tinyrnn.ir import Graph, Spec, spec_of
+from tinyrnn.limits import LARGEST_VALUE
 
 
 def bind(graph: Graph, values: Mapping[str, Any], outputs: Sequence[str] | None) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node, refresh_captures
+from tinyrnn.limits import UNSOUND
 from tinyrnn.op import Op, not_known, op_of
-
-MOST_OPERANDS = 64
-"""inputs of one element-wise node: all of them are read in one loop"""
 
 
 def remove_dead(graph: Graph) -> None:
@@ -36,8 +34,11 @@ def _prune_nested(node: Node) -> None:
         op = op_of(node)
     except UnsupportedError:
         return
-    arguments = op.arguments(node)
-    op.prune(node)
+    try:
+        arguments = op.arguments(node)
+        op.prune(node)
+    except UNSOUND:
+        return  # the node is refused, by name, where its shapes are asked for
     for _, inner in node.nested():
         _remove_dead(inner)
     refresh_captures(node, arguments)
@@ -86,8 +87,6 @@ def _problem(node: Node) -> str | None:
         return f"{node.op} with attribute {unknown[0]}={shown} (supported: {known})"
     if not _count_fits(op, node):
         return f"{node.op} with {len(node.inputs)} inputs (supported: {', '.join(op.inputs) or 'none'})"
-    if op.elementwise and len(node.inputs) > MOST_OPERANDS:
-        return f"{node.op} with {len(node.inputs)} inputs (supported: up to {MOST_OPERANDS}; join them in several nodes)"
     return op.refuses(node)
 
 

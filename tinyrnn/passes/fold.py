@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections import ChainMap, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, count
+from itertools import combinations
 from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
 
 from tinyrnn.errors import UnsupportedError
-from tinyrnn.ir import LARGEST_CONSTANT, LARGEST_VALUE, Graph, Node, Spec, refresh_captures, spec_of
-from tinyrnn.op import UNSOUND, Op, Refused, RunGraph, SizesDiffer, Uneven, op_of
-from tinyrnn.passes.budget import current
+from tinyrnn.ir import Graph, Node, Spec, refresh_captures, spec_of
+from tinyrnn.limits import CONSTANTS, LARGEST_VALUE, UNSOUND, begin_pass, check_constant, check_time, spend
+from tinyrnn.op import Op, Refused, RunGraph, SizesDiffer, Uneven, op_of
 
 Probes = dict[str, int]
 
@@ -149,6 +149,7 @@ class _UnevenError(UnsupportedError):
 
 
 def _fold_once(graph: Graph, probes: Mapping[str, int]) -> Graph:
+    begin_pass()
     _begin(graph, probes)
     graph.nodes = [node for node in graph.nodes if not _fold_node(graph, node, probes)]
     return graph
@@ -164,9 +165,8 @@ def _begin(graph: Graph, probes: Mapping[str, int]) -> None:
 
 def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int], choices: dict[str, str] | None = None) -> bool:
     """Specs of the node's outputs; True where they became constants."""
+    check_time()
     op = op_of(node)
-    if (budget := current()) is not None:
-        budget.check_time()
     if op.of_shape:
         graph.constants[node.outputs[0]] = op.from_spec(node, graph.specs[node.inputs[0]])
         graph.specs[node.outputs[0]] = spec_of(graph.constants[node.outputs[0]])
@@ -239,6 +239,7 @@ def choices(graph: Graph, least: int) -> dict[str, str]:
     while probes not in tried:
         tried.append(probes)
         trial, found = graph.copy(), {}
+        begin_pass()
         _begin(trial, probes)
         try:
             _try_nodes(trial, trial.nodes, probes, found)
@@ -290,51 +291,65 @@ class _TooLong(Exception):
     """A loop over constants that is not worth going through at load."""
 
 
-def _runner(values: Mapping[str, np.ndarray[Any, Any]], turns: Iterator[int]) -> RunGraph:
+class _Turns:
+    """What is gone through of loops over constants."""
+
+    def __init__(self) -> None:
+        self.count = self.nbytes = 0
+
+    def add(self, arrays: Sequence[np.ndarray[Any, Any]]) -> None:
+        self.count += 1
+        self.nbytes += sum(array.nbytes for array in arrays)
+        if self.count > LONGEST_FOLDED or self.nbytes > CONSTANTS:
+            raise _TooLong
+
+
+def _runner(values: Mapping[str, np.ndarray[Any, Any]], turns: _Turns) -> RunGraph:
     """A function that computes nested graphs which read `values`."""
 
     def run(inner: Graph, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        if next(turns) > LONGEST_FOLDED:
-            raise _TooLong
+        turns.add(arrays)
         known = ChainMap(dict(zip(inner.inputs, arrays, strict=True)), cast(Any, values))
         for node in (n.copy() for n in inner.nodes):
+            check_time()
             op = op_of(node)
-            if (budget := current()) is not None:
-                budget.check_time()
             if op.of_shape:
                 known[node.outputs[0]] = op.from_spec(node, spec_of(known[node.inputs[0]]))
                 continue
             absorb_parameters(op, node, known)
             given = [known[name] if name else None for name in node.inputs]
-            op.normalize(node, [None if array is None else spec_of(array) for array in given[: op.arguments(node)]])
+            specs = [None if array is None else spec_of(array) for array in given[: op.arguments(node)]]
+            op.normalize(node, specs)
+            if not op.known_only and not any(True for _ in node.nested()):
+                for spec in op.infer(node, specs):
+                    check_constant(spec.elements * spec.dtype.itemsize, str(spec))
             results = op.compute(node, given, _runner(known, turns))
             known.update((name, np.asarray(array)) for name, array in zip(node.outputs, results, strict=False) if name)
-        return [known[name] for name in inner.outputs]
+        made = [known[name] for name in inner.outputs]
+        turns.add(made)
+        return made
 
     return run
 
 
 def _compute(graph: Graph, op: Op, node: Node) -> bool:
     """Make the node's outputs constants; False where that would take too long."""
-    specs = []
-    if not (op.of_shape or op.known_only):
-        specs = op.infer(node, [graph.specs[name] if name else None for name in node.inputs[: op.arguments(node)]])
-    for spec in specs:
-        if spec.elements > LARGEST_CONSTANT:
-            raise Refused(f"the constant that it makes, {spec}, is absurdly large")
-    if (budget := current()) is not None:
-        made = sum(s.elements * s.dtype.itemsize for s in specs)
-        budget.check_bytes(made + sum(graph.constants[n].nbytes for n in graph.computed))
+    for spec in (
+        []
+        if op.of_shape or op.known_only
+        else op.infer(node, [graph.specs[name] if name else None for name in node.inputs[: op.arguments(node)]])
+    ):
+        check_constant(spec.elements * spec.dtype.itemsize, str(spec))
     arrays = [graph.constants[name] if name else None for name in node.inputs]
     try:
-        results = op.compute(node, arrays, _runner(graph.constants, count()))
+        results = op.compute(node, arrays, _runner(graph.constants, _Turns()))
     except _TooLong:
         return False
     for name, result in zip(node.outputs, results, strict=False):
         if name:
+            spend(np.asarray(result).nbytes)
             graph.constants[name] = np.ascontiguousarray(result).reshape(np.shape(result))
             graph.specs[name] = spec_of(graph.constants[name])
-            graph.computed.add(name)
     return True
 
 

@@ -18,6 +18,7 @@ from tinyrnn.arrays import SizeRule
 from tinyrnn.clock import FRAMES, Clock, meeting
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.ir import Graph, Node, Size, Spec
+from tinyrnn.limits import check_time
 from tinyrnn.op import Axis, Frames, Refused, op_of
 from tinyrnn.passes.dead import remove_dead
 from tinyrnn.passes.late import needs_end
@@ -128,6 +129,7 @@ class Axes:
 def find_axes(graph: Graph) -> Axes:
     axes = Axes()
     for node in graph.nodes:
+        check_time()
         op = op_of(node)
         for a, b in op.links(node, graph.specs):
             axes.join(a, b)
@@ -156,6 +158,7 @@ def _seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | 
     found: list[tuple[Axis, str]] = []
     producers = graph.producers()
     for node in graph.nodes:
+        check_time()
         axes = op_of(node).row_axes(node)
         if axes is None:
             continue
@@ -273,6 +276,7 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
     frames = Frames(graph.specs, roles, graph.constants)
     nodes: list[Node] = []
     for node in graph.nodes:
+        check_time()
         try:
             made_of = op_of(node).frame(node, frames)
         except Refused as error:
@@ -286,6 +290,7 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
     } | set(frames.made)
     nodes, clocks = _clocked(nodes, frames, per_row)
     for node in nodes:
+        check_time()
         if op_of(node).row_by_row(node, per_row.__contains__):
             per_row -= inside(node) - set(node.outputs)
     framed = Graph(
@@ -340,6 +345,7 @@ def _clocked(nodes: list[Node], frames: Frames, per_row: set[str]) -> tuple[list
     late: dict[tuple[str, Clock], str] = {}
     result = []
     for node in nodes:
+        check_time()
         given = {name: clocks.get(name, FRAMES) for name in node.inputs if name in per_row}
         target = meeting(list(given.values())) if given else FRAMES
         for name, clock in given.items():

@@ -8,6 +8,7 @@ from time import perf_counter
 
 from tinyrnn.errors import TinyRNNError
 from tinyrnn.ir import Graph
+from tinyrnn.limits import OverLimit
 from tinyrnn.passes import Time, bound, prepare
 from tinyrnn.passes.fold import fold
 
@@ -54,6 +55,8 @@ def example(graph: Graph, states: Mapping[str, str] | None, time: Time | None) -
             trial = bound(graph, values, None)
             fold(trial, 0)
             prepare(trial, states, time)
+        except OverLimit:
+            raise
         except TinyRNNError:
             continue
         return values

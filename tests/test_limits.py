@@ -1,0 +1,232 @@
+"""What a load may cost: small files that ask for much are refused before it is spent, in a process of bounded memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hostile import onnx_file, onnx_model, refusal
+from onnx import TensorProto, helper, numpy_helper
+
+import tinyrnn
+from tinyrnn import limits
+from tinyrnn.check.tolerances import within
+
+Node = onnx.NodeProto
+MEMORY = 2 << 30
+"""bytes that a load may take"""
+SECONDS = 10
+"""of processor time: the machine may have other things to do"""
+
+LOAD = """
+import resource, sys, time, warnings
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
+warnings.simplefilter("ignore")
+import tinyrnn
+from tinyrnn import compiler
+from tinyrnn.errors import TargetError
+def refuse(source): raise TargetError("not compiled in this test")
+compiler.compile_source = refuse
+start = time.process_time()
+try:
+    tinyrnn.load(sys.argv[2])
+except tinyrnn.TinyRNNError as error:
+    print(f"{type(error).__name__}: {error}")
+assert time.process_time() - start < float(sys.argv[3])
+"""
+
+
+def load_apart(path: Path) -> str:
+    """What loading says, in a process that may have no more than the memory and the time."""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LOAD, str(MEMORY), str(path), str(SECONDS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ints(name: str, *values: int) -> TensorProto:
+    return numpy_helper.from_array(np.array(values, np.int64), name)
+
+
+def node(op: str, inputs: list[str], outputs: list[str], **attributes: object) -> Node:
+    return helper.make_node(op, inputs, outputs, f"the {op} {outputs[0]}", **attributes)
+
+
+def filled(count: int, *shape: int) -> tuple[list[Node], list[TensorProto]]:
+    """Constants c0, c1, … that a file of a few bytes asks for."""
+    return [node("ConstantOfShape", ["s"], [f"c{i}"]) for i in range(count)], [ints("s", *shape)]
+
+
+def many_constants(path: Path) -> Path:
+    nodes, constants = filled(50, 1 << 24)
+    nodes += [node("Sum", [f"c{i}" for i in range(50)], ["t"]), node("ReduceSum", ["t"], ["u"], keepdims=0)]
+    return onnx_file(path, [*nodes, node("Add", ["x", "u"], ["y"])], constants=constants)
+
+
+def one_constant(path: Path) -> Path:
+    nodes, constants = filled(1, 1 << 26)
+    return onnx_file(
+        path, [*nodes, node("ReduceSum", ["c0"], ["u"], keepdims=0), node("Add", ["x", "u"], ["y"])], constants=constants
+    )
+
+
+def growing_chain(path: Path) -> Path:
+    """A constant that doubles."""
+    nodes, constants = filled(1, 4)
+    nodes += [node("Concat", [f"c{i}", f"c{i}"], [f"c{i + 1}"], axis=0) for i in range(40)]
+    return onnx_file(path, [*nodes, node("ReduceMax", ["c40"], ["u"]), node("Add", ["x", "u"], ["y"])], constants=constants)
+
+
+def _loop(path: Path, body: list[Node], turns: int, stacks: bool) -> Path:
+    outputs = ["again", "after", *(["piece"] if stacks else [])]
+    graph = helper.make_graph(
+        [node("Identity", ["go"], ["again"]), *body],
+        "body",
+        [helper.make_tensor_value_info(n, t, s) for n, t, s in (("i", 7, []), ("go", 9, []), ("before", 1, None))],
+        [helper.make_tensor_value_info(n, 9 if n == "again" else 1, None) for n in outputs],
+    )
+    nodes, constants = filled(1, 1 << 10)
+    nodes += [node("Loop", ["m", "", "c0"], ["last", *(["all"] if stacks else [])], body=graph)]
+    nodes += [node("ReduceMax", ["all" if stacks else "last"], ["u"], keepdims=0), node("Add", ["x", "u"], ["y"])]
+    return onnx_file(path, nodes, constants=[*constants, ints("m", turns), ints("wide", 1, 1 << 14)])
+
+
+def growing_loop(path: Path) -> Path:
+    return _loop(path, [node("Concat", ["before", "before"], ["after"], axis=0)], 4000, False)
+
+
+def stacking_loop(path: Path) -> Path:
+    body = [node("Identity", ["before"], ["after"]), node("Tile", ["before", "k"], ["piece"]), node("Identity", ["wide"], ["k2"])]
+    body[1].input[1] = "k"
+    body[2].CopyFrom(node("Slice", ["wide", "one", "two"], ["k"]))
+    made = _loop(path, body, 4000, True)
+    model = onnx.load(made)
+    model.graph.initializer.extend([ints("one", 1), ints("two", 2)])
+    made.write_bytes(model.SerializeToString())
+    return made
+
+
+def wide_einsum(path: Path) -> Path:
+    nodes, constants = filled(1, 64, 64)
+    nodes += [node("Einsum", ["c0"] * 4, ["e"], equation="ab,cd,ef,gh->"), node("Add", ["x", "e"], ["y"])]
+    return onnx_file(path, nodes, constants=constants)
+
+
+def large_products(path: Path) -> Path:
+    nodes, constants = filled(1, 4000, 4000)
+    nodes += [node("MatMul", [f"c{i}", "c0"], [f"c{i + 1}"]) for i in range(20)]
+    return onnx_file(path, [*nodes, node("ReduceMax", ["c20"], ["u"]), node("Add", ["x", "u"], ["y"])], constants=constants)
+
+
+def many_pieces(path: Path) -> Path:
+    names = [f"o{i}" for i in range(2000)]
+    nodes = [node("Split", ["x"], names, axis=0, num_outputs=2000), node("Sum", names, ["y"])]
+    return onnx_file(path, nodes, opset=18, shape=(2000, 2), constants=[])
+
+
+def many_kernels(path: Path) -> Path:
+    nodes = [node(("Relu", "Softmax")[i % 2], [f"v{i}" if i else "x"], [f"v{i + 1}"]) for i in range(9000)]
+    return onnx_file(path, [*nodes, node("Neg", ["v9000"], ["y"])], constants=[])
+
+
+def wide_transform(path: Path) -> Path:
+    """A Fourier transform as a matrix of its size squared."""
+    nodes = [node("DFT", ["x"], ["y"], axis=1)]
+    return onnx_file(path, nodes, opset=17, shape=(1, 1 << 17, 1), constants=[])
+
+
+def huge_values(path: Path) -> Path:
+    shape = (1, 1 << 10, 1 << 20)
+    return onnx_file(path, [node("Softmax", ["x"], ["a"]), node("MatMul", ["a", "w"], ["y"])], shape=shape, constants=[
+        numpy_helper.from_array(np.ones((1, 1), np.float32), "w")])  # fmt: skip
+
+
+CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "many constants": (many_constants, "its computed constants take over"),
+    "one constant": (one_constant, "'the ConstantOfShape c0' (ConstantOfShape): the constant that it makes"),
+    "growing chain": (growing_chain, "absurdly many"),
+    "growing loop": (growing_loop, ""),
+    "stacking loop": (stacking_loop, ""),
+    "wide einsum": (wide_einsum, "'the Einsum e' (Einsum): computing it would take"),
+    "large products": (large_products, ""),
+    "many pieces": (many_pieces, "kernel calls would be compiled"),
+    "many kernels": (many_kernels, ""),
+    "wide transform": (wide_transform, ""),
+    "huge values": (huge_values, ""),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on a process's memory")
+@pytest.mark.parametrize("case", CASES)
+def test_small_files_that_ask_for_much(case: str, tmp_path: Path) -> None:
+    make, part = CASES[case]
+    path = make(tmp_path / "m.onnx")
+    assert path.stat().st_size < 1 << 20
+    said = load_apart(path)
+    assert part in said
+
+
+def test_the_time_is_bounded_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = many_kernels(tmp_path / "m.onnx")
+    monkeypatch.setenv(limits.SECONDS_VARIABLE, "0.05")
+    text = refusal(path)
+    assert "not loaded within 0 s" in text and "TINYRNN_LOAD_SECONDS" in text
+
+
+def test_limits_grow_with_what_the_file_holds(tmp_path: Path) -> None:
+    """12 MB of weights may be computed with as much as they are, many times over."""
+    weights = np.random.default_rng(1).standard_normal((1 << 11, 1 << 10)).astype(np.float32)
+    nodes = [node("Transpose", [f"w{i}"], [f"w{i + 1}"], perm=[1, 0]) for i in range(40)]
+    nodes += [node("MatMul", ["x", "w40"], ["y"])]
+    path = onnx_file(tmp_path / "m.onnx", nodes, shape=(1, 1 << 11), constants=[numpy_helper.from_array(weights, "w0")])
+    x = np.full((1, 1 << 11), 2.0**-11, np.float32)
+    assert within("close", tinyrnn.load(path).run(x), x.astype(np.float64) @ weights)
+
+
+@pytest.mark.parametrize("op", ["Sum", "Mean", "Max", "Min"])
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 15, 16, 40])
+def test_operands_without_number(op: str, count: int, tmp_path: Path) -> None:
+    """However many they are, the bits are those of one after the other."""
+    constants = [numpy_helper.from_array(np.random.default_rng(i).standard_normal((3, 5)).astype(np.float32), f"c{i}") for i in range(1, count)]  # fmt: skip
+    nodes = [node(op, ["x", *(c.name for c in constants)], ["y"])]
+    model = tinyrnn.load(onnx_model(nodes, shape=("T", 3, 5), constants=constants))
+    x = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
+    function = {"Max": np.maximum, "Min": np.minimum}.get(op, np.add)
+    wanted = x
+    for c in constants:
+        wanted = function(wanted, numpy_helper.to_array(c))
+    assert np.array_equal(model.run(x), wanted / np.float32(count) if op == "Mean" else wanted)
+
+
+UNSOUND_BODIES = {
+    "a branch that is no graph": [helper.make_node("If", ["x"], ["y"], "the If", then_branch=3, else_branch=4)],
+    "a body that is no graph": [helper.make_node("Loop", ["", "", "x"], ["y"], "the Loop", body=[1, 2])],
+    "Einsum of subscripts that do not fit": [helper.make_node("Einsum", ["x"], ["y"], "the Einsum", equation="ij,jk->")],
+    "Einsum of no subscripts": [helper.make_node("Einsum", ["x"], ["y"], "the Einsum", equation="...->.....")],
+}
+
+
+@pytest.mark.parametrize("case", UNSOUND_BODIES)
+def test_nodes_that_lack_what_they_need(case: str, tmp_path: Path) -> None:
+    text = refusal(onnx_file(tmp_path / "m.onnx", UNSOUND_BODIES[case]), tinyrnn.TinyRNNError)
+    assert "'the " in text
+
+
+def test_bodies_that_lack_outputs(tmp_path: Path) -> None:
+    body = helper.make_graph([node("Identity", ["go"], ["again"])], "body", [], [helper.make_tensor_value_info("again", 9, [])])
+    for name in ("i", "go", "before"):
+        body.input.append(helper.make_tensor_value_info(name, 1, None))
+    for attributes in ({"body": body}, {"body": body, "num_scan_inputs": 1}):
+        op = "Scan" if len(attributes) > 1 else "Loop"
+        path = onnx_file(
+            tmp_path / "m.onnx",
+            [helper.make_node(op, ["", "", "x"][-len(attributes) - 1 :], ["y", "z"], f"the {op}", **attributes)],
+        )
+        assert f"'the {op}'" in refusal(path, tinyrnn.TinyRNNError)
