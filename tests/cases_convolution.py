@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from op_case import OpCase, case, f, k, w, x
+from op_case import OpCase, case, f, k, v, w, x
 
 COUNT = 20
 """random cases of each operator"""
@@ -17,6 +17,7 @@ def convolutions() -> Iterator[OpCase]:
     yield from _transposed()
     yield from _pools()
     yield from _resizes()
+    yield from _samples()
     rng = np.random.default_rng(20)
     for number in range(COUNT):
         yield from _random(rng, number)
@@ -113,6 +114,22 @@ def _resizes() -> Iterator[OpCase]:
     yield case("Upsample nearest", x(1, 2, 5, 7), f([1, 1, 2, 3]), opset=9)
     yield case("Upsample linear", x(1, 2, 5, 7), f([1, 1, 2, 3]), opset=9, mode="linear")
     yield case("Upsample attribute", x(1, 2, 5, 7), opset=8, scales=[1.0, 1.0, 2.0, 2.0])
+
+
+def _samples() -> Iterator[OpCase]:
+    for corners, (old, new) in enumerate((("nearest", "nearest"), ("bilinear", "linear"), ("bicubic", "cubic")) * 2):
+        corners //= 3
+        for padding in ("zeros", "border", "reflection"):
+            given: dict[str, Any] = {"align_corners": corners, "padding_mode": padding}
+            yield case(f"GridSample {old} {padding} {corners}", x(2, 3, 5, 7), x(2, 4, 6, 2), opset=16, mode=old, **given)
+            if new != "cubic":
+                yield case(f"GridSample {new} {padding} {corners} volume", x(1, 2, 3, 4, 5), x(1, 2, 3, 4, 3), opset=20, mode=new,
+                           **given)  # fmt: skip
+    yield case("GridSample constant grid", x(1, 2, 5, 7), w(1, 3, 4, 2, low=-1, high=1), opset=16)
+    yield case("GridSample of a constant", w(1, 2, 5, 7), x(1, 3, 4, 2), opset=16)
+    yield case("GridSample of one element", x(1, 2, 1, 1), x(1, 3, 4, 2), opset=16, padding_mode="border")
+    yield case("GridSample far out", x(1, 1, 4, 4), v([[[[1e6, 0], [-1e6, 1e5]]]], "float32"), opset=16, padding_mode="border")
+    yield case("GridSample folded", w(1, 2, 5, 7), w(1, 3, 4, 2), opset=16)
 
 
 def _random(rng: np.random.Generator, number: int) -> Iterator[OpCase]:

@@ -1,4 +1,4 @@
-"""Operators that ONNX defines by others, at run time: Attention, RotaryEmbedding, CausalConvWithState."""
+"""Operators that ONNX defines by others, at run time: Attention, RotaryEmbedding, CausalConvWithState, LinearAttention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from driving import Array, agree, in_onnxruntime, loaded, whole
+from driving import Array, agree, agree_in_chunks, in_onnxruntime, loaded, whole
 from onnx import TensorProto, helper, numpy_helper
 
 from tinyrnn import UnsupportedError
@@ -118,6 +118,62 @@ def test_causal_convolution_streams(activation: str, tmp_path: Path) -> None:
     agree("close", {"Y": made}, {"Y": wanted.astype(np.float32)})
     stream.reset()
     assert np.array_equal(stream.run(x[:, :, None]).reshape(made.shape), made)
+
+
+def test_rotary_embeddings_from_constant_tables_stream(tmp_path: Path) -> None:
+    angles = np.arange(400)[:, None] * np.array([[0.1, 0.2, 0.3, 0.4]])
+    node = helper.make_node("RotaryEmbedding", ["X", "cos", "sin", "places"], ["Y"], num_heads=3)
+    tables = {"cos": np.cos(angles).astype(np.float32), "sin": np.sin(angles).astype(np.float32)}
+    proto = _model([node], {"X": (1, "T", 24)}, {"Y": (1, "T", 24)}, 23, **tables)
+    proto.graph.input.append(helper.make_tensor_value_info("places", TensorProto.INT64, [1, "T"]))
+    model = loaded(proto, tmp_path)
+    given: dict[str, Array] = {"places": np.arange(300)[None] + 9}
+    given["X"] = np.random.default_rng(0).standard_normal((1, 300, 24)).astype(np.float32)
+    found = whole(model, given)
+    agree("close", found, in_onnxruntime(proto, given))
+    agree_in_chunks(model, {n: a[:, :11] for n, a in given.items()}, {"Y": found["Y"][:, :11]})
+
+
+@pytest.mark.parametrize("rule", ["linear", "gated", "delta", "gated_delta"])
+@pytest.mark.parametrize("steps", [1, "T"])
+def test_linear_attention_streams(rule: str, steps: int | str, tmp_path: Path) -> None:
+    """S_t = exp(g_t) S_(t-1) + beta_t k_t (v_t - exp(g_t) S_(t-1)' k_t)', o_t = S_t' q_t / sqrt(d): the state is S."""
+    rng, heads, d, length = np.random.default_rng(2), 2, 4, 300
+    names = ["query", "key", "value", "past", "decay" if "gated" in rule else "", "beta" if "delta" in rule else ""]
+    node = helper.make_node("LinearAttention", names, ["Y", "S"], q_num_heads=heads, kv_num_heads=heads, update_rule=rule)
+    sizes = {"query": heads * d, "key": heads * d, "value": heads * 3, "decay": heads * d, "beta": heads}
+    shapes: Shapes = {n: (1, steps, sizes[n]) if n in sizes else (1, heads, d, 3) for n in names if n}
+    proto = _model([node], shapes, {"Y": (1, steps, heads * 3), "S": (1, heads, d, 3)}, 27)
+    given = {n: rng.uniform(-0.5, 0.5, (length, sizes[n])).astype(np.float32) for n in names if n in sizes}
+    if "decay" in given:
+        given["decay"] = -np.abs(given["decay"])
+    wide = {n: a.astype(np.float64).reshape(length, heads, -1) for n, a in given.items()}
+    state, wanted = np.zeros((heads, d, 3)), []
+    for t in range(length):
+        state = state * np.exp(wide["decay"][t])[:, :, None] if "decay" in wide else state
+        taken = np.einsum("hdv,hd->hv", state, wide["key"][t]) if "beta" in wide else 0.0
+        new = (wide["value"][t] - taken) * (wide["beta"][t] if "beta" in wide else 1.0)
+        state = state + wide["key"][t][:, :, None] * new[:, None, :]
+        wanted.append((np.einsum("hdv,hd->hv", state, wide["query"][t]) / np.sqrt(d)).ravel())
+    model = loaded(proto, tmp_path)
+    stream = model.stream()
+    made = np.stack([np.reshape(stream.step(**{n: a[t] for n, a in given.items()}), -1) for t in range(length)])
+    agree("close", {"Y": made}, {"Y": np.stack(wanted).astype(np.float32)})
+    if steps == "T":
+        past = np.zeros((1, heads, d, 3), np.float32)
+        found = whole(model, {n: a[None] for n, a in given.items()} | {"past": past})
+        agree("close", found, {"Y": np.stack(wanted)[None].astype(np.float32), "S": state[None].astype(np.float32)})
+        stream.reset()
+        agree("exact", {"Y": stream.run(*[given[p.name] for p in model.inputs])}, {"Y": made})
+
+
+def test_a_definition_that_needs_another(tmp_path: Path) -> None:
+    """A loss is defined by one that is itself defined by others."""
+    node = helper.make_node("SoftmaxCrossEntropyLoss", ["X", "labels"], ["loss"], reduction="none")
+    proto = _model([node], {"X": (3, 5)}, {"loss": None}, 13)
+    proto.graph.input.append(helper.make_tensor_value_info("labels", TensorProto.INT64, [3]))
+    given = {**_numbers({"X": (3, 5)}), "labels": np.array([0, 4, 2])}
+    agree("close", whole(loaded(proto, tmp_path, states={}), given), in_onnxruntime(proto, given))
 
 
 def test_a_type_that_nothing_says(tmp_path: Path) -> None:

@@ -37,31 +37,44 @@ def written_out(model: onnx.ModelProto, path: Path, version: int) -> onnx.ModelP
 
     Raises `UnsupportedError` where ONNX has no such definition for a node.
     """
-    nodes = (node for node in _every_node(model.graph) if isinstance(node.op_type, str))  # bytes where it is no text
-    used = {node.op_type for node in nodes if node.domain in ("", "ai.onnx")}
-    found = [("", op) for op in sorted(used) if ("", op) not in REGISTRY and onnx.defs.has(op, version)]
-    found = [(d, op) for d, op in found if _is_function(onnx.defs.get_schema(op, version))]
+    found = _to_write_out(model, version)
     if not found:
         return model
     try:
-        if any(_skips_inputs(node, found) for node in _every_node(model.graph)):
-            model = _without_skipped_inputs(model, found, version)
-        return inliner.inline_selected_functions(model, found, inline_schema_functions=True)
+        while found:
+            model = _with_bodies(model, found, version)
+            model = inliner.inline_selected_functions(model, found, inline_schema_functions=True)
+            left, found = found, _to_write_out(model, version)
+            if set(left) & set(found):
+                raise ValueError("nothing defines it for what it is given here")
     except Exception as error:
         names = ", ".join(op for _, op in found)
         raise UnsupportedError(
             f"{path}: {names} cannot be written out by the operators that define it ({first_line(error)}). Export the model "
             f"with an older opset, where the exporter writes plain operators"
         ) from None
+    return model
 
 
-def _skips_inputs(node: onnx.NodeProto, found: Sequence[tuple[str, str]]) -> bool:
-    """Whether a node leaves out an input before one that it has: ONNX's inliner asks for the type of each."""
-    return ("" if node.domain == "ai.onnx" else node.domain, node.op_type) in found and "" in node.input
+def by_others(op: str, version: int) -> bool:
+    """Whether ONNX defines an operator by others in an opset, and it is none of ours."""
+    if ("", op) in REGISTRY or not onnx.defs.has(op, version):
+        return False
+    schema: Any = onnx.defs.get_schema(op, version)
+    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
-def _without_skipped_inputs(model: onnx.ModelProto, found: Sequence[tuple[str, str]], version: int) -> onnx.ModelProto:
-    """The model with the nodes that skip inputs as calls of functions of its own, and those inlined."""
+def _to_write_out(model: onnx.ModelProto, version: int) -> list[tuple[str, str]]:
+    nodes = (node for node in _every_node(model.graph) if isinstance(node.op_type, str))  # bytes where it is no text
+    used = {node.op_type for node in nodes if node.domain in ("", "ai.onnx")}
+    return [("", op) for op in sorted(used) if by_others(op, version)]
+
+
+def _with_bodies(model: onnx.ModelProto, found: Sequence[tuple[str, str]], version: int) -> onnx.ModelProto:
+    """The model with the nodes whose definition depends on what they are given inlined.
+
+    ONNX's own inliner knows no types of constants and of inputs that are left out.
+    """
     model = onnx.shape_inference.infer_shapes(model)
     waiting: list[tuple[onnx.GraphProto, dict[str, onnx.TypeProto]]] = [(model.graph, {})]
     while waiting:
@@ -71,12 +84,16 @@ def _without_skipped_inputs(model: onnx.ModelProto, found: Sequence[tuple[str, s
         types = around | tensors | {value.name: value.type for value in values}
         for node in graph.node:
             waiting += [(a.g, types) for a in node.attribute if a.HasField("g")]
-            if _skips_inputs(node, found) and onnx.defs.get_schema(node.op_type, version).has_context_dependent_function:
+            of_onnx = ("" if node.domain == "ai.onnx" else node.domain, node.op_type) in found
+            if of_onnx and onnx.defs.get_schema(node.op_type, version).has_context_dependent_function:
                 function = _body(node, types, version)
                 function.domain, function.name = WRITTEN_OUT, f"{node.op_type}_{len(model.functions)}"
                 node.domain, node.op_type = function.domain, function.name
                 model.functions.append(function)
-    model.opset_import.append(onnx.helper.make_opsetid(WRITTEN_OUT, 1))
+    if not model.functions:
+        return model
+    if WRITTEN_OUT not in {o.domain for o in model.opset_import}:
+        model.opset_import.append(onnx.helper.make_opsetid(WRITTEN_OUT, 1))
     return inliner.inline_local_functions(model)
 
 
@@ -101,10 +118,6 @@ def _every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         for node in waiting.pop().node:
             yield node
             waiting += [a.g for a in node.attribute if a.HasField("g")]
-
-
-def _is_function(schema: Any) -> bool:
-    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 _Function = tuple[str, str, str]
