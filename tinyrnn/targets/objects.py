@@ -1,7 +1,7 @@
 """From typed Python to a relocatable object for one machine: Numba's front half, LLVM's back half.
 
-Numba types and lowers the functions without optimising them; everything but the exported names is
-then internal, inlined and optimised once for the machine. The object needs nothing but memcpy and
+Numba types and lowers kernels without optimising them; in the object of a page everything but the exported names
+is internal, inlined and optimised once for the machine. The object needs nothing but memcpy and
 memset, so it cannot allocate, raise or call back into Python. Numba takes the width of its integers from the
 process: for machines of 32 bits see `tinyrnn.targets.worker`.
 """
@@ -25,6 +25,8 @@ from tinyrnn.targets.machine import ALLOWED_EXTERNALS, Machine
 from tinyrnn.targets.stack import WARNS, calls_in
 
 _DEFINED = re.compile(r"^(define .*?)((?: #\d+)?) \{$", re.M)
+_VERSION = re.compile(r"B\d+v\d+")
+"""the part of Numba's names that counts what this process compiled before"""
 _ALONE = f'"no-builtins" {WARNS}'
 
 
@@ -106,7 +108,7 @@ def _toplevel(context: Any) -> Iterator[None]:
 
 
 class Compiler:
-    """Compiles Python functions over integers as wide as an address into one object. One machine per process."""
+    """Compiles kernels, and links them with the text of a page into an object. One machine per process."""
 
     def __init__(self, machine: Machine) -> None:
         llvm.initialize_all_targets()
@@ -117,37 +119,50 @@ class Compiler:
         self._context.__class__ = _Context
 
     @global_compiler_lock
+    def kernel(self, function: Callable[..., Any], kinds: Sequence[str], symbol: str) -> bytes:
+        """The bitcode of a kernel under a name, not yet optimised, with all that it calls.
+
+        kinds: "i" or "d" for each argument: an integer as wide as an address, a float64
+        Raises `TargetError` where it is not in the kernel language.
+        """
+        try:
+            compiled = self._lower(function, [types.float64 if kind == "d" else types.intp for kind in kinds])
+        except Exception as error:
+            raise TargetError(f"{function.__name__} is no kernel for {self._codegen._machine}: {error}") from error
+        module = llvm.parse_assembly(rewritten(str(compiled.library._final_module), self._codegen._machine))
+        for inner in module.functions:
+            if inner.name == compiled.fndesc.llvm_func_name:
+                inner.name = symbol
+            elif not inner.is_declaration:
+                inner.name, inner.linkage = _VERSION.sub("", inner.name), "linkonce_odr"
+        unused = llvm.create_new_module_pass_manager()
+        unused.add_global_dead_code_eliminate_pass()
+        unused.run(module, llvm.create_pass_builder(self._codegen._tm, llvm.create_pipeline_tuning_options(speed_level=0)))
+        return bytes(module.as_bitcode())
+
+    @global_compiler_lock
     def emit(
         self,
-        functions: dict[str, tuple[Callable[..., Any], int]],
-        around: str = "",
-        exports: Sequence[str] = (),
+        text: str,
+        kernels: Iterable[bytes],
+        exports: Sequence[str],
         externals: Sequence[str] = (),
         alone: bool = False,
     ) -> Emitted:
-        """An object with each function: name → function and its number of integer arguments. Every function returns an integer.
+        """An object of LLVM text and the kernels that it calls.
 
-        around:    LLVM text that is compiled with them and may call them
-        exports:   the names that the object exports, by default those of the functions
+        exports:   the names that the object exports
         externals: the names that it may call in other objects
         alone:     for an object that others link: names in it depend on its text only, nothing unwinds, and no loop becomes
                    a call of memcpy or memset, and LLVM prints the frames of its functions
         Raises `TargetError` where the code calls anything else outside itself.
         """
-        module = self._parse(f'source_filename = "{exports[0]}"' if alone else "")
-        for name, (function, arity) in functions.items():
-            compiled = self._lower(function, arity)
-            inner, machine = compiled.fndesc.llvm_func_name, self._codegen._machine
-            text = rewritten(str(compiled.library._final_module), machine)
-            caller = _c_function(name, inner, arity, machine.bits)
-            if alone:
-                text = _DEFINED.sub(rf"\1\2 nounwind {_ALONE} {{", text)
-                caller = _DEFINED.sub(rf"\1\2 {_ALONE} noinline {{", caller)
-            module.link_in(llvm.parse_assembly(text))
-            module.link_in(self._parse(caller))
-        if around:
-            module.link_in(self._parse(_DEFINED.sub(rf"\1\2 nounwind {_ALONE} {{", around)))
-        self._internalise(module, set(exports or functions))
+        module = self._parse((f'source_filename = "{exports[0]}"\n' if alone else "") + text)
+        for kernel in kernels:
+            module.link_in(llvm.parse_bitcode(kernel))
+        self._internalise(module, set(exports))
+        if alone:
+            module = llvm.parse_assembly(_DEFINED.sub(rf"\1\2 nounwind {_ALONE} {{", str(module)))
         self._optimise(module)
         if alone:
             _rename(module, set(exports))
@@ -165,7 +180,7 @@ class Compiler:
         machine = self._codegen._machine
         return llvm.parse_assembly(f'target triple="{machine.triple}"\ntarget datalayout="{self._codegen._data_layout}"\n{text}')
 
-    def _lower(self, function: Callable[..., Any], arity: int) -> Any:
+    def _lower(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
         flags = compiler.Flags()
         flags.no_cpython_wrapper = True
         flags.no_cfunc_wrapper = True
@@ -177,7 +192,7 @@ class Compiler:
         typing.refresh()
         self._context.refresh()
         with _toplevel(self._context):
-            compiled = compiler.compile_extra(typing, self._context, function, (types.intp,) * arity, types.intp, flags, {})
+            compiled = compiler.compile_extra(typing, self._context, function, tuple(arguments), None, flags, {})
             compiled.library.finalize()
         return compiled
 
@@ -210,14 +225,3 @@ def _rename(module: Any, exports: set[str]) -> None:
     inside = [v for v in values if not v.linkage.name.startswith("weak")]
     for number, value in enumerate(inside):
         value.name = f"part.{number}"
-
-
-def _c_function(name: str, inner: str, arity: int, bits: int) -> str:
-    """LLVM text of a C function around one in Numba's calling convention (status, result pointer, arguments)."""
-    kinds = ", ".join([f"i{bits}"] * arity)
-    named = ", ".join(f"i{bits} %a{i}" for i in range(arity))
-    return (
-        f'declare i32 @"{inner}"(ptr, ptr, {kinds})\n'
-        f"define i{bits} @{name}({named}) nounwind {{\n %r = alloca i{bits}\n %e = alloca ptr\n"
-        f' %s = call i32 @"{inner}"(ptr %r, ptr %e, {named})\n %v = load i{bits}, ptr %r\n ret i{bits} %v\n}}\n'
-    )

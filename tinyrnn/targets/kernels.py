@@ -1,0 +1,104 @@
+"""Kernels, compiled one by one: each is kept as bitcode under the hash of its text, whichever model asks for it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from tinyrnn import lanes
+from tinyrnn.errors import TargetError
+from tinyrnn.targets import cache as kept
+from tinyrnn.targets.machine import Machine
+from tinyrnn.targets.page import KERNEL, Page
+
+if TYPE_CHECKING:
+    from tinyrnn.targets.objects import Compiler
+
+ENDING = ".bc"
+SOURCES = ("lanes*.py", "ops/*.py", "targets/*.py", "codegen.py", "decode/kernels.py")
+"""the files that can change what a page compiles to"""
+
+
+@cache
+def language() -> bytes:
+    """A hash of those files and of the tools."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(path for name in SOURCES for path in package.glob(name)):
+        digest.update(path.read_bytes())
+    for text in (version("numba"), version("llvmlite"), platform.python_version()):
+        digest.update(text.encode() + b"\0")
+    return digest.digest()
+
+
+def key_of(machine: Machine, *texts: str) -> str:
+    """The name of what is compiled from texts for a machine."""
+    digest = hashlib.sha256(language())
+    for text in (repr(machine), *texts):
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()[:32]
+
+
+class Kernels:
+    """The kernels that a page calls, for one machine."""
+
+    def __init__(self, page: Page, machine: Machine) -> None:
+        self.page, self.machine = page, machine
+        self.called: dict[str, tuple[str, tuple[str, ...]]] = {}
+        """name in LLVM → name in the page, and the kind of each argument"""
+
+    def __call__(self, name: str, kinds: tuple[str, ...]) -> str:
+        """The name in LLVM of a kernel for arguments of these kinds."""
+        text = self.page.kernels.get(name)
+        what = KERNEL.sub("KERNEL", text, count=1) + self._imports(text) if text else f"{self.page.imports[name]}.{name}"
+        symbol = f"kernel.{key_of(self.machine, what, ''.join(kinds))}"
+        self.called[symbol] = name, kinds
+        return symbol
+
+    def _imports(self, text: str) -> str:
+        """Where the names that a kernel may call come from."""
+        return " ".join(f"{module}.{name}" for name, module in self.page.imports.items() if f"{name}(" in text)
+
+    def modules(self, compiler: Callable[[], Compiler]) -> list[bytes]:
+        """The bitcode of each, from the cache or newly compiled."""
+        made = []
+        for symbol, (name, kinds) in self.called.items():
+            data = kept.read(symbol + ENDING)
+            if data is None:
+                data = compiler().kernel(self._function(name), kinds, symbol)
+                kept.write(symbol + ENDING, data)
+            made.append(data)
+        return made
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        text = self.page.kernels.get(name)
+        if text is None:
+            return _library(self.page.imports[name], name)
+        used = {name: module for name, module in self.page.imports.items() if f"{name}(" in text}
+        names = {each: getattr(import_module(module), each) for each, module in used.items()}
+        exec(compile(text, "<kernel>", "exec"), names)
+        function: Callable[..., Any] = names[name]
+        return function
+
+
+def _library(module: str, name: str) -> Callable[..., Any]:
+    """A kernel of a module; one that is not registered may call the plain functions beside it."""
+    home = import_module(module)
+    function: Callable[..., Any] = getattr(home, name)
+    if function not in lanes.KERNELS:
+        _teach(home)
+    return function
+
+
+@cache
+def _teach(home: ModuleType) -> None:
+    from tinyrnn.lanes_llvm import teach
+
+    teach([f for f in vars(home).values() if getattr(f, "__module__", "") == home.__name__ and hasattr(f, "__code__")])
