@@ -332,7 +332,7 @@ def test_a_damaged_entry_is_compiled_anew(damage: str, tmp_path: Path, monkeypat
     monkeypatch.setenv("TINYRNN_CACHE", str(tmp_path))
     model = tinyrnn.load(SEQUENCE)
     assert not model._code.from_cache and tinyrnn.load(SEQUENCE)._code.from_cache
-    (entry,) = tmp_path.iterdir()
+    (entry,) = tmp_path.glob("*.o")
     data = bytearray(entry.read_bytes())
     data[len(data) // 2] ^= 1
     if damage == "a folder":

@@ -107,21 +107,11 @@ def undefined_symbols(data: bytes) -> tuple[str, ...] | None:
 
 def cached_object(model: Model) -> bytes | None:
     """The compiled object of a model, from the user's cache."""
-    from tinyrnn.targets.cpu import cache_folder, object_key
+    from tinyrnn.targets.cache import read
+    from tinyrnn.targets.cpu import object_name
     from tinyrnn.targets.machine import host
 
-    folder = cache_folder()
-    if folder is None or model._source is None:
-        return None
-    return _object(folder / f"{object_key(model._source.source, host())}.o")
-
-
-def _object(path: Path) -> bytes | None:
-    """Without the checksum at its end."""
-    try:
-        return path.read_bytes()[:-32]
-    except OSError:
-        return None
+    return None if model._source is None else read(object_name(model._source.source, host()))
 
 
 def resident() -> int | None:
@@ -185,7 +175,7 @@ def fresh_loads(path: Path, options: Mapping[str, Any], tick: Callable[[], None]
             runs.append(_fresh_load(path, options, folder))
             tick()
         objects = sorted(Path(folder).glob("*.o"))
-        code = _object(objects[0]) if len(objects) == 1 else None
+        code = objects[0].read_bytes()[:-32] if len(objects) == 1 else None
     cold, cached = runs[0][1], [run for run in runs if run[2]]
     if not cached:
         raise TinyRNNError(f"{path}: no later load took the compiled code from the cache")

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from math import isfinite
 from operator import index
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -336,7 +335,7 @@ def _native() -> Any:
     from tinyrnn.codegen import Source
     from tinyrnn.targets.cpu import compile_source
 
-    return compile_source(Source(Path(k.__file__).read_text(encoding="utf-8"), {"run": 2}))
+    return compile_source(Source(k.PAGE, {"run": 2}))
 
 
 def _whole(model: str, what: str, value: Any, least: int) -> int:

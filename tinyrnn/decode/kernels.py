@@ -1,8 +1,8 @@
 """The loop of a generation in the kernel language: run the model, choose a token, feed it back.
 
-This file is the page that is compiled, once for all models; the model is called through the address of its
-`run`. `run` here takes a *job*, words of 8 bytes in the order below, floats among them as float64. Sums over
-a vocabulary are taken in the order of its tokens, in float64: no choice depends on LANES.
+It is compiled once for all models; the model is called through the address of its `run`. `generate` takes a *job*,
+words of 8 bytes in the order below, floats among them as float64. Sums over a vocabulary are taken in the order of its
+tokens, in float64: no choice depends on LANES.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from tinyrnn.lanes import (
     u8,
 )
 from tinyrnn.lanes_math import exp, log
+
+PAGE = f"from {__name__} import generate\n\n\ndef run(job, steps):\n    return generate(job, steps)\n"
+"""the page that is compiled"""
 
 # --- a job: the model -----------------------------------------------------------------------------------------------
 FUNCTION = 0
@@ -367,7 +370,7 @@ def sample(j: Any, best: int) -> Any:
 # --- the two ways of going on ---------------------------------------------------------------------------------------
 
 
-def run(job: int, steps: int) -> int:
+def generate(job: int, steps: int) -> int:
     """At most `steps` tokens, or a beam search over as many; a status."""
     j = i64(job)
     put(j, SELF, job)

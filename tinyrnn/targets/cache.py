@@ -39,11 +39,12 @@ def write(name: str, data: bytes) -> None:
     folder = cache_folder()
     if folder is None:
         return
+    path = folder / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=name.partition(".")[0])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data + hashlib.sha256(data).digest())
-        os.replace(temporary, folder / name)
+        os.replace(temporary, path)
     except OSError:
         pass

@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import re
-from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinyrnn.codegen import Source
-from tinyrnn.errors import TargetError
 from tinyrnn.targets.cache import read, write
 from tinyrnn.targets.kernels import Kernels, key_of
 from tinyrnn.targets.machine import Machine, host
 from tinyrnn.targets.page import read_page, translated
-
-if TYPE_CHECKING:
-    from tinyrnn.targets.objects import Compiler
 
 _COMMENT = re.compile(r"^ *#.*\n", re.M)
 
@@ -69,23 +64,10 @@ def compile_source(source: Source) -> Code:
     return Code(data, source.entries, False)
 
 
-@cache
-def _compiler(machine: Machine) -> Compiler:
-    from tinyrnn import lanes_llvm
-    from tinyrnn.targets.objects import Compiler
-
-    lanes_llvm.install(machine.lanes)
-    return Compiler(machine)
-
-
 def _compile(source: Source, machine: Machine) -> bytes:
+    from tinyrnn.targets.objects import emit
+
     page = read_page(source.text)
     kernels = Kernels(page, machine)
     text = translated(page, {name: name for name in source.entries}, machine.bits, kernels)
-    try:
-        modules = kernels.modules(partial(_compiler, machine))
-        return _compiler(machine).emit(text, modules, list(source.entries)).data
-    except TargetError:
-        raise
-    except Exception as error:
-        raise TargetError(f"the step cannot be compiled for {machine}: {error}") from error
+    return emit(machine, text, kernels.modules(), list(source.entries)).data

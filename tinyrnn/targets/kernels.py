@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
@@ -13,15 +13,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tinyrnn import lanes
-from tinyrnn.errors import TargetError
 from tinyrnn.targets import cache as kept
 from tinyrnn.targets.machine import Machine
 from tinyrnn.targets.page import KERNEL, Page
 
 if TYPE_CHECKING:
-    from tinyrnn.targets.objects import Compiler
+    from tinyrnn.targets.lowering import Compiler
 
-ENDING = ".bc"
 SOURCES = ("lanes*.py", "ops/*.py", "targets/*.py", "codegen.py", "decode/kernels.py")
 """the files that can change what a page compiles to"""
 
@@ -66,14 +64,15 @@ class Kernels:
         """Where the names that a kernel may call come from."""
         return " ".join(f"{module}.{name}" for name, module in self.page.imports.items() if f"{name}(" in text)
 
-    def modules(self, compiler: Callable[[], Compiler]) -> list[bytes]:
+    def modules(self) -> list[bytes]:
         """The bitcode of each, from the cache or newly compiled."""
         made = []
         for symbol, (name, kinds) in self.called.items():
-            data = kept.read(symbol + ENDING)
+            file = f"kernels/{symbol.partition('.')[2]}.bc"
+            data = kept.read(file)
             if data is None:
-                data = compiler().kernel(self._function(name), kinds, symbol)
-                kept.write(symbol + ENDING, data)
+                data = _compiler(self.machine).kernel(self._function(name), kinds, symbol)
+                kept.write(file, data)
             made.append(data)
         return made
 
@@ -86,6 +85,15 @@ class Kernels:
         exec(compile(text, "<kernel>", "exec"), names)
         function: Callable[..., Any] = names[name]
         return function
+
+
+@cache
+def _compiler(machine: Machine) -> Compiler:
+    from tinyrnn import lanes_llvm, ops  # noqa: F401  # the operators' kernels
+    from tinyrnn.targets.lowering import Compiler
+
+    lanes_llvm.install(machine.lanes, machine.thumb)
+    return Compiler(machine)
 
 
 def _library(module: str, name: str) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import NamedTuple, NoReturn
 
 from tinyrnn.errors import TargetError
@@ -31,6 +32,8 @@ ELEMENTS = {
     "u8": ("i8", 1),
 }
 """the words for pointers: LLVM's type of an element, and its alignment"""
+_PARSING = Lock()
+"""CPython 3.11 cannot build trees in several threads at once"""
 _COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
     ast.Eq: ("eq", "oeq"),
     ast.NotEq: ("ne", "une"),
@@ -73,7 +76,8 @@ class Page:
 def read_page(text: str) -> Page:
     """The functions and kernels of a page. Raises `TargetError` where it is no page."""
     try:
-        tree = ast.parse(text)
+        with _PARSING:
+            tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise TargetError(f"a page of kernels cannot be read: {error}") from None
     lines = text.splitlines()
@@ -88,12 +92,13 @@ def read_page(text: str) -> Page:
     return Page(functions, kernels, imports)
 
 
-def translated(page: Page, entries: Mapping[str, str], bits: int, kernel: Kernel) -> str:
+def translated(page: Page, entries: Mapping[str, str], bits: int, kernel: Kernel, attributes: str = "") -> str:
     """LLVM text of what the entries need, kernels declared only.
 
-    entries: exported name → name in the page
-    bits:    of an address, and of the integers that the page counts in
-    kernel:  is asked for the LLVM name of each kernel that is called
+    entries:    exported name → name in the page
+    bits:       of an address, and of the integers that the page counts in
+    kernel:     is asked for the LLVM name of each kernel that is called
+    attributes: LLVM's, of the entries
 
     Raises `TargetError` for what a page cannot say.
     """
@@ -108,7 +113,7 @@ def translated(page: Page, entries: Mapping[str, str], bits: int, kernel: Kernel
         if name not in page.functions:
             raise TargetError(f"the page has no function {name!r}")
         function = _Function(page, page.functions[name], f"i{bits}", exported, kernel, declared)
-        made += function.lines()
+        made += function.lines(attributes if name in exported else "")
         asked += function.asked
     return "\n".join([*declared.values(), *made]) + "\n"
 
@@ -139,7 +144,7 @@ class _Function:
         self._ended = False
         """the text so far ends with a jump"""
 
-    def lines(self) -> list[str]:
+    def lines(self, attributes: str) -> list[str]:
         names = [a.arg for a in self.node.args.args]
         changed = {n.id for n in ast.walk(self.node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         for name in names:
@@ -151,7 +156,7 @@ class _Function:
         self._block(self.node.body)
         self._go(f"ret {self.word} 0")
         arguments = ", ".join(f"{self.word} %{name}" for name in names)
-        head = f"define {self.word} @{self._symbol(self.node.name)}({arguments}) nounwind {{"
+        head = f"define {self.word} @{self._symbol(self.node.name)}({arguments}) nounwind {attributes} {{"
         return [head, "entry:", *self._slots, *self._lines, "}"]
 
     def _symbol(self, name: str) -> str:

@@ -116,24 +116,26 @@ def _work(folder: Path) -> None:
         sys.meta_path.insert(0, _WordSize(machine.bits))
     import llvmlite.binding as llvm
 
-    from tinyrnn import lanes_llvm, ops  # noqa: F401  # the operators' kernels
-    from tinyrnn.targets.objects import Compiler
+    from tinyrnn.targets.arithmetic import rewritten
+    from tinyrnn.targets.kernels import Kernels
+    from tinyrnn.targets.objects import emit
+    from tinyrnn.targets.page import read_page, translated
     from tinyrnn.targets.stack import deepest
 
-    lanes_llvm.install(machine.lanes, machine.thumb)
     llvm.set_option("tinyrnn", f"--unroll-threshold={UNROLLED}")
-    compiler, stacks = Compiler(machine), []
+    stacks = []
     for number, described in enumerate(request["units"]):
         unit = Unit(**{**described, "data": {name: (folder / name).read_bytes() for name in described["data"]}})
-        names: dict[str, Any] = {}
-        exec(compile(unit.page, "<step>", "exec"), names)
-        lanes_llvm.teach([f for f in names.values() if getattr(getattr(f, "__code__", None), "co_filename", "") == "<step>"])
-        functions = {name: (names[name.rpartition(".")[2]], arity) for name, arity in unit.functions.items()}
+        page = read_page(unit.page)
+        kernels = Kernels(page, machine)
+        entries = {name: name.rpartition(".")[2] for name in unit.functions}
+        text = rewritten(translated(page, entries, machine.bits, kernels, "noinline"), machine)
         around = unit.around
         for name, data in unit.data.items():
             around = around.replace(f"DATA({name})", 'c"' + "".join([f"\\{byte:02X}" for byte in data]) + '"')
+        modules = kernels.modules()
         before = (folder / PRINTED).stat().st_size
-        made = compiler.emit(functions, around, unit.exports, unit.externals, alone=True)
+        made = emit(machine, text + around, modules, unit.exports, unit.externals, alone=True)
         (folder / f"{number}.o").write_bytes(made.data)
         warnings = (folder / PRINTED).read_bytes()[before:].decode(errors="replace")
         stacks.append(deepest(unit.exports, made.calls, warnings, machine))
