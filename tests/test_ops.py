@@ -14,6 +14,7 @@ from driving import Array, agree, agree_in_chunks, in_onnxruntime, loaded, whole
 from grouping import in_groups, joined, part_of
 from onnx import TensorProto, helper, numpy_helper
 from op_case import OpCase, build
+from page_in_python import with_page_in_python
 
 from tinyrnn.op import REGISTRY
 from tinyrnn.targets.reference import Reference
@@ -45,6 +46,8 @@ def test_cases(group: tuple[str, ...], tmp_path: Path) -> None:
     given = {f"{key}/{name}": array for key in group for name, array in BUILT[key][1].items()}
     model = loaded(joined({key: BUILT[key][0] for key in group}), tmp_path, states={})
     found = whole(model, given)
+    for name, array in whole(with_page_in_python(model), given).items():
+        assert array.tobytes() == found[name].tobytes(), f"{name}: Python runs the page to other bits"
     reference = Reference(model._source.graph).run(given)
     failures = []
     for key in group:

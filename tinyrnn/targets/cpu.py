@@ -29,15 +29,16 @@ class Code:
     """Compiled entries of one page, resident in this process."""
 
     def __init__(self, data: bytes, entries: dict[str, int], from_cache: bool) -> None:
-        import llvmlite.binding as llvm
-
         self.size, self.from_cache = len(data), from_cache
-        self._engine = _load(llvm, data)
+        self._engine = load_object(data)
         self.run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(self._engine.get_function_address("run"))
         self.calls: tuple[int, ...] = tuple(self._engine.get_function_address(n) for n in ("call", "call_many") if n in entries)
 
 
-def _load(llvm: Any, data: bytes) -> Any:
+def load_object(data: bytes) -> Any:
+    """An engine that holds the functions of an object for as long as it lives."""
+    import llvmlite.binding as llvm
+
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     triple = llvm.get_process_triple()
