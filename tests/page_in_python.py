@@ -41,7 +41,7 @@ def in_python(source: Source) -> Callable[[int, int], int]:
     page = read_page(source.text)
     kernels = Kernels(page, host())
     translated(page, {"run": "run"}, 64, kernels)
-    engine = load_object(emit(host(), "", kernels.modules(), list(kernels.called)).data)
+    engine = load_object(emit(host(), [], kernels.modules(), list(kernels.called)).data)
 
     def native(symbol: str, kinds: tuple[str, ...]) -> Callable[..., None]:
         arguments = [ctypes.c_double if kind == "d" else ctypes.c_int64 for kind in kinds]

@@ -71,4 +71,4 @@ def _compile(source: Source, machine: Machine) -> bytes:
     page = read_page(source.text)
     kernels = Kernels(page, machine)
     text = translated(page, {name: name for name in source.entries}, machine.bits, kernels)
-    return emit(machine, text, kernels.modules(), list(source.entries)).data
+    return emit(machine, [text], kernels.modules(), list(source.entries)).data

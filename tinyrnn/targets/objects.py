@@ -17,7 +17,7 @@ from tinyrnn.errors import TargetError
 from tinyrnn.targets.machine import ALLOWED_EXTERNALS, Machine
 from tinyrnn.targets.stack import WARNS, calls_in
 
-_DEFINED = re.compile(r"^(define .*?)((?: #\d+)?) \{$", re.M)
+_DEFINED = re.compile(r"^(define .*?)((?: #\d+)?)((?: prologue .*)?) \{$", re.M)
 _ALONE = f'"no-builtins" {WARNS}'
 
 
@@ -46,13 +46,13 @@ def target_machine(machine: Machine) -> Any:
 
 def emit(
     machine: Machine,
-    text: str,
+    texts: Sequence[str],
     kernels: Iterable[bytes],
     exports: Sequence[str],
     externals: Sequence[str] = (),
     alone: bool = False,
 ) -> Emitted:
-    """An object of LLVM text and the kernels that it calls.
+    """An object of LLVM texts, which may call each other, and the kernels that they call.
 
     exports:   the names that the object exports
     externals: the names that it may call in other objects
@@ -63,12 +63,14 @@ def emit(
     back_end = target_machine(machine)
     name = f'source_filename = "{exports[0]}"\n' if alone else ""
     layout = f'target triple="{machine.triple}"\ntarget datalayout="{back_end.target_data}"\n'
-    module = llvm.parse_assembly(name + layout + text)
+    module = llvm.parse_assembly(name + layout)
+    for text in texts:
+        module.link_in(llvm.parse_assembly(layout + text))
     for kernel in kernels:
         module.link_in(llvm.parse_bitcode(kernel))
     _internalise(module, set(exports))
     if alone:
-        module = llvm.parse_assembly(_DEFINED.sub(rf"\1\2 nounwind {_ALONE} {{", str(module)))
+        module = llvm.parse_assembly(_DEFINED.sub(rf"\1\2 nounwind {_ALONE}\3 {{", str(module)))
     _optimise(module, back_end)
     if alone:
         _rename(module, set(exports))
