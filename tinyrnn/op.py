@@ -146,8 +146,8 @@ class Lowering:
     """True where a value has one row per frame; False where there is one per call or it is constant"""
     clock: Callable[[str], Clock]
     """the clock of a value per row"""
-    carries: Callable[[str], bool]
-    """True where a value follows from a state that the graph itself takes in and hands out"""
+    carries: Callable[[str, str], bool]
+    """True where a walk over time starts from the first value, a state that the graph takes in, and hands it out as the second"""
     lanes: int
     registers: int
 

@@ -173,7 +173,7 @@ class _Planner:
             self.graph.constants,
             lambda name: name in program.per_row,
             program.clock,
-            self._carried().__contains__,
+            lambda start, end: (start, end) in program.handed,
             lanes,
             registers,
         )
@@ -184,13 +184,6 @@ class _Planner:
         self.blocks: list[tuple[str, Open]] = []
         """the blocks round a step: the variable of each, and its head"""
         self.shared = {name for n in self.graph.every_node() for _ in n.nested() for name in n.outputs}
-
-    def _carried(self) -> set[str]:
-        found = set(self.program.states)
-        for node in self.graph.nodes:
-            if any(name in found for name in node.inputs):
-                found.update(node.outputs)
-        return found
 
     def plan(self) -> Plan:
         self._place_ports()
@@ -227,7 +220,7 @@ class _Planner:
         plan, program = self.result, self.program
         if program.refuses_stream and program.kind == "sequence":
             plan.chunk = 0
-        elif program.kind == "step":
+        elif program.kind == "step" or program.rounded:
             plan.chunk = 1
         else:
             plan.chunk = max(16, min(LARGEST_CHUNK, CHUNK_BYTES // max(plan.arena_per_row, 1)))

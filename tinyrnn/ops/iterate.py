@@ -92,9 +92,9 @@ class Iterate(Holder):
 
     def parts(self, node: Node) -> Parts:
         body, n, t = node.attributes["body"], node.attributes["carries"], int(node.attributes["tests"])
-        scanned = len(node.attributes["scanned"])
+        scanned, first = len(node.attributes["scanned"]), 0 if node.attributes["walks"] else 2
         carried = list(
-            zip(node.inputs[2 : 2 + n], body.inputs[t : t + n], body.outputs[t : t + n], node.outputs[:n], strict=True)
+            zip(node.inputs[first : first + n], body.inputs[t : t + n], body.outputs[t : t + n], node.outputs[:n], strict=True)
         )
         stacked = list(zip(body.outputs[t + n :], node.outputs[n:], strict=True))
         return body.inputs[:t], carried, body.inputs[t + n : t + n + scanned], stacked
@@ -146,8 +146,11 @@ class Iterate(Holder):
         return [before for before, _, _, _ in self.parts(node)[1]]
 
     def carried(self, node: Node) -> list[tuple[str, str]]:
-        own = [(before, after) for before, _, _, after in self.parts(node)[1] if after and node.attributes["scanned"]]
+        own = [(before, after) for before, _, _, after in self.parts(node)[1] if after and self._walks(node)]
         return own + super().carried(node)
+
+    def _walks(self, node: Node) -> bool:
+        return bool(node.attributes["walks"] or node.attributes["scanned"])
 
     def frame(self, node: Node, frames: Frames) -> Node | list[Node]:
         roles = {frames.role(*axis) for axis in self.turn_axes(node, frames.specs)}
@@ -223,7 +226,7 @@ class Iterate(Holder):
         for initial, start, _, output in pairs:
             spec = env.specs[start]
             fetch = copies(env, [(start, initial)])
-            if not output or not env.carries(initial):
+            if not env.carries(initial, output):
                 first = env.constants.get(initial)
                 kept = State(f"{node.name}.{start}", np.zeros(spec.sizes, spec.dtype) if first is None else first)
                 keep = [_with(call, Value(initial), kept) for call in fetch]

@@ -244,10 +244,13 @@ class Recurrent(Op):
         index = 5 + self.parts.index(part)
         return node.inputs[index] if index < len(node.inputs) else ""
 
+    def _final(self, node: Node, part: str) -> str:
+        index = 1 + self.parts.index(part)
+        return node.outputs[index] if index < len(node.outputs) else ""
+
     def _persists(self, node: Node, env: Lowering, part: str) -> bool:
         """Whether the runtime keeps this part from call to call (else the graph hands it in and out)."""
-        initial = self._initial(node, part)
-        return bool(node.attributes["rows_are_time"]) and not (initial and env.carries(initial))
+        return bool(node.attributes["rows_are_time"]) and not env.carries(self._initial(node, part), self._final(node, part))
 
     def _state_elements(self, node: Node) -> int:
         return int(self._directions(node) * node.attributes["batch"] * self._hidden(node))
@@ -260,7 +263,7 @@ class Recurrent(Op):
             return State(
                 f"{node.name}.{part}", np.zeros(size, np.float32) if initial is None else initial.astype(np.float32).ravel()
             )
-        name = node.outputs[1 + self.parts.index(part)] if len(node.outputs) > 1 + self.parts.index(part) else ""
+        name = self._final(node, part)
         return Value(name) if name else Scratch(f"{part}_after", fixed=0, per_row=self._state_elements(node), of=node.inputs[0])
 
     def _begin(self, node: Node, env: Lowering) -> list[Call]:

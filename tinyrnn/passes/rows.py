@@ -21,6 +21,7 @@ from tinyrnn.ir import Graph, Node, Size, Spec
 from tinyrnn.limits import check_time
 from tinyrnn.op import Axis, Frames, Refused, op_of
 from tinyrnn.passes.dead import remove_dead
+from tinyrnn.passes.handed import Handed, handed_on
 from tinyrnn.passes.late import needs_end
 
 Time = int | str | Mapping[str, int]
@@ -64,6 +65,10 @@ class Program:
     """inputs that look like states and are none, in a sentence each"""
     sizes: tuple[SizeRule, ...] = ()
     """what open sizes can be, where not all is allowed"""
+    handed: set[tuple[str, str]] = field(default_factory=set)
+    """(start, end) of walks over time that begin with a state of the graph and end as its next value"""
+    rounded: bool = False
+    """whether each frame rounds such a state to half precision"""
 
     def clock(self, name: str) -> Clock:
         """The clock of a value per row."""
@@ -330,12 +335,24 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
         return Port(name, graph.specs[name].dtype, shape, own, frame, name in per_row, clocks.get(name, FRAMES))
 
     refusal = next((f"node {n.name!r} ({n.op}): {reason}" for n in framed.nodes if (reason := op_of(n).forbids_stream(n))), "")
+    named = (str(n) for name, shape in file_shapes.items() for a, n in enumerate(shape) if roles.get((name, a)) == "time")
+    handed = handed_on(framed, states, per_row, next((n for n in named if not n.isdigit()), "")) if timed else Handed()
     if timed:
-        refusal = refusal or needs_end(framed, per_row)
+        refusal = refusal or needs_end(framed, per_row) or handed.refusal
     if batches:
         refusal = refusal or f"constant {next(iter(batches))!r} differs from one batch entry to the next"
     return Program(
-        framed, [port(n) for n in graph.inputs], [port(n) for n in graph.outputs], states, kind, per_row, refusal, batches, clocks
+        framed,
+        [port(n) for n in graph.inputs],
+        [port(n) for n in graph.outputs],
+        states,
+        kind,
+        per_row,
+        refusal,
+        batches,
+        clocks,
+        handed=handed.pairs,
+        rounded=handed.rounded,
     )
 
 
