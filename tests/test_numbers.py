@@ -152,6 +152,22 @@ def test_sums_over_time(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(pieces[-1], name), getattr(at_once, name))
 
 
+def test_sums_from_the_end_of_time(tmp_path: Path) -> None:
+    """Beside the frames that they are of, so that both have one time axis."""
+    steps: list[Step] = [
+        ("CumSum", ["h", "time"], ["coming"], {"reverse": 1}),
+        ("CumSum", ["h", "time"], ["after"], {"reverse": 1, "exclusive": 1}),
+        ("Mul", ["h", "coming"], ["scaled"], {}),
+    ]
+    proto = sequence(steps, time=np.array(0))
+    model = loaded(proto, tmp_path)
+    for frames in (1, 19):
+        x = np.random.default_rng(frames).standard_normal((frames, 1, 5)).astype(np.float32)
+        agree("close", whole(model, {"x": x}), in_onnxruntime(proto, {"x": x}))
+    with pytest.raises(tinyrnn.StreamError, match="sums from the end"):
+        model.stream()
+
+
 def test_argmax_over_time_does_not_stream(tmp_path: Path) -> None:
     proto = sequence([("ArgMax", ["h"], ["place"], {"axis": 0, "keepdims": 0})])
     with pytest.raises(tinyrnn.TinyRNNError, match=r"ArgMax along the time axis"):

@@ -264,7 +264,7 @@ class Hardmax(AlongAxis):
 
 @register
 class CumSum(AlongAxis):
-    """ONNX CumSum; over time it is a running sum that a stream carries on (float32, forwards)."""
+    """ONNX CumSum; over time it is a running sum that a stream carries on (float32), unless it comes from the end."""
 
     name = "CumSum"
     inputs = ("x", "axis")
@@ -273,7 +273,7 @@ class CumSum(AlongAxis):
     parameters = {"axis": 1}
 
     def _kept(self, node: Node, rank: int) -> dict[int, int]:
-        return {a: a for a in range(rank) if not self.attribute(node, "reverse") or a != self._axis(node, rank)}
+        return {a: a for a in range(rank)}
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
         assert specs[0] is not None
@@ -285,7 +285,7 @@ class CumSum(AlongAxis):
         if frames.role(source, self._axis(node, len(frames.specs[source].shape))) == "time":
             if frames.specs[source].dtype != np.float32:
                 raise Refused(f"{self.name} of {frames.specs[source].dtype} along the time axis; supported is float32")
-            attributes = {"exclusive": self.attribute(node, "exclusive")}
+            attributes = {name: int(self.attribute(node, name)) for name in ("exclusive", "reverse")}
             return Node(RunningSum.name, node.name, node.inputs[:1], node.outputs, attributes, domain=OURS)
         return super().frame(node, frames)
 
@@ -321,12 +321,13 @@ class CumSum(AlongAxis):
 
 
 @kernel
-def running_sum(y: Any, x: Any, total: Any, rows: int, n: int, exclusive: int) -> None:
-    """total += row, and y = total as it is after each row of x; before it, if exclusive. Rows of n float32."""
+def running_sum(y: Any, x: Any, total: Any, rows: int, n: int, exclusive: int, reverse: int) -> None:
+    """total += row, and y = total as it is after each row of x; before it, if exclusive. Rows of n float32, or from the last."""
     y = f32(y)
     x = f32(x)
     total = f32(total)
-    for r in range(rows):
+    for j in range(rows):
+        r = rows - 1 - j if reverse != 0 else j
         for i in range(0, n, lanes()):
             before = load_part(total, i, n - i)
             after = before + load_part(x, r * n + i, n - i)
@@ -344,13 +345,16 @@ class RunningSum(Op):
     name = "RunningSum"
     inputs = ("X",)
     internal = True
-    attributes = {"exclusive": 0}
+    attributes = {"exclusive": 0, "reverse": 0}
+
+    def forbids_stream(self, node: Node) -> str | None:
+        return "it sums from the end of the sequence" if self.attribute(node, "reverse") else None
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         n = env.specs[node.inputs[0]].elements
         total = State(f"{node.name}.total", np.zeros(n, np.float32))
-        operands = (Value(node.outputs[0]), Value(node.inputs[0]), total, Rows(), n, int(self.attribute(node, "exclusive")))
-        return [Call(running_sum, operands)]
+        ways = (int(self.attribute(node, "exclusive")), int(self.attribute(node, "reverse")))
+        return [Call(running_sum, (Value(node.outputs[0]), Value(node.inputs[0]), total, Rows(), n, *ways))]
 
 
 @register
