@@ -266,6 +266,10 @@ class Op:
         """The axes of an input that are time and batch, where the operator defines them, or time alone."""
         return None
 
+    def may_be_time(self, node: Node) -> list[Axis]:
+        """Axes of inputs that are time where nothing else in the graph tells of one."""
+        return []
+
     def starts_from(self, node: Node) -> list[str]:
         """The inputs that hold the state before the first step, where the operator walks time."""
         return []

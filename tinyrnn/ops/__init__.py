@@ -34,6 +34,7 @@ from tinyrnn.ops import (
     softmax,
     spectrum,
     trigonometry,
+    unrolled,
     views,
     window,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "softmax",
     "spectrum",
     "trigonometry",
+    "unrolled",
     "views",
     "window",
 ]

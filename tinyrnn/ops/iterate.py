@@ -71,7 +71,8 @@ class TurnNumber(Op):
 class Iterate(Holder):
     """A body in turns. Inputs: trip count or "", condition or "", values carried, values that are taken apart.
 
-    Where `walks`, its turns are the rows of a call, and its inputs the values carried alone.
+    Where `walks`, its turns are the rows of a call, and its inputs the values carried alone. Where `rolled`, the file has
+    its turns one by one, which tells less of what they are.
     """
 
     name = "Iterate"
@@ -88,6 +89,7 @@ class Iterate(Holder):
         "walks": False,
         "backwards": False,
         "passed": (),
+        "rolled": False,
     }
 
     def parts(self, node: Node) -> Parts:
@@ -139,8 +141,13 @@ class Iterate(Holder):
             yield from (((whole, axis), (part, place)) for place, axis in enumerate(rest))
 
     def row_axes(self, node: Node) -> tuple[Axis, Axis | None] | None:
-        sources = self.sources(node)
-        return ((sources[0], node.attributes["scanned"][0][0]), None) if sources else None
+        return (self._turned(node)[0], None) if self.sources(node) and not node.attributes["rolled"] else None
+
+    def may_be_time(self, node: Node) -> list[Axis]:
+        return self._turned(node) if node.attributes["rolled"] else []
+
+    def _turned(self, node: Node) -> list[Axis]:
+        return [(name, axis) for name, (axis, _) in zip(self.sources(node), node.attributes["scanned"], strict=True)]
 
     def starts_from(self, node: Node) -> list[str]:
         return [before for before, _, _, _ in self.parts(node)[1]]

@@ -203,7 +203,7 @@ def to_linear(graph: Graph) -> None:
     """Gemm and MatMul by constants become Linear, with alpha, beta and transposition folded in; then Add of a constant joins."""
     consumers = graph.consumers()
     constants = graph.constants
-    gone: dict[str, Node] = {}
+    gone: set[int] = set()
     for node in graph.nodes:
         if node.domain or node.op not in ("MatMul", "Gemm") or node.inputs[1] not in constants:
             continue
@@ -239,5 +239,5 @@ def to_linear(graph: Graph) -> None:
             ):
                 node.attributes["B"] = np.broadcast_to(value.reshape(value.shape[-1:]), weights.shape[1:])
                 node.outputs = add.outputs
-                gone[add.outputs[0]] = add
-    graph.nodes = [n for n in graph.nodes if not any(n is add for add in gone.values())]
+                gone.add(id(add))
+    graph.nodes = [n for n in graph.nodes if id(n) not in gone]

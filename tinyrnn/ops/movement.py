@@ -157,7 +157,7 @@ class Split(Op):
     attributes = {"axis": 0, "split": None, "num_outputs": None}
     parameters = {"split": 1}
 
-    def _sizes(self, node: Node, size: int) -> list[int]:
+    def sizes(self, node: Node, size: int) -> list[int]:
         split, parts = self.attribute(node, "split"), len(node.outputs)
         if split is not None:
             return [int(n) for n in np.ravel(split)]
@@ -168,7 +168,7 @@ class Split(Op):
         assert specs[0] is not None
         shape = list(specs[0].sizes)
         axis = self.attribute(node, "axis") % len(shape)
-        sizes = self._sizes(node, shape[axis])
+        sizes = self.sizes(node, shape[axis])
         if sum(sizes) != shape[axis] or len(sizes) != len(node.outputs):
             raise Refused(f"split={sizes} does not make {len(node.outputs)} outputs of {shape[axis]}")
         return [Spec(specs[0].dtype, (*shape[:axis], n, *shape[axis + 1 :])) for n in sizes]
@@ -185,19 +185,19 @@ class Split(Op):
             if len(node.outputs) == 1:
                 return frames.node(Node("Identity", node.name, node.inputs[:1], node.outputs, {}, node.version))
             raise Refused("it cuts the time or batch axis")
-        sizes = self._sizes(node, frames.specs[source].sizes[axis])
+        sizes = self.sizes(node, frames.specs[source].sizes[axis])
         return frames.node(node, {"axis": frames.axis(source, axis), "split": sizes})
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         assert arrays[0] is not None
         axis = self.attribute(node, "axis")
-        ends = np.cumsum(self._sizes(node, arrays[0].shape[axis]))[:-1]
+        ends = np.cumsum(self.sizes(node, arrays[0].shape[axis]))[:-1]
         return tuple(np.split(arrays[0], ends, axis=axis))
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         axis, source = self.attribute(node, "axis"), node.inputs[0]
         strides, calls, at = strides_of(node.shapes[0]), [], 0
-        for name, size in zip(node.outputs, self._sizes(node, node.shapes[0][axis]), strict=True):
+        for name, size in zip(node.outputs, self.sizes(node, node.shapes[0][axis]), strict=True):
             shape = [size if a == axis else n for a, n in enumerate(node.shapes[0])]
             if name:
                 calls += walk(env, name, source, shape, strides_of(shape), strides, start_offset=at * strides[axis])
@@ -216,7 +216,7 @@ class Slice(Op):
     attributes = {"starts": REQUIRED, "ends": REQUIRED, "axes": None, "steps": None}
     parameters = {"starts": 1, "ends": 2, "axes": 3, "steps": 4}
 
-    def _slices(self, node: Node, shape: Sequence[int]) -> list[range]:
+    def slices(self, node: Node, shape: Sequence[int]) -> list[range]:
         starts, ends = (np.ravel(self.attribute(node, k)) for k in ("starts", "ends"))
         axes, steps = self.attribute(node, "axes"), self.attribute(node, "steps")
         axes = range(len(starts)) if axes is None else np.ravel(axes)
@@ -230,23 +230,23 @@ class Slice(Op):
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
         assert specs[0] is not None
-        return [Spec(specs[0].dtype, tuple(len(r) for r in self._slices(node, specs[0].sizes)))]
+        return [Spec(specs[0].dtype, tuple(len(r) for r in self.slices(node, specs[0].sizes)))]
 
     def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
         shape = specs[node.inputs[0]].sizes
-        whole = {a: a for a, r in enumerate(self._slices(node, shape)) if r == range(shape[a])}
+        whole = {a: a for a, r in enumerate(self.slices(node, shape)) if r == range(shape[a])}
         yield from pass_through(node, specs, node.inputs[0], node.outputs[0], whole)
 
     def resamples(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
         shape = specs[node.inputs[0]].sizes
-        for axis, taken in enumerate(self._slices(node, shape)):
+        for axis, taken in enumerate(self.slices(node, shape)):
             if taken != range(shape[axis]) and len(taken) > 1 and taken.step > 0:
                 yield (node.inputs[0], axis), (node.outputs[0], axis)
 
     def frame(self, node: Node, frames: Frames) -> Node | list[Node]:
         source, output = node.inputs[0], node.outputs[0]
         shape = frames.specs[source].sizes
-        slices = self._slices(node, shape)
+        slices = self.slices(node, shape)
         cut = None
         for axis in frames.rows(source):
             timed = frames.role(source, axis) == "time"
@@ -292,7 +292,7 @@ class Slice(Op):
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         assert arrays[0] is not None
-        return (arrays[0][np.ix_(*(list(r) for r in self._slices(node, arrays[0].shape)))] if arrays[0].ndim else arrays[0],)
+        return (arrays[0][np.ix_(*(list(r) for r in self.slices(node, arrays[0].shape)))] if arrays[0].ndim else arrays[0],)
 
     def _kept(self, node: Node) -> list[range]:
         return [range(s, e, d) for s, e, d in zip(*(self.attribute(node, k) for k in ("starts", "ends", "steps")), strict=True)]

@@ -152,6 +152,8 @@ def seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | N
     Where time is known and nothing tells of a batch, a first axis of length 1 is one.
     """
     found = _seeds(graph, file_shapes, time)
+    if "time" not in {role for _, role in found}:
+        found += [(axis, "time") for node in graph.nodes for axis in op_of(node).may_be_time(node)]
     if {role for _, role in found} == {"time"}:
         taken = {axis for axis, _ in found}
         ones = [(name, 0) for name in graph.inputs if len(file_shapes[name]) > 2 and file_shapes[name][0] == 1]
