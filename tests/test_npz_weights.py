@@ -209,9 +209,9 @@ def refusal(tmp_path: Path, arrays: dict[str, Array], layers: Any = None, descri
 
 
 def test_without_a_description_the_error_writes_it(tmp_path: Path) -> None:
-    text = refusal(tmp_path, weights({**LM, "norm.weight": (8,), "norm.bias": (8,), "odd.kernel": (3, 3, 3)}))
-    assert 'layers=[("Embedding", "embed"), ("LSTM", "rnn"), ("Linear", "head"), ("LayerNorm", "norm")]' in text
-    assert "head.weight [2, 8]" in text and "no supported layer has odd.kernel" in text
+    text = refusal(tmp_path, weights({**LM, "norm.weight": (8,), "norm.bias": (8,), "odd.kernel": (3, 3, 3, 3)}))
+    assert 'layers=[("Embedding", "embed"), ("LSTM", "rnn"), ("LayerNorm", "norm"), ("Linear", "head")]' in text
+    assert "head.weight [2, 8]" in text and 'names={"odd.*": None}' in text and "leaves out odd.kernel" in text
     assert 'layers=[("GRU", "")]' in refusal(tmp_path, weights(recurrent("", 3, 2, 4)))
     assert '("RNN", "r")' in (text := refusal(tmp_path, weights(recurrent("r.", 1, 2, 4)))) and "nonlinearity" in text
     cell = {k.replace("_l0", ""): v for k, v in weights(recurrent("c.", 4, 2, 4)).items()}

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from safetensors_file import safetensors
 
 import tinyrnn
 from tinyrnn.check import check, within
@@ -94,17 +95,6 @@ def test_models_in_memory_that_are_none() -> None:
 
 
 # ---------------------------------------------------------------- kinds of files
-
-
-def safetensors(arrays: dict[str, tuple[str, Array]], **more: Any) -> bytes:
-    header: dict[str, Any] = {}
-    data = b""
-    for name, (dtype, array) in arrays.items():
-        raw = np.ascontiguousarray(array).tobytes()
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps({**header, **more}).encode()
-    return len(text).to_bytes(8, "little") + text + data
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])

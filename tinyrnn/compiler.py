@@ -58,6 +58,7 @@ def load(
     outputs: Sequence[str] | None = None,
     time: Time | None = None,
     layers: Sequence[Any] | None = None,
+    names: Mapping[str, str | None] | None = None,
 ) -> Model:
     """Load a model from .onnx, .npz or .safetensors and compile it, or take the compiled code from the cache.
 
@@ -69,12 +70,13 @@ def load(
     time:    which axis of the inputs is time, where no recurrent operator and no open size tells: the axis of every
              input, the name of an open size, or {input: axis}
     layers:  for plain weights in .npz or .safetensors, what they belong to (see `frontends.npz`)
+    names:   for plain weights, names of the file's arrays → those that layers expect, None to leave out: {"module.*": "*"}
 
     What a load may cost is bounded by what the file holds (`tinyrnn.limits`): a file of less than a megabyte is loaded or
     refused within ten seconds, compiling apart, and 2 GiB. Raises `LoadError`, `UnsupportedError` or `TargetError`.
     """
     with one_load(label(path)):
-        return compile_graph(*_read_bound(path, bind, states, outputs, layers), time)
+        return compile_graph(*_read_bound(path, bind, states, outputs, layers, names), time)
 
 
 def _read_bound(
@@ -83,10 +85,11 @@ def _read_bound(
     states: Mapping[str, str] | None,
     outputs: Sequence[str] | None,
     layers: Sequence[Any] | None,
+    names: Mapping[str, str | None] | None,
     halves: bool = True,
 ) -> tuple[Graph, Mapping[str, str] | None]:
     """The bound graph and its state pairs; inputs and outputs of half precision are float32 unless `halves`."""
-    graph, stored_states = read(path, layers)
+    graph, stored_states = read(path, layers, names)
     if not halves:
         graph.specs = {n: Spec(np.dtype(np.float32), s.shape) if is_narrow(s.dtype) else s for n, s in graph.specs.items()}
     graph = bound(graph, bind, outputs)
@@ -97,7 +100,7 @@ def _read_bound(
 
 def load_for_build(path: ModelSource, **how: Any) -> Model:
     """As `load`, with float32 for half precision, as `plan_for` has."""
-    given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers")}
+    given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers", "names")}
     with one_load(label(path)):
         return compile_graph(*_read_bound(path, **given, halves=False), how.get("time"))
 
@@ -107,7 +110,7 @@ def plan_for(path: ModelSource, machine: Machine, alignment: int, **how: Any) ->
 
     Raises `LoadError` and `UnsupportedError`.
     """
-    given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers")}
+    given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers", "names")}
     with one_load(label(path)):
         return _stages(*_read_bound(path, **given, halves=False), how.get("time"), machine, alignment).plan
 

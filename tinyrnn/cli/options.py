@@ -69,6 +69,19 @@ def _layers(text: str | None) -> Any:
     return layers
 
 
+def _names(given: tuple[str, ...]) -> dict[str, str | None] | None:
+    """OLD=NEW, or OLD= for what is left out; the last `=` parts them."""
+    names: dict[str, str | None] = {}
+    for text in given:
+        old, equals, new = text.rpartition("=")
+        if not (old and equals):
+            raise click.UsageError(f"--names {text}: takes OLD=NEW, or OLD= to leave arrays out")
+        if old in names:
+            raise click.UsageError(f"--names: {old} is given twice")
+        names[old] = new or None
+    return names or None
+
+
 def _time(text: str | None) -> int | str | dict[str, int] | None:
     """An axis, the name of an open size, or INPUT=AXIS,…"""
     if text is None or "=" not in text:
@@ -115,6 +128,12 @@ def model_options(command: Command) -> Command:
         help="For plain weights in .npz or .safetensors: the layers they belong to, "
         """e.g. '[["LSTM", "rnn"], ["Linear", "head"]]', or @file.json.""",
     )
+    @click.option(
+        "--names",
+        multiple=True,
+        metavar="OLD=NEW",
+        help="For plain weights: other names for arrays, such as 'module.*=*'; 'ema.*=' leaves them out. Repeatable.",
+    )
     @functools.wraps(command)
     def with_how(
         *args: Any,
@@ -123,6 +142,7 @@ def model_options(command: Command) -> Command:
         outputs: str | None,
         time: str | None,
         layers: str | None,
+        names: tuple[str, ...],
         **rest: Any,
     ) -> Any:
         how = {
@@ -131,6 +151,7 @@ def model_options(command: Command) -> Command:
             "outputs": [n.strip() for n in outputs.split(",") if n.strip()] if outputs is not None else None,
             "time": _time(time),
             "layers": _layers(layers),
+            "names": _names(names),
         }
         return command(*args, how=how, **rest)
 

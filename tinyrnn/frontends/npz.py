@@ -30,14 +30,21 @@ A layer is [type, prefix of its names in the state_dict, options]; what is empty
     Embedding                       first layer only: the input is then int64 tokens
     RNN  LSTM  GRU                  any number of layers, one or two directions, with or without bias
     RNNCell  LSTMCell  GRUCell      walked along time
-    Linear  LayerNorm
+    Linear  LayerNorm  BatchNorm1d
+    Conv1d                          along time
     ReLU  Tanh  Sigmoid  Softmax  LogSoftmax        over the last axis
     Dropout                         does nothing
 
     RNN, RNNCell    {"nonlinearity": "tanh" or "relu"}
     recurrent       {"select": "last"}       only the output of the last time step goes on, as `out[:, -1]`
-    LayerNorm       {"eps": 1e-5, "elementwise_affine": true}
+    GRU, GRUCell    {"reset_after": true}    as PyTorch has it; false: the reset gate goes before the matrix
+    LayerNorm       {"eps": 1e-5, "elementwise_affine": true}          BatchNorm1d    {"eps": 1e-5}
+    Conv1d          {"padding": 0 (or "same", "causal"), "stride": 1, "dilation": 1, "groups": 1}
     Softmax, LogSoftmax    {"dim": -1}          Dropout    {"p": 0.5}
+
+Arrays under Keras' names (kernel, recurrent_kernel, bias, embeddings, gamma, beta, moving_mean, moving_variance) are read
+as PyTorch's, with the layer's path as the prefix, a Dense as a Linear. `names={"module.*": "*", "ema.*": None}` of `load`
+gives arrays the names that layers expect, or leaves them out (`frontends.names`).
 
 The model takes `x` [batch, time, features] float32 (or [batch, time] int64) and makes `y` [batch, time, M] ([batch, M]
 after `select`); "batch" and "time" stay open, states are kept by the stream. Weights become float32.
@@ -59,9 +66,12 @@ import numpy as np
 from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.archive import LARGEST_TOTAL, Array, read_archive
+from tinyrnn.frontends.guess import guess_layers
+from tinyrnn.frontends.keras_names import from_keras
+from tinyrnn.frontends.names import renamed
 from tinyrnn.frontends.order import DEEPEST, model_name, ordered
 from tinyrnn.frontends.safetensors import read_safetensors
-from tinyrnn.frontends.weights import guess_layers, weights_graph
+from tinyrnn.frontends.weights import weights_graph
 from tinyrnn.ir import Graph, Node, Size, Spec
 from tinyrnn.limits import LARGEST_VALUE
 
@@ -81,7 +91,7 @@ Found = tuple[Graph, dict[str, str] | None]
 """a graph, and the state pairs that its file records"""
 
 
-def read_npz(path: Path, layers: Sequence[Any] | None = None, data: bytes | None = None) -> Found:
+def read_npz(path: Path, layers: Sequence[Any] | None = None, data: bytes | None = None, names: Any = None) -> Found:
     """The graph of a container or of plain weights, and the state pairs that a container records; `data` takes the file's place.
 
     Raises `LoadError` for whatever the file or `layers` is not.
@@ -90,26 +100,31 @@ def read_npz(path: Path, layers: Sequence[Any] | None = None, data: bytes | None
     text = arrays.pop(DESCRIPTION, None)
     document = None if text is None else _parse(path, text)
     if document is not None and document.get("format") == "graph":
-        if layers is not None:
-            raise LoadError(f"{path}: layers= describes plain weights; this file is a container with a graph of its own")
+        for option, given in (("layers", layers), ("names", names)):
+            if given is not None:
+                raise LoadError(f"{path}: {option}= describes plain weights; this file is a container with a graph of its own")
         return _Container(path, document, arrays).graph()
     metadata: dict[str, str] = {}
     if document is not None:
         metadata = _metadata(path, document)
         layers = document["layers"] if layers is None else layers
-    return _plain(path, arrays, layers, metadata)
+    return _plain(path, arrays, layers, metadata, names)
 
 
-def read_weights(path: Path, layers: Sequence[Any] | None = None, data: bytes | None = None) -> Found:
+def read_weights(path: Path, layers: Sequence[Any] | None = None, data: bytes | None = None, names: Any = None) -> Found:
     """The graph of the plain weights in a .safetensors file. Raises `LoadError`."""
     arrays, metadata = read_safetensors(path, data)
-    return _plain(path, arrays, layers, metadata)
+    return _plain(path, arrays, layers, metadata, names)
 
 
-def _plain(path: Path, arrays: dict[str, Array], layers: Sequence[Any] | None, metadata: Mapping[str, str]) -> Found:
+def _plain(path: Path, arrays: dict[str, Array], layers: Sequence[Any] | None, metadata: Mapping[str, str], names: Any) -> Found:
+    if names is not None:
+        arrays = renamed(path, arrays, names)
+    found = from_keras(arrays)
     if layers is None:
-        raise LoadError(f"{path}: plain weights without a description of the layers. {guess_layers(arrays)}")
-    return weights_graph(path, arrays, layers, metadata), None
+        told = guess_layers(found.arrays, found.origins)
+        raise LoadError(f"{path}: plain weights without a description of the layers. {told}")
+    return weights_graph(path, found.arrays, layers, metadata, found.options), None
 
 
 def _parse(path: Path, array: Array) -> dict[str, Any]:

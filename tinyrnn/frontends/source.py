@@ -28,31 +28,31 @@ ModelSource: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | 
 """a path, the bytes of a file, or an ONNX model in memory"""
 
 
-def read(source: ModelSource, layers: Sequence[Any] | None = None) -> tuple[Graph, dict[str, str] | None]:
+def read(source: ModelSource, layers: Sequence[Any] | None = None, names: Any = None) -> tuple[Graph, dict[str, str] | None]:
     """The graph of a model, and the state pairs it records, if it does.
 
     Messages name a file by its path, and a model in memory by its graph's name, or "model". Raises `LoadError` and
     `UnsupportedError`.
     """
     with one_load(str(source) if isinstance(source, (str, PathLike)) else "model"):
-        return _read_source(source, layers)
+        return _read_source(source, layers, names)
 
 
-def _read_source(source: ModelSource, layers: Sequence[Any] | None) -> tuple[Graph, dict[str, str] | None]:
+def _read_source(source: ModelSource, layers: Sequence[Any] | None, names: Any) -> tuple[Graph, dict[str, str] | None]:
     if isinstance(source, (str, PathLike)):
         path = Path(source)
         _check_file(path)
         holds(path.stat().st_size)
-        return _read(_kind(path), path, None, layers)
+        return _read(_kind(path), path, None, layers, names)
     if is_proto(source):
-        return _read("onnx", Path(memory_name(source)), source, layers)
+        return _read("onnx", Path(memory_name(source)), source, layers, names)
     data = in_memory(source)
     if data is None:
         raise LoadError(f"load takes the path of a file, the bytes of one, or an onnx.ModelProto, not {type(source).__name__}")
     if not data or len(data) > LARGEST_FILE:
         raise LoadError(f"model: {len(data):,} bytes in memory; a model has 1 to {LARGEST_FILE:,}")
     holds(len(data))
-    return _read(_kind(data), Path("model"), data, layers)
+    return _read(_kind(data), Path("model"), data, layers, names)
 
 
 def is_proto(source: Any) -> TypeGuard[Proto]:
@@ -119,7 +119,9 @@ def _check_file(path: Path) -> None:
         raise LoadError(f"{path}: {size:,} bytes; the largest file read is {LARGEST_FILE:,}")
 
 
-def _read(kind: str | None, path: Path, data: Any, layers: Sequence[Any] | None) -> tuple[Graph, dict[str, str] | None]:
+def _read(
+    kind: str | None, path: Path, data: Any, layers: Sequence[Any] | None, names: Any
+) -> tuple[Graph, dict[str, str] | None]:
     if kind is None:
         raise LoadError(f"{path}: unknown kind of file {path.suffix.lower()!r}; supported are .onnx, .npz and .safetensors")
     if kind not in READ:
@@ -127,9 +129,10 @@ def _read(kind: str | None, path: Path, data: Any, layers: Sequence[Any] | None)
     if kind != "onnx":
         from tinyrnn.frontends.npz import read_npz, read_weights
 
-        return (read_npz if kind == "npz" else read_weights)(path, layers, data)
-    if layers is not None:
-        raise LoadError(f"{path}: layers= describes plain weights in an .npz or .safetensors file")
+        return (read_npz if kind == "npz" else read_weights)(path, layers, data, names)
+    for option, given in (("layers", layers), ("names", names)):
+        if given is not None:
+            raise LoadError(f"{path}: {option}= describes plain weights in an .npz or .safetensors file")
     from tinyrnn.frontends.onnx import read_onnx
 
     return read_onnx(path, data), None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "Embedding": (),
     "Linear": (),
     "LayerNorm": ("eps", "elementwise_affine"),
+    "BatchNorm1d": ("eps",),
+    "Conv1d": ("padding", "stride", "dilation", "groups"),
     "ReLU": (),
     "Tanh": (),
     "Sigmoid": (),
@@ -35,10 +36,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "Dropout": ("p",),
     "RNN": ("nonlinearity", "select"),
     "LSTM": ("select",),
-    "GRU": ("select",),
+    "GRU": ("select", "reset_after"),
     "RNNCell": ("nonlinearity", "select"),
     "LSTMCell": ("select",),
-    "GRUCell": ("select",),
+    "GRUCell": ("select", "reset_after"),
 }
 RECURRENT_KEY = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(_l(0|[1-9]\d{0,3})(_reverse)?)?")
 
@@ -59,19 +60,21 @@ class Layer:
         return f"{self.prefix}.{name}" if self.prefix else name
 
 
-def weights_graph(path: Path, arrays: Mapping[str, Array], layers: Any, metadata: Mapping[str, str]) -> Graph:
-    """The graph of a chain of layers: input `x`, output `y`, open sizes "batch" and "time".
+def weights_graph(
+    path: Path, arrays: Mapping[str, Array], layers: Any, metadata: Mapping[str, str], usual: Mapping[str, Mapping[str, Any]]
+) -> Graph:
+    """The graph of a chain of layers: input `x`, output `y`, open sizes "batch" and "time"; `usual`: options by prefix.
 
     Raises `LoadError` for a description that is not understood, and for arrays that are missing, left over or of the
     wrong shape.
     """
     builder = _Builder(path, arrays)
-    for entry in _layers(path, layers):
+    for entry in _layers(path, layers, usual):
         builder.add(entry)
     return builder.graph(metadata)
 
 
-def _layers(path: Path, given: Any) -> list[Layer]:
+def _layers(path: Path, given: Any, usual: Mapping[str, Mapping[str, Any]]) -> list[Layer]:
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Sequence) or not given:
         raise LoadError(f'{path}: layers must be a list such as [("LSTM", "rnn"), ("Linear", "head")], not {given!r:.80}')
     found = []
@@ -98,6 +101,7 @@ def _layers(path: Path, given: Any) -> list[Layer]:
                     f"{path}: layer {layer} has the unknown option {name!r}={layer.options[name]!r:.80}; supported are "
                     f"{', '.join(OPTIONS[layer.type]) or 'none'}"
                 )
+        layer.options.update({k: v for k, v in usual.get(layer.prefix, {}).items() if k not in layer.options})
         found.append(layer)
     return found
 
@@ -129,7 +133,7 @@ class _Builder:
             if not needed:
                 return None
             close = get_close_matches(key, [k for k in self.arrays if k not in self.used], 1)
-            raise self.fail(layer, f"its array {key!r} is missing{_meant(close)}. The file has {_listed(self.arrays)}")
+            raise self.fail(layer, f"its array {key!r} is missing{_meant(close)}. The file has {listed(self.arrays)}")
         if (
             array.ndim != len(shape)
             or any(w not in (None, n) for w, n in zip(shape, array.shape, strict=True))
@@ -181,6 +185,10 @@ class _Builder:
             self.linear(layer)
         elif layer.type == "LayerNorm":
             self.layer_norm(layer)
+        elif layer.type == "BatchNorm1d":
+            self.batch_norm(layer)
+        elif layer.type == "Conv1d":
+            self.convolution(layer)
         elif layer.type in PLAIN:
             if layer.options.get("dim", -1) not in (-1, 2 if self.timed else 1):
                 raise self.fail(layer, f"dim={layer.options['dim']!r}; supported is the last axis, -1")
@@ -209,9 +217,7 @@ class _Builder:
         self.width = len(weight)
 
     def layer_norm(self, layer: Layer) -> None:
-        epsilon, affine = layer.options.get("eps", 1e-5), layer.options.get("elementwise_affine", True)
-        if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not (math.isfinite(epsilon) and epsilon >= 0):
-            raise self.fail(layer, f"eps={epsilon!r}; supported is a number of 0 or more")
+        epsilon, affine = self.epsilon(layer), layer.options.get("elementwise_affine", True)
         if not isinstance(affine, bool):
             raise self.fail(layer, f"elementwise_affine={affine!r}; supported are true and false")
         if affine:
@@ -226,7 +232,67 @@ class _Builder:
         stem = layer.prefix or layer.type
         inputs = [self.current, self.constant(f"{stem}.weight", scale)]
         inputs += [] if bias is None else [self.constant(f"{stem}.bias", bias)]
-        self.current = self.node("LayerNormalization", stem, inputs, {"axis": -1, "epsilon": float(epsilon)})
+        self.current = self.node("LayerNormalization", stem, inputs, {"axis": -1, "epsilon": epsilon})
+
+    def epsilon(self, layer: Layer) -> float:
+        given = layer.options.get("eps", 1e-5)
+        if isinstance(given, bool) or not isinstance(given, (int, float)) or not (math.isfinite(given) and given >= 0):
+            raise self.fail(layer, f"eps={given!r}; supported is a number of 0 or more")
+        return float(given)
+
+    def batch_norm(self, layer: Layer) -> None:
+        """As trained: (x - running_mean) / sqrt(running_var + eps) * weight + bias of each feature."""
+        mean = self.take(layer, "running_mean", (None,))
+        assert mean is not None
+        self.expect(layer, len(mean))
+        found = [self.take(layer, n, mean.shape, n == "running_var") for n in ("running_var", "weight", "bias")]
+        variance, weight, bias = (None if a is None else a.astype(np.float64) for a in found)
+        assert variance is not None
+        self.used.add(layer.key("num_batches_tracked"))
+        scale = (1.0 if weight is None else weight) / np.sqrt(variance + self.epsilon(layer))
+        shift = (0.0 if bias is None else bias) - mean * scale
+        stem = layer.prefix or layer.type
+        scaled = self.node("Mul", stem, [self.current, self.constant(f"{stem}.scale", scale.astype(np.float32))])
+        self.current = self.node("Add", f"{stem}.sum", [scaled, self.constant(f"{stem}.shift", shift.astype(np.float32))])
+
+    def convolution(self, layer: Layer) -> None:
+        """Along time; [batch, time, features] as everywhere."""
+        if not self.timed:
+            raise self.fail(layer, "it needs a sequence, but an earlier layer selects the last time step")
+        weight = self.take(layer, "weight", (None, None, None))
+        assert weight is not None
+        outer, inner, kernel = weight.shape
+        groups = self.whole(layer, "groups", self.width // inner if self.width and self.width % inner == 0 else 1)
+        self.expect(layer, inner * groups)
+        if outer % groups:
+            raise self.fail(layer, f"groups={groups}; its {outer} features do not divide by it")
+        stride, dilation = self.whole(layer, "stride", 1), self.whole(layer, "dilation", 1)
+        padding, reach = layer.options.get("padding", 0), dilation * (kernel - 1)
+        if padding == "same" and stride == 1:
+            pads = [reach // 2, reach - reach // 2]
+        elif padding in ("valid", "causal"):
+            pads = [reach if padding == "causal" else 0, 0]
+        elif type(padding) is int and padding >= 0:
+            pads = [padding, padding]
+        else:
+            raise self.fail(
+                layer,
+                f"padding={padding!r} with stride={stride}; supported are 0 or more, 'valid', 'causal', and 'same' with stride 1",
+            )
+        stem = layer.prefix or layer.type
+        bias = self.take(layer, "bias", (outer,), needed=False)
+        turned = self.node("Transpose", f"{stem}.channels", [self.current], {"perm": [0, 2, 1]})
+        inputs = [turned, self.constant(f"{stem}.weight", weight)]
+        inputs += [] if bias is None else [self.constant(f"{stem}.bias", bias)]
+        attributes = {"group": groups, "pads": pads, "strides": [stride], "dilations": [dilation], "kernel_shape": [kernel]}
+        made = self.node("Conv", stem, inputs, attributes)
+        self.current, self.width = self.node("Transpose", f"{stem}.frames", [made], {"perm": [0, 2, 1]}), outer
+
+    def whole(self, layer: Layer, name: str, default: int) -> int:
+        given: Any = layer.options.get(name, default)
+        if type(given) is not int or given < 1:
+            raise self.fail(layer, f"{name}={given!r}; supported is a whole number from 1 on")
+        return given
 
     def recurrent(self, layer: Layer) -> None:
         cell, kind = layer.type.endswith("Cell"), layer.type.removesuffix("Cell")
@@ -257,7 +323,7 @@ class _Builder:
             if kind == "RNN":
                 attributes["activations"] = [nonlinearity.capitalize()] * len(directions)
             if kind == "GRU":
-                attributes["linear_before_reset"] = 1
+                attributes["linear_before_reset"] = int(self.after(layer))
             self.current = self.node(kind, name, inputs, attributes)
             self.width = len(directions) * hidden
             shape = self.constant(f"{name}.shape", np.array([0, 0, self.width], np.int64))
@@ -270,6 +336,12 @@ class _Builder:
             last = self.constant(f"{stem}.index", np.array(-1, np.int64))
             self.current = self.node("Gather", f"{stem}.last", [self.current, last], {"axis": 1})
             self.timed = False
+
+    def after(self, layer: Layer) -> bool:
+        given = layer.options.get("reset_after", True)
+        if not isinstance(given, bool):
+            raise self.fail(layer, f"reset_after={given!r}; supported are true and false")
+        return given
 
     def suffixes(self, layer: Layer) -> list[tuple[str, bool]]:
         """The ends of the key names of each layer, and whether it has a backward direction."""
@@ -326,7 +398,7 @@ class _Builder:
     def graph(self, metadata: Mapping[str, str]) -> Graph:
         unused = [key for key in self.arrays if key not in self.used]
         if unused:
-            raise LoadError(f"{self.path}: no layer uses the arrays {_listed({k: self.arrays[k] for k in unused})}")
+            raise LoadError(f"{self.path}: no layer uses the arrays {listed({k: self.arrays[k] for k in unused})}")
         features = self.features
         if not self.tokens and features is None:
             raise LoadError(f"{self.path}: no layer has weights, so that the size of the input is not known")
@@ -349,48 +421,7 @@ def _meant(close: Sequence[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _listed(arrays: Mapping[str, Array], most: int = 40) -> str:
+def listed(arrays: Mapping[str, Array], most: int = 40) -> str:
+    """Names and shapes of the first arrays."""
     shown = [f"{key} {list(array.shape)}" for key, array in list(arrays.items())[:most]]
     return ", ".join(shown) + (f" and {len(arrays) - most} more" if len(arrays) > most else "")
-
-
-def guess_layers(arrays: Mapping[str, Array]) -> str:
-    """What the arrays look like: the keys, and the `layers=` to write."""
-    groups: dict[str, dict[str, Array]] = {}
-    for key, array in arrays.items():
-        prefix, _, name = key.rpartition(".")
-        groups.setdefault(prefix, {})[name] = array
-    entries: list[tuple[str, ...]] = []
-    unknown = []
-    for prefix, group in groups.items():
-        kind = _guess(prefix, group)
-        if kind:
-            entries.append((kind, prefix))
-        else:
-            unknown += [f"{prefix}.{name}" if prefix else name for name in group]
-    text = f"Its arrays are {_listed(arrays)}. "
-    if entries:
-        described = "[" + ", ".join(f"({json.dumps(kind)}, {json.dumps(prefix)})" for kind, prefix in entries) + "]"
-        text += f'Judging by their names, write load(path, layers={described}), with activations such as "ReLU" in their places'
-        if any(kind.startswith("RNN") for kind, _ in entries):
-            text += ' and {"nonlinearity": "relu"} as a third part of an RNN that has it'
-    if unknown:
-        text += f"{'; ' if entries else ''}no supported layer has {', '.join(unknown[:10])}"
-    return text
-
-
-def _guess(prefix: str, group: Mapping[str, Array]) -> str | None:
-    """The type of layer that has such arrays."""
-    matches = {name: RECURRENT_KEY.fullmatch(name) for name in group}
-    recurrent = next((group[n] for n, m in matches.items() if m and m[1] == "weight_hh" and group[n].ndim == 2), None)
-    if recurrent is not None and all(matches.values()):
-        projected = any(m and m[1] == "weight_hr" for m in matches.values())
-        kind = "LSTM" if projected else next((k for k, g in GATES.items() if len(recurrent) == g * recurrent.shape[1]), None)
-        single = all(m and not m[2] for m in matches.values())
-        return kind and (f"{kind}Cell" if single else kind)
-    weight = group.get("weight")
-    if weight is None or not set(group) <= {"weight", "bias"} or weight.ndim not in (1, 2):
-        return None
-    if weight.ndim == 1:
-        return "LayerNorm"
-    return "Embedding" if "bias" not in group and "emb" in prefix.lower() else "Linear"
