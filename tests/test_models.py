@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 import pytest
+from click.testing import CliRunner
 from driving import agree
 
 import tinyrnn
 from tinyrnn.check import within
+from tinyrnn.cli import main
 from tinyrnn.demo import Models
 from tinyrnn.vocabulary import encode, vocabulary_of
 
@@ -89,6 +91,13 @@ def test_dtln_cleans_speech_as_through_onnxruntime() -> None:
     assert ratio > 13 and ratio > 5 + si_snr(noisy, clean)
     assert abs(ratio - si_snr(theirs[delay:], clean[:-delay])) < 0.01
     assert within("close", ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:.*states no seed")
+def test_every_model_is_inspected_without_options() -> None:
+    for path in sorted(shared("models").glob("*.onnx")):
+        result = CliRunner().invoke(main, ["inspect", str(path)])
+        assert result.exit_code == 0 and "inputs" in result.output, f"{path}: {result.output}"
 
 
 # Hallway: the state of an agent over 90 episodes.

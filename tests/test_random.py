@@ -1,7 +1,8 @@
-"""Random operators with a seed: distributions, and the same numbers again in any chunks; without one, refused."""
+"""Random operators: distributions, and the same numbers again in any chunks; without a seed, with one that is said."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from driving import loaded, streamed, whole
 from onnx import TensorProto, helper
 
-from tinyrnn import UnsupportedError
+from tinyrnn import LoadError
+from tinyrnn.check import check
+from tinyrnn.cli import main
 from tinyrnn.ops import random as draws
 
 Array = np.ndarray[Any, Any]
@@ -146,9 +150,56 @@ def test_numbers_of_a_stated_shape_belong_to_the_sequence(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("op", ["RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"])
-def test_without_a_seed_refused(op: str, tmp_path: Path) -> None:
-    dtype = TensorProto.INT32 if op == "Multinomial" else F
-    proto = _model(op, [1, 5], dtype)
-    with pytest.raises(UnsupportedError, match=rf"(?s){op} without a seed.*node 'draw'.*outputs=\['z'\]"):
-        loaded(proto, tmp_path)
-    assert loaded(proto, tmp_path, outputs=["z"])
+def test_without_a_seed_one_is_taken_and_said(op: str, tmp_path: Path) -> None:
+    dtype = TensorProto.INT64 if op == "Multinomial" else F
+    proto = _model(op, [1, COUNT if op != "Multinomial" else 9], dtype, **({"dtype": dtype} if op == "Multinomial" else {}))
+    x = {"x": np.full([d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim], 0.5, np.float32)}
+    with pytest.warns(UserWarning, match=rf"'draw' \({op}\): it states no seed.*bind=\{{\"draw.seed\": 7\}}"):
+        made = whole(loaded(proto, tmp_path), x)["y"]
+    with pytest.warns(UserWarning):
+        assert np.array_equal(made, whole(loaded(proto, tmp_path), x)["y"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other = whole(loaded(proto, tmp_path, bind={"draw.seed": 7}), x)["y"]
+        assert loaded(proto, tmp_path, outputs=["z"])
+    assert op == "Multinomial" or not np.array_equal(made, other)
+    proto.graph.node[0].attribute.append(helper.make_attribute("seed", 7.0))
+    assert np.array_equal(whole(loaded(proto, tmp_path), x)["y"], other)
+
+
+@pytest.mark.parametrize("value", ["7", True, float("nan"), [1]])
+def test_a_seed_is_a_number(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="bind gives 'draw.seed' the value .*; it is a finite number"):
+        loaded(_model("RandomNormalLike", [1, 5]), tmp_path, bind={"draw.seed": value})
+
+
+@pytest.mark.filterwarnings("ignore:.*states no seed")
+def test_check_compares_what_is_not_drawn(tmp_path: Path) -> None:
+    """A step model whose action is drawn from what its state says; then one whose state is drawn itself."""
+    nodes = [
+        helper.make_node("Add", ["x", "h"], ["sum"], "add"),
+        helper.make_node("Tanh", ["sum"], ["h_out"], "tanh"),
+        helper.make_node("Multinomial", ["h_out"], ["action"], "draw"),
+    ]
+    noisy = [
+        helper.make_node("RandomNormalLike", ["x"], ["noise"], "noise"),
+        helper.make_node("Add", ["sum", "noise"], ["h_out"], "a"),
+    ]
+    inputs = [helper.make_tensor_value_info(n, F, [1, 5]) for n in "xh"]
+    ends = [helper.make_tensor_value_info("h_out", F, [1, 5])]
+    action = helper.make_tensor_value_info("action", TensorProto.INT32, [1, 1])
+    calm = helper.make_tensor_value_info("calm", F, [1, 5])
+    graphs = (
+        helper.make_graph(nodes, "policy", inputs, [action, *ends]),
+        helper.make_graph([nodes[0], *noisy, helper.make_node("Exp", ["x"], ["calm"], "exp")], "drawn", inputs, [calm, *ends]),
+        helper.make_graph([nodes[0], *noisy], "all", inputs, ends),
+    )
+    for graph, compared, passed in zip(graphs, ({"h"}, {"calm"}, set()), (True, True, False), strict=True):
+        path = tmp_path / f"{graph.name}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+        report = check(path, frames=20)
+        assert {row.name for row in report.rows} == compared and report.passed == passed, str(report)
+        assert any("from random numbers, which every runtime draws for itself" in note for note in report.notes)
+        assert not any(report.invariance.values())
+    result = CliRunner().invoke(main, ["inspect", str(tmp_path / "policy.onnx")])
+    assert result.exit_code == 0 and "beware" in result.output and 'bind={"draw.seed": 7}' in result.output

@@ -140,11 +140,17 @@ def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: T
     for rule in program.sizes:
         if rule.exact:
             warnings.warn(f"{graph.name}: {rule}. Where that is not meant, export with example sizes that differ", stacklevel=3)
-    for node in program.graph.nodes:
-        doubt = op_of(node).doubt(node, graph.metadata.get("producer", ""))
-        if doubt:
-            warnings.warn(f"{graph.name}: node {node.name!r} ({node.op}): {doubt}", stacklevel=3)
+    for doubt in doubts(program.graph, graph.metadata):
+        warnings.warn(f"{graph.name}: {doubt}", stacklevel=3)
     return Model(layout_of(plan), compile_source(stages.source), stages, cache(partial(_tracer, stages)))
+
+
+def doubts(graph: Graph, metadata: Mapping[str, str]) -> Iterator[str]:
+    """What is said at load of nodes of a frame graph that may not be what the file's author meant."""
+    for node in graph.nodes:
+        doubt = op_of(node).doubt(node, metadata.get("producer", ""))
+        if doubt:
+            yield f"node {node.name!r} ({node.op}): {doubt}"
 
 
 def _tracer(stages: Stages) -> Tracer:

@@ -198,6 +198,10 @@ class Op:
     """an element of the output is the one at its place in the first input, scaled and shifted by others"""
     known_only: ClassVar[bool] = False
     """runs only where its inputs are known at load"""
+    random: ClassVar[bool] = False
+    """draws numbers, which no other runtime draws"""
+    settable: ClassVar[tuple[str, ...]] = ()
+    """attributes that `bind` may set, each a number, as NODE.ATTRIBUTE"""
     of_shape: ClassVar[bool] = False
     """needs the shape of its input, not the data: always known"""
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.arrays import Port
+from tinyrnn.compiler import doubts
 from tinyrnn.ir import Graph
 from tinyrnn.runtime import Model
 from tinyrnn.sized import SizedModel
@@ -51,6 +52,7 @@ def summary(model: Model, path: Path) -> dict[str, Any]:
         },
         "sizes": [str(rule) for rule in layout.sizes],
         "run_time_sizes": model.example if isinstance(model, SizedModel) else {},
+        "doubts": list(doubts(compiled, stages.graph.metadata)),
         "metadata": model.metadata,
     }
 
@@ -114,6 +116,7 @@ def page(found: dict[str, Any]) -> str:
         ("memory", f"{memory['weights']:,} bytes of weights, {memory['code']:,} of code, shared by all streams"),
         ("per stream", f"{memory['state']:,} bytes of state, {memory['arena']:,} of arena ({arena})"),
     ]
+    lines += _labelled("beware", found["doubts"]) if found["doubts"] else []
     lines += _labelled("metadata", [f"{key}: {_short(value)}" for key, value in found["metadata"].items() if value])
     width = max(len(label) for label, _ in lines) + 2
     return "\n".join(

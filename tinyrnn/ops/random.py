@@ -1,4 +1,4 @@
-"""Random numbers of nodes that state a seed; a node without one is refused, as its results could not be repeated.
+"""Random numbers. A node that states no seed has one made of its name, so that its results can be repeated.
 
 The numbers are tinyrnn's own, and not those of onnxruntime: number i is the upper 24 bits of SplitMix64's i-th (G. Steele,
 D. Lea and C. Flood, Fast Splittable Pseudorandom Number Generators, 2014), started from the bits of the seed. How many were
@@ -9,12 +9,13 @@ its frames, is drawn once.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tinyrnn.ir import Node, Spec
+from tinyrnn.ir import Node, Spec, spec_of
 from tinyrnn.lanes import (
     Vec,
     absolute,
@@ -37,7 +38,7 @@ from tinyrnn.lanes import (
     u8,
 )
 from tinyrnn.lanes_math import exp, log
-from tinyrnn.op import REQUIRED, Axis, Call, Frames, Lowering, Op, Operand, Refused, Rows, Scratch, State, Value, register
+from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Operand, Refused, Rows, Scratch, State, Value, register
 from tinyrnn.ops.cast import ONNX_DTYPES
 from tinyrnn.ops.softmax import WIDTH, max_f32
 
@@ -172,13 +173,25 @@ class Random(Op):
     foldable = False
     outputs = ("output",)
 
-    def refuses(self, node: Node) -> str | None:
-        if self.attribute(node, "seed") is None:
-            return (
-                f"{node.op} without a seed, so that no result could be repeated "
-                f"(supported: with the attribute seed, where it draws numbers of tinyrnn's own)"
-            )
-        return None
+    random = True
+    settable = ("seed",)
+
+    def seed(self, node: Node) -> float:
+        given = self.attribute(node, "seed")
+        return float(zlib.crc32(node.name.encode()) % RANGE if given is None else given)
+
+    def doubt(self, node: Node, producer: str) -> str | None:
+        if self.attribute(node, "seed") is not None:
+            return None
+        return (
+            f"it states no seed, so that every run draws the same numbers, those of seed {self.seed(node):.0f}; another seed: "
+            f'bind={{"{node.name}.seed": 7}}'
+        )
+
+    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        """Zeros: what is drawn follows from no specification, and nothing that follows from it is compared."""
+        spec = self.infer(node, [None if array is None else spec_of(array) for array in arrays])[0]
+        return (np.zeros(spec.sizes, spec.dtype),)
 
     def dtype(self, node: Node, default: np.dtype[Any]) -> np.dtype[Any]:
         """The type of the output."""
@@ -190,7 +203,7 @@ class Random(Op):
     def draws(self, node: Node, env: Lowering) -> tuple[Operand, ...]:
         """The operands that all kernels start with."""
         output = node.outputs[0]
-        seed = int(np.array(self.attribute(node, "seed"), np.float32).view(np.uint32))
+        seed = int(np.array(self.seed(node), np.float32).view(np.uint32))
         counted = State(f"{node.name}.drawn", np.zeros(1, np.int64))
         return Value(output), counted, Rows(), env.specs[output].elements, seed, int(env.per_row(output))
 

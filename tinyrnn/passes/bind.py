@@ -12,10 +12,13 @@ from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError
 from tinyrnn.ir import Graph, Spec, spec_of
 from tinyrnn.limits import LARGEST_VALUE
+from tinyrnn.op import REGISTRY
 
 
 def bind(graph: Graph, values: Mapping[str, Any], outputs: Sequence[str] | None) -> None:
     """Turn each named input into a constant (or each named open size into a number); drop other outputs.
+
+    An attribute that may be set (`Op.settable`) is named NODE.ATTRIBUTE.
 
     Raises `LoadError` naming what there is where a name is not found or a value does not fit.
     """
@@ -23,6 +26,8 @@ def bind(graph: Graph, values: Mapping[str, Any], outputs: Sequence[str] | None)
         raise LoadError(f"{graph.name}: bind must be a dict {{name: value}}, not {values!r:.80}")
     sizes = {size for name in graph.inputs for size in graph.specs[name].shape if isinstance(size, str)}
     fixed: dict[str, int] = {}
+    ops = [(node, REGISTRY.get(("" if node.domain == "ai.onnx" else node.domain, node.op))) for node in graph.every_node()]
+    settable = {f"{node.name}.{key}": (node, key) for node, op in ops if op is not None for key in op.settable}
     for name, value in values.items():
         if name in graph.inputs:
             graph.constants[name] = _fit(graph, name, value, fixed)
@@ -30,8 +35,14 @@ def bind(graph: Graph, values: Mapping[str, Any], outputs: Sequence[str] | None)
             del graph.specs[name]
         elif name in sizes:
             _fix_size(graph, name, value, fixed)
+        elif name in settable:
+            node, key = settable[name]
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+                raise LoadError(f"{graph.name}: bind gives {name!r} the value {value!r:.80}; it is a finite number")
+            node.attributes[key] = float(value)
         else:
-            raise LoadError(_unknown(graph, "bind", name, [*graph.inputs, *sorted(sizes)], "inputs and open sizes"))
+            known = [*graph.inputs, *sorted(sizes), *settable]
+            raise LoadError(_unknown(graph, "bind", name, known, "inputs and open sizes"))
     if outputs is not None:
         outputs = [outputs] if isinstance(outputs, str) else outputs
         for name in outputs:

@@ -1,0 +1,30 @@
+"""What follows from random numbers, and so cannot be compared with what another runtime draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tinyrnn.ir import Graph, Node
+from tinyrnn.op import op_of
+
+
+def drawn(graph: Graph, states: Mapping[str, str]) -> set[str]:
+    """The values of a file graph that follow from random numbers, in this step or, through a state, in a later one."""
+    found: set[str] = set()
+    before = -1
+    while len(found) > before:
+        before = len(found)
+        for node in graph.nodes:
+            if _draws(node) or not found.isdisjoint(node.inputs):
+                found.update(name for name in node.outputs if name)
+        found.update(start for start, end in states.items() if end in found)
+    return found
+
+
+def drawn_parts(graph: Graph, values: set[str]) -> tuple[str, ...]:
+    """How the names of states begin that nodes keep inside and that follow from random numbers."""
+    return tuple(f"{node.name}." for node in graph.nodes if not values.isdisjoint(node.outputs))
+
+
+def _draws(node: Node) -> bool:
+    return op_of(node).random or any(_draws(inner) for _, graph in node.nested() for inner in graph.nodes)
