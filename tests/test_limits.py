@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hostile import onnx_file, onnx_model, refusal
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
-from tinyrnn import limits
+from tinyrnn import codegen, limits
 from tinyrnn.check.tolerances import within
 
 Node = onnx.NodeProto
@@ -230,3 +231,52 @@ def test_bodies_that_lack_outputs(tmp_path: Path) -> None:
             [helper.make_node(op, ["", "", "x"][-len(attributes) - 1 :], ["y", "z"], f"the {op}", **attributes)],
         )
         assert f"'the {op}'" in refusal(path, tinyrnn.TinyRNNError)
+
+
+# ---------------------------------------------------------------- what stays quick to compile
+
+
+def many_moves(count: int) -> list[Node]:
+    """A piece for each pair of columns, each its own way, joined in reverse."""
+    names = [f"o{i}" for i in range(count)]
+    nodes = [node("Split", ["x"], names, axis=1, num_outputs=count)]
+    return [*nodes, node("Concat", names[::-1], ["y"], axis=1)]
+
+
+def test_many_pieces_compile_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of many calls is compiled in parts: time grows as their number."""
+    monkeypatch.setenv("TINYRNN_CACHE", "")
+    count = 100
+    path = onnx_file(tmp_path / "m.onnx", many_moves(count), opset=18, shape=("T", 2 * count), constants=[])
+    tinyrnn.load(onnx_model(many_moves(2), opset=18, shape=("T", 4), constants=[]))  # what a process compiles once
+    start = time.process_time()
+    model = tinyrnn.load(path)
+    assert time.process_time() - start < 0.04 * 2 * count
+    x = np.arange(6.0 * count, dtype=np.float32).reshape(3, 2 * count)
+    assert np.array_equal(model.run(x), x.reshape(3, count, 2)[:, ::-1].reshape(3, -1))
+
+
+def test_parts_of_a_page_do_what_the_page_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With clocks, loops and states among the calls, in parts of one call, of a few, and in one."""
+    rng = np.random.default_rng(5)
+    made = [("down", (4, 3, 4)), ("W", (1, 8, 4)), ("R", (1, 8, 2))]
+    constants = [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name) for name, shape in made]
+    nodes = [
+        node("Conv", ["x", "down"], ["c"], strides=[2]),
+        node("Transpose", ["c"], ["t"], perm=[2, 0, 1]),
+        node("LSTM", ["t", "W", "R"], ["h"], hidden_size=2),
+        node("Squeeze", ["h", "axes"], ["s"]),
+        node("Softmax", ["s"], ["p"]),
+        node("Relu", ["s"], ["q"]),
+        node("Tanh", ["p"], ["r"]),
+        node("Concat", ["p", "q", "r"], ["y"], axis=1),
+    ]
+    model = onnx_model(nodes, shape=(1, 3, "T"), constants=[*constants, ints("axes", 1, 2)])
+    x = rng.standard_normal((1, 3, 50)).astype(np.float32)
+    made_by = []
+    for most in (1, 3, 1000):
+        monkeypatch.setattr(codegen, "LONGEST_PART", most)
+        loaded = tinyrnn.load(model)
+        assert (codegen.PART in loaded._source.source.text) == (most < 1000)
+        made_by.append(loaded.run(x))
+    assert np.array_equal(made_by[0], made_by[2]) and np.array_equal(made_by[1], made_by[2])

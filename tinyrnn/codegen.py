@@ -11,7 +11,7 @@ inputs and outputs, then the address of each one's dtype object, then the rows o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isinf, prod
 
@@ -38,6 +38,10 @@ CONTEXT = (
     "restore_thread",
 )
 PORTS = len(CONTEXT)
+LONGEST_PART = 64
+"""kernel calls of the step up to which they are one function: what compiling takes grows faster than the length of one"""
+PART = "part_"
+"""how the functions are called that the step is parted into; they stay functions where all else is inlined"""
 LARGEST_CALL = 16
 """pairs of an input and an output up to which Python calls straight into the step: each pair is code that tells them apart"""
 ARRAY_FLAGS_IN, ARRAY_FLAGS_OUT = 0x1 | 0x100, 0x1 | 0x100 | 0x400
@@ -128,8 +132,25 @@ def program(plan: Plan, shared: bool = True) -> tuple[list[str], list[str], list
         page += [text.replace("KERNEL", name, 1), ""]
     page += _counts(plan)
     time = ["before", "after", "end"] if plan.clocks else ["rows"]
-    page += [f"def step({', '.join([*memory, *time, *xs, *ys])}):", *_counted(plan), *(lines or ["    pass"]), "", ""]
+    counted = [f"{what}_{k}" for k in range(len(plan.clocks)) for what in ("count", "rows", "whole")]
+    parts, lines = _parted(lines, [*memory, *dict.fromkeys([*time, "rows"]), *counted, *xs, *ys])
+    page += [*parts, f"def step({', '.join([*memory, *time, *xs, *ys])}):", *_counted(plan), *(lines or ["    pass"]), "", ""]
     return page, memory, xs, ys
+
+
+def _parted(lines: list[str], arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The body of a function as functions of some calls each, and the body that calls them; a block of lines stays whole."""
+    parts: list[list[str]] = [[]]
+    for line, before in zip(lines, ["", *lines], strict=False):
+        calls = sum(not text.lstrip().startswith("#") for text in parts[-1])
+        if calls >= LONGEST_PART and not line.startswith("     ") and not before.startswith("    #"):
+            parts.append([])
+        parts[-1].append(line)
+    if len(parts) == 1:
+        return [], lines
+    heads = [f"{PART}{number}({', '.join(arguments)})" for number in range(len(parts))]
+    functions = [text for head, part in zip(heads, parts, strict=True) for text in (f"def {head}:", *part, "", "")]
+    return functions, [f"    {head}" for head in heads]
 
 
 def _imports(page: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import NamedTuple, NoReturn
 
+from tinyrnn.codegen import PART
 from tinyrnn.errors import TargetError
 
 KERNEL = re.compile(r"kernel_\d+")
@@ -113,7 +114,7 @@ def translated(page: Page, entries: Mapping[str, str], bits: int, kernel: Kernel
         if name not in page.functions:
             raise TargetError(f"the page has no function {name!r}")
         function = _Function(page, page.functions[name], f"i{bits}", exported, kernel, declared)
-        made += function.lines(attributes if name in exported else "")
+        made += function.lines(attributes if name in exported else "noinline" if name.startswith(PART) else "")
         asked += function.asked
     return "\n".join([*declared.values(), *made]) + "\n"
 
