@@ -122,10 +122,7 @@ def _simplified(graph: Graph, seed: int) -> tuple[Graph, dict[str, tuple[Size, .
     shapes = {name: graph.specs[name].shape for name in graph.inputs}
     folded, sizes = fold(graph, seed)
     known = {name: n for name, (n, _) in sizes.fixed.items()} | sizes.stated
-    joined = {
-        name: tuple(known.get(s, s) if isinstance(s, str) else s for s in shape)
-        for name, shape in shapes.items()
-    }
+    joined = {name: tuple(known.get(s, s) if isinstance(s, str) else s for s in shape) for name, shape in shapes.items()}
     remove_dead(folded)
     _rewrite(folded)
     remove_dead(folded)

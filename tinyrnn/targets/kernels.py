@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tinyrnn import lanes
+from tinyrnn.progress import KERNELS, tell
 from tinyrnn.targets import cache as kept
 from tinyrnn.targets.machine import Machine
 from tinyrnn.targets.page import KERNEL, Page
@@ -66,10 +67,11 @@ class Kernels:
 
     def modules(self) -> list[bytes]:
         """The bitcode of each, from the cache or newly compiled."""
-        made = []
+        made = list[bytes]()
         for symbol, (name, kinds) in self.called.items():
             file = f"kernels/{symbol.partition('.')[2]}.bc"
             data = kept.read(file)
+            tell(KERNELS, len(made), len(self.called))
             if data is None:
                 data = _compiler(self.machine).kernel(self._function(name), kinds, symbol)
                 kept.write(file, data)
