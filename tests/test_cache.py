@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import tinyrnn
 from tinyrnn.cli import main
-from tinyrnn.targets import cache
+from tinyrnn.targets import cache, side_by_side
 
 MODELS = Path(__file__).parent / "models"
 STEP, OTHER = MODELS / "cell_gru_legacy.onnx", MODELS / "cell_rnn_legacy.onnx"
@@ -155,5 +155,28 @@ def test_stages_are_told_in_order(folder: Path) -> None:
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
     assert stages == ["reading", "passes", "plan", "page", "kernels", "linking", ""]
     kernels = [(done, total) for stage, done, total in told if stage == "kernels"]
-    assert kernels == [(n, len(kernels)) for n in range(len(kernels))]
+    assert kernels == [(n, len(kernels) - 1) for n in range(len(kernels))] and len(kernels) > 2
     assert "kernels" in command("inspect", STEP, "--timing") and '"timing"' in command("inspect", STEP, "--timing", "--json")
+
+
+def test_kernels_are_compiled_in_several_processes_to_the_same_code(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(tinyrnn.__file__).parent / "models" / "video.onnx"
+    monkeypatch.setattr(side_by_side, "EACH", 2)
+    made = []
+    for processes in ("1", "3"):
+        monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / processes))
+        monkeypatch.setenv(side_by_side.PROCESSES_VARIABLE, processes)
+        assert not tinyrnn.load(path)._code.from_cache
+        made.append({entry.name: cache.read(entry.name) for entry in cache.entries()})
+    assert len(made[0]) > 6 and made[0].keys() == made[1].keys()
+    objects = [next(data for name, data in each.items() if name.endswith(".o")) for each in made]
+    assert objects[0] == objects[1]
+
+
+@pytest.mark.parametrize("broken", ["sys.executable = '/nowhere/python'", "sys.executable = '/bin/false'", "sys.frozen = True"])
+def test_without_other_processes_all_is_compiled_in_this_one(broken: str, folder: Path) -> None:
+    path = Path(tinyrnn.__file__).parent / "models" / "gesture.onnx"
+    code = f"import sys; {broken}\nimport tinyrnn\nfrom tinyrnn.targets import side_by_side\nside_by_side.EACH = 1\nprint(tinyrnn.load({str(path)!r})._code.size > 0)"
+    environment = {**os.environ, side_by_side.PROCESSES_VARIABLE: "3"}
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert answer.stdout.split() == ["True"], answer.stderr

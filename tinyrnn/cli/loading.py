@@ -24,7 +24,7 @@ class Shown:
         if not stage:
             self.end()
         elif now - self._begun >= PATIENCE:
-            of = f" {done + 1} of {total}" if total else ""
+            of = f", {done} of {total} done" if total else ""
             sys.stderr.write(f"\r\033[Kloading: {stage}{of}")
             sys.stderr.flush()
             self._written = True
