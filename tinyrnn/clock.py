@@ -87,8 +87,10 @@ class Strided(Clock):
     def text(self, ready: bool, frames: str) -> str:
         inner, add = self.of.text(ready, frames), -self.last - 1 if ready else self.extra
         if self.step == 1:
-            return f"({inner} + {add + 1})" if add + 1 else inner
-        return f"(({inner} + {add}) // {self.step} + 1)"
+            text = f"({inner} + {add + 1})" if add + 1 else inner
+        else:
+            text = f"(({inner} + {add}) // {self.step} + 1)"
+        return text if ready or add >= -self.step else f"max({text}, 0)"
 
     @property
     def stride(self) -> int:
@@ -104,8 +106,14 @@ class Unfolded(Clock):
     start: int
     extra: int
 
+    @property
+    def _cuts(self) -> bool:
+        """Whether the end cuts off rows that could be made: they are not ready before more follow."""
+        return self.extra < -self.start
+
     def ready(self, frames: int) -> int:
-        return self.of.ready(frames) * self.times - self.start
+        made = self.of.ready(frames) * self.times - self.start
+        return min(made, self.whole(frames)) if self._cuts else made
 
     def whole(self, frames: int) -> int:
         return max(self.of.whole(frames) * self.times + self.extra, 0)
@@ -114,7 +122,10 @@ class Unfolded(Clock):
         return self.of.most(frames) * self.times
 
     def text(self, ready: bool, frames: str) -> str:
-        return f"({self.of.text(ready, frames)} * {self.times} + {-self.start if ready else self.extra})"
+        made = f"({self.of.text(ready, frames)} * {self.times} + {-self.start if ready else self.extra})"
+        if ready:
+            return f"min({made}, {self.text(False, frames)})" if self._cuts else made
+        return f"max({made}, 0)" if self.extra < 0 else made
 
     @property
     def stride(self) -> int:
