@@ -53,10 +53,6 @@ class SizedModel(Model):
         return next(p for p in (*self._layout.inputs, *self._layout.state_inputs) if p.name == name)
 
     @property
-    def _codes(self) -> list[Any]:
-        return [self._code, *(model._code for model in self._models.values())]
-
-    @property
     def kind(self) -> str:
         """'whole': every call is a whole sequence; otherwise as of any `Model`."""
         return self._layout.kind if self._streams else "whole"
@@ -127,7 +123,8 @@ class SizedModel(Model):
     def stream(self) -> Stream:
         """A new live input. Raises `StreamError` with the node that needs the whole sequence."""
         if not self._streams:
-            raise StreamError(f"{self.name} cannot stream: {self._reason}. Run whole sequences with model.run(x)")
+            reason = self._layout.refuses_stream or self._reason
+            raise StreamError(f"{self.name} cannot stream: {reason}. Run whole sequences with model.run(x)")
         if self._layout.refuses_stream:
             return super().stream()
         return SizedStream(self)

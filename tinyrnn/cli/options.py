@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tinyrnn.cli.loading import Shown
-from tinyrnn.progress import listening
-
 if TYPE_CHECKING:
     from tinyrnn.runtime import Progress
 
@@ -156,8 +153,7 @@ def model_options(command: Command) -> Command:
             "layers": _layers(layers),
             "names": _names(names),
         }
-        with listening(Shown()):
-            return command(*args, how=how, **rest)
+        return command(*args, how=how, **rest)
 
     return with_how  # type: ignore[return-value]
 

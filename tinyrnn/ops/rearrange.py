@@ -247,9 +247,8 @@ class ReverseSequence(Op):
 
     def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
         rank = len(specs[node.inputs[0]].shape)
-        time, batch = self._axes(node, rank)
-        yield from (((node.inputs[0], axis), (node.outputs[0], axis)) for axis in range(rank) if axis != time)
-        yield (node.inputs[1], 0), (node.outputs[0], batch)
+        yield from (((node.inputs[0], axis), (node.outputs[0], axis)) for axis in range(rank))
+        yield (node.inputs[1], 0), (node.outputs[0], self._axes(node, rank)[1])
 
     def frame(self, node: Node, frames: Frames) -> Node:
         source = node.inputs[0]

@@ -12,7 +12,7 @@ from tinyrnn.arrays import SizeRule
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node, Size, free_names, refresh_captures
 from tinyrnn.limits import check_time, holds, one_load
-from tinyrnn.op import BEFORE_SHAPES, GUESSES, REWRITES, Refused, op_of
+from tinyrnn.op import BEFORE_SHAPES, REWRITES, Refused, op_of
 from tinyrnn.passes.bind import bind
 from tinyrnn.passes.dead import refuse_unsupported, remove_dead
 from tinyrnn.passes.fold import LEAST, Sizes, choices, fold
@@ -117,16 +117,17 @@ def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, s
     raise UnsupportedError(f"{graph.name}: {reasons[0].removeprefix(graph.name + ': ')}")
 
 
-def _simplified(graph: Graph, seed: int, guess: bool = True) -> tuple[Graph, dict[str, tuple[Size, ...]], Sizes]:
+def _simplified(graph: Graph, seed: int) -> tuple[Graph, dict[str, tuple[Size, ...]], Sizes]:
     """The graph, its shapes known; the shapes of its inputs in the file, open sizes with one value given it; those sizes."""
     shapes = {name: graph.specs[name].shape for name in graph.inputs}
     folded, sizes = fold(graph, seed)
     known = {name: n for name, (n, _) in sizes.fixed.items()} | sizes.stated
-    joined = {name: tuple(known.get(s, s) if isinstance(s, str) else s for s in shape) for name, shape in shapes.items()}
+    joined = {
+        name: tuple(known.get(s, s) if isinstance(s, str) else s for s in shape)
+        for name, shape in shapes.items()
+    }
     remove_dead(folded)
     _rewrite(folded)
-    for guessed in GUESSES if guess else ():
-        guessed(folded)
     remove_dead(folded)
     return folded, joined, sizes
 
@@ -147,16 +148,20 @@ def _rewrite(graph: Graph) -> None:
 
 
 def open_batches(graph: Graph, time: Time | None = None, seed: int = 0) -> set[str]:
-    """The names of the open sizes that are batch axes of a bound graph. Raises `UnsupportedError` where its shapes do not fit."""
+    """The names of the open sizes that are batch axes of a bound graph, and of all its inputs of rank 2 and more.
+
+    What some inputs have and others have not is no batch. Raises `UnsupportedError` where its shapes do not fit.
+    """
     folded, shapes, _ = _simplified(graph, seed)
     axes = find_axes(folded)
     try:
         roles = assign_roles(folded, axes, seeds(folded, shapes, time))
     except Refused:
         return set()
-    return {
+    found = {
         s for name, shape in shapes.items() for a, s in enumerate(shape) if isinstance(s, str) and roles.get((name, a)) == "batch"
     }
+    return {size for size in found if all(size in shape for shape in shapes.values() if len(shape) > 1)}
 
 
 def _with_one_batch(graph: Graph, time: Time | None, seed: int) -> Graph:
@@ -167,10 +172,10 @@ def _with_one_batch(graph: Graph, time: Time | None, seed: int) -> Graph:
 
 
 def _try(
-    graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], time: Time | None, seed: int, guess: bool = True
+    graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], time: Time | None, seed: int
 ) -> tuple[Program, bool]:
     """The program with those roles, and whether an axis could be time."""
-    folded, shapes, sizes = _simplified(graph, seed, guess)
+    folded, shapes, sizes = _simplified(graph, seed)
     axes = find_axes(folded)
     known = seeds(folded, shapes, time)
     wanted = [(axis, role) for axis, role in known if role in kept]
@@ -178,8 +183,6 @@ def _try(
         roles = assign_roles(folded, axes, wanted)
     except Refused as error:
         raise UnsupportedError(f"{graph.name}: {error}") from None
-    if guess and any(op_of(node).misplaced(node, folded.specs, roles) for node in folded.nodes):
-        return _try(graph, states, kept, time, seed, guess=False)
     for name, shape in shapes.items():
         for axis, size in enumerate(shape):
             if "+" in roles.get((name, axis), ""):

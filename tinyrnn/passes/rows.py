@@ -152,6 +152,8 @@ def seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | N
     Where time is known and nothing tells of a batch, a first axis of length 1 is one.
     """
     found = _seeds(graph, file_shapes, time)
+    if "time" not in {role for _, role in found}:
+        found += [(axis, "time") for node in graph.nodes for axis in op_of(node).may_be_time(node)]
     if {role for _, role in found} == {"time"}:
         taken = {axis for axis, _ in found}
         ones = [(name, 0) for name in graph.inputs if len(file_shapes[name]) > 2 and file_shapes[name][0] == 1]
@@ -173,9 +175,6 @@ def _seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | 
             found.append((walked, "time"))
         if batch is not None:
             found.append((batch, "batch"))
-    named = any(isinstance(size, str) and TIME_NAME.match(size) for shape in file_shapes.values() for size in shape)
-    if time is None and not named and "time" not in {role for _, role in found}:
-        found += [(axis, "time") for axis in _guessed(graph)]
     if time is not None:
         given = _given(graph, file_shapes, time)
         return [
@@ -207,16 +206,6 @@ def _seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | 
             if role == "time" or not known:
                 found.append(((name, axis), role))
     return found
-
-
-def _guessed(graph: Graph) -> list[Axis]:
-    """The axes of inputs, as other values have them, that may be time."""
-    guessed = [axis for node in graph.nodes for axis in op_of(node).may_be_time(node)]
-    if not guessed:
-        return []
-    axes = find_axes(graph)
-    given = {axes.find((name, axis)) for name in graph.inputs for axis in range(len(graph.specs[name].shape))}
-    return [axis for axis in guessed if axes.find(axis) in given]
 
 
 def _given(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time) -> list[tuple[Axis, str]]:
@@ -296,6 +285,7 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
     for node in graph.nodes:
         check_time()
         try:
+            _check_time(node, frames)
             made_of = op_of(node).frame(node, frames)
         except Refused as error:
             raise UnsupportedError(f"node {node.name!r} ({node.op}): {error}") from None
@@ -367,6 +357,21 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
         handed=handed.pairs,
         rounded=handed.rounded,
     )
+
+
+def _check_time(node: Node, frames: Frames) -> None:
+    """Rows are made of rows, or spread to them. Raises `Refused` where all of a value that has none would be taken apart."""
+
+    def timed(name: str) -> bool:
+        return any("time" in frames.roles[name, axis] and frames.specs[name].sizes[axis] > 1 for axis in frames.rows(name))
+
+    given = [name for name in node.inputs if name in frames.specs and name not in frames.constants]
+    if any(map(timed, given)):
+        return
+    sizes = {frames.specs[name].elements for name in given}
+    for name in node.outputs:
+        if name and timed(name) and frames.specs[name].elements in sizes:
+            raise Refused("its output goes along time and no axis of its inputs does")
 
 
 def _clocked(nodes: list[Node], frames: Frames, per_row: set[str]) -> tuple[list[Node], dict[str, Clock]]:
