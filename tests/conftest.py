@@ -14,3 +14,5 @@ def cache_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> None:
         base = tmp_path_factory.getbasetemp()
         shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
         os.environ["TINYRNN_CACHE"] = str(shared / "tinyrnn-cache")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("TINYRNN_PROCESSES", "1")  # the workers are as many as cores

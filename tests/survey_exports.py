@@ -38,6 +38,7 @@ from make_torch_models import (
     tensors,
 )
 from torch_architectures import ARCHITECTURES
+from torch_cells import CELLS
 
 import tinyrnn
 from tinyrnn.check import within
@@ -45,6 +46,8 @@ from tinyrnn.check import within
 STORED = (
     r"^(?!unrolled|loop|step)(?!norms|scripted|conditional).*_open_dynamo$|^[a-z]+step_legacy$|^step_(mingru|ligru|peephole)_dynamo$"
     r"|^unrolled_(lstm|gru|rnn)_(plain|stack|head|bi)_dynamo$|^unrolled_(lstm|gru|relu)_(last|into|layer|batch)_legacy$"
+    r"|^unrolled_(lnlstm_(plain|batch)|slstm_(states|chain)|rwkv_bi|normed_write|mingru_last|convlstm_plain)_legacy$"
+    r"|^unrolled_(slstm_(plain|states)|lnlstm_(bi|write)|cfc_(batch|chain)|mingru_stack|convlstm_plain)_dynamo$"
     r"|^unrolled_(lstm|rnn)_states_dynamo$|^(norms|conditional)_open_dynamo$"
 )
 """files kept beside the tests"""
@@ -53,7 +56,7 @@ AT, OTHER = {"T": 6, "B": 2}, {"T": 12, "B": 3}
 
 
 def every() -> Iterator[Case]:
-    for case in [*(Case(a.name, a.build, a.inputs, a.outputs) for a in ARCHITECTURES), *cases()]:
+    for case in [*(Case(a.name, a.build, a.inputs, a.outputs) for a in (*ARCHITECTURES, *CELLS)), *cases()]:
         if "T" in case.dynamic:
             yield replace(case, name=f"{case.name}_open")
             fixed = {k: tuple(AT["T"] if n == "T" else n for n in shape) for k, shape in case.inputs.items()}
@@ -89,7 +92,7 @@ def make(which: tuple[int, str, Path]) -> str:
         longer = case
         if not case.dynamic and re.search("_fixed$|^unrolled|^loop", case.name):
             x = case.inputs["x"]
-            axis = len(x) - 2
+            axis = x.index(AT["T"])
             longer = replace(case, inputs=case.inputs | {"x": (*x[:axis], "T", *x[axis + 1 :])})
         at_other = tensors(longer, OTHER)
         with contextlib.suppress(Exception):
@@ -144,7 +147,8 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    known = len(CASES) if chosen.all else sum(base(case) in {a.name for a in ARCHITECTURES} for case in CASES)
+    kept = {a.name for a in (*ARCHITECTURES, *CELLS)}
+    known = len(CASES) if chosen.all else sum(base(case) in kept for case in CASES)
     jobs = [(n, e) for n in range(known) for e in EXPORTERS if re.search(chosen.only, CASES[n].name)]
     if chosen.stored:
         jobs = [(n, e) for n, e in jobs if re.search(STORED, f"{CASES[n].name}_{e}")]

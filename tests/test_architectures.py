@@ -57,7 +57,7 @@ def test_a_loop_written_out_streams(name: str) -> None:
     model = _loaded(name)
     assert model.kind == "sequence"
     if "_bi_" in name:
-        with pytest.raises(tinyrnn.StreamError, match="reverse"):
+        with pytest.raises(tinyrnn.StreamError, match="reverse|from its end"):
             model.stream()
         return
     rng = np.random.default_rng(7)

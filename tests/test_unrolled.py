@@ -19,6 +19,7 @@ import tinyrnn
 from tinyrnn.check import within
 from tinyrnn.frontends.onnx import read_onnx
 from tinyrnn.ir import Graph
+from tinyrnn.ops.unrolled import roll_steps
 from tinyrnn.passes import _rewrite as rewritten
 from tinyrnn.passes import dead
 
@@ -90,6 +91,7 @@ def rolled(model: onnx.ModelProto) -> tuple[Graph, Graph]:
     flat = folded(read_onnx(Path("model.onnx"), model))
     graph = flat.copy()
     rewritten(graph)
+    roll_steps(graph)
     dead.remove_dead(graph)
     return flat, graph
 
@@ -235,3 +237,27 @@ def test_equals_onnxruntime_and_streams(name: str, how: str, tmp_path: Path) -> 
         ends = np.cumsum(sizes)
         pieces = [np.asarray(stream.run(frames[end - n : end])) for n, end in zip(sizes, ends, strict=True)]
         np.testing.assert_array_equal(np.concatenate(pieces), expected)
+
+
+@pytest.mark.parametrize("walks", [False, True])
+def test_bands_of_frames_stay_within_them(walks: bool, tmp_path: Path) -> None:
+    """A loop over an axis of frames is none over time, and what walks time in each of its steps has a state for each."""
+    page, bands = Page(0, H, 1), 4
+    h, rows = page.constant("start", np.zeros((1, 1, H))), []
+    for band in range(bands):
+        x = page.add("Gather", ["x", page.constant(f"at{band}", np.array(band))], axis=2)
+        x = page.add("CumSum", [x, page.constant("one", np.array(1))]) if walks else x
+        h = page.add("Softsign", [page.add("Add", [page.linear(x, "W", X), page.linear(h, "R", H)])])
+        rows.append(page.add("Unsqueeze", [h, page.constant("two", np.array([2]))]))
+    page.add("Concat", rows, axis=2, output="y")
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, "time", bands, X])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph(page.nodes, "bands", [x], [y], list(page.weights.values()))
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10)
+    model = loaded(proto, tmp_path)
+    inputs = {"x": np.random.default_rng(0).standard_normal((1, 30, bands, X)).astype(np.float32)}
+    expected = in_onnxruntime(proto, inputs)
+    agree("close", whole(model, inputs), expected)
+    stream = model.stream()
+    made = np.stack([np.asarray(stream.step(frame)) for frame in inputs["x"][0]])
+    agree("close", {"y": made[None]}, expected)

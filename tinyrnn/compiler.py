@@ -26,6 +26,7 @@ from tinyrnn.op import op_of
 from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
 from tinyrnn.passes.suggest import advice, example
 from tinyrnn.plan import ALIGNMENT, Plan, make_plan
+from tinyrnn.progress import DONE, PAGE, PASSES, PLAN, READING, Listener, listening, tell
 from tinyrnn.runtime import Layout, Model, aligned
 from tinyrnn.sized import SizedModel
 from tinyrnn.targets.cpu import compile_source
@@ -59,6 +60,7 @@ def load(
     time: Time | None = None,
     layers: Sequence[Any] | None = None,
     names: Mapping[str, str | None] | None = None,
+    progress: Listener | None = None,
 ) -> Model:
     """Load a model from .onnx, .npz or .safetensors and compile it, or take the compiled code from the cache.
 
@@ -72,11 +74,16 @@ def load(
     layers:  for plain weights in .npz or .safetensors, what they belong to (see `frontends.npz`)
     names:   for plain weights, names of the file's arrays → those that layers expect, None to leave out: {"module.*": "*"}
 
+    progress: is called with the stage that the load is in, what is done of it and of how much (0, 0 where that is not known)
+
     What a load may cost is bounded by what the file holds (`tinyrnn.limits`): a file of less than a megabyte is loaded or
     refused within ten seconds, compiling apart, and 2 GiB. Raises `LoadError`, `UnsupportedError` or `TargetError`.
     """
-    with one_load(label(path)):
-        return compile_graph(*_read_bound(path, bind, states, outputs, layers, names), time)
+    with listening(progress), one_load(label(path)):
+        tell(READING)
+        model = compile_graph(*_read_bound(path, bind, states, outputs, layers, names), time)
+        tell(DONE)
+        return model
 
 
 def _read_bound(
@@ -172,8 +179,11 @@ def _stages(
     machine = machine or host()
     with one_load(graph.name):
         holds(graph.nbytes)
+        tell(PASSES)
         program = prepare(graph, states, time)
+        tell(PLAN)
         plan = make_plan(program, machine.lanes, machine.registers, alignment)
+        tell(PAGE)
         source = generate(plan)
         text, calls = source.text, [len(step.operands) for step in plan.steps]
         check_code(text.count("\n"), text.count("\ndef "), len(calls), max(calls, default=0))

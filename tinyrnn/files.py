@@ -143,7 +143,7 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
 def write_arrays(path: Path, arrays: Mapping[str, Array], rate: int | None = None, bits: str = "16") -> int:
     """Write named arrays: several of them need .npz, the other kinds hold one. As `write_array` otherwise."""
     if kind_of(path) == ".npz":
-        _replace(path, lambda file: _write_npz(file, arrays))
+        replace_file(path, lambda file: _write_npz(file, arrays))
         return 0
     if len(arrays) == 1:
         return write_array(path, next(iter(arrays.values())), rate, bits)
@@ -163,13 +163,13 @@ def write_array(path: Path, array: Array, rate: int | None = None, bits: str = "
     if kind == ".npz":
         return write_arrays(path, {"y": array})
     if kind == ".npy":
-        _replace(path, lambda file: np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False))
+        replace_file(path, lambda file: np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False))
         return 0
     if kind == ".csv":
         _write_csv(path, array)
         return 0
     data, clipped = _wav(path, array, rate, bits)
-    _replace(path, lambda file: file.write(data))
+    replace_file(path, lambda file: file.write(data))
     return clipped
 
 
@@ -177,7 +177,7 @@ def write_table(path: Path, columns: Mapping[str, Array]) -> None:
     """Write columns of numbers, all of one length, under a line of their names, as .csv."""
     table = np.stack([np.asarray(c, np.float64) for c in columns.values()], axis=1)
     names = ",".join(name.replace(",", ";") for name in columns)
-    _replace(path, lambda file: np.savetxt(file, table, "%.9g", ",", header=names, comments="", encoding="utf-8"))
+    replace_file(path, lambda file: np.savetxt(file, table, "%.9g", ",", header=names, comments="", encoding="utf-8"))
 
 
 def _write_npz(file: IO[bytes], arrays: Mapping[str, Array]) -> None:
@@ -194,7 +194,7 @@ def _write_csv(path: Path, array: Array) -> None:
     whole = array.dtype.kind in "iub"
     table = np.atleast_1d(array.astype(np.int64) if array.dtype.kind == "b" else array)
     form = "%d" if whole else "%.9g" if array.dtype.itemsize <= 4 else "%.17g"
-    _replace(path, lambda file: np.savetxt(file, table, form, delimiter=","))
+    replace_file(path, lambda file: np.savetxt(file, table, form, delimiter=","))
 
 
 def _wav(path: Path, array: Array, rate: int | None, bits: str) -> tuple[bytes, int]:
@@ -206,7 +206,7 @@ def _wav(path: Path, array: Array, rate: int | None, bits: str) -> tuple[bytes, 
         raise ShapeError(f"{path}: {error}") from None
 
 
-def _replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write beside `path`, then move there: what was there stays until the new file is complete."""
     target = path.resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

@@ -274,6 +274,10 @@ class Op:
         """Axes of inputs that are time where nothing else in the graph tells of one."""
         return []
 
+    def misplaced(self, node: Node, specs: Mapping[str, Spec], roles: Mapping[Axis, str]) -> bool:
+        """Whether a node that a guess made is none where the rows are those."""
+        return False
+
     def starts_from(self, node: Node) -> list[str]:
         """The inputs that hold the state before the first step, where the operator walks time."""
         return []
@@ -468,6 +472,15 @@ REWRITES: list[Callable[[Graph], None]] = []
 
 def rewrite(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
     REWRITES.append(function)
+    return function
+
+
+GUESSES: list[Callable[[Graph], None]] = []
+"""Rewritings that come last, and that are taken back where an operator that they made is `misplaced`."""
+
+
+def guess(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
+    GUESSES.append(function)
     return function
 
 

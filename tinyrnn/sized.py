@@ -53,6 +53,10 @@ class SizedModel(Model):
         return next(p for p in (*self._layout.inputs, *self._layout.state_inputs) if p.name == name)
 
     @property
+    def _codes(self) -> list[Any]:
+        return [self._code, *(model._code for model in self._models.values())]
+
+    @property
     def kind(self) -> str:
         """'whole': every call is a whole sequence; otherwise as of any `Model`."""
         return self._layout.kind if self._streams else "whole"

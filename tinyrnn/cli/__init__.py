@@ -1,4 +1,4 @@
-"""The command line: `tinyrnn inspect | run | check | bench | generate | trace | build | demo`, thin over the public API."""
+"""The command line: `tinyrnn inspect | run | check | bench | …`, thin over the public API."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import click
 
 from tinyrnn import __version__
 from tinyrnn.cli.build import build
+from tinyrnn.cli.cache import cache
 from tinyrnn.cli.demo import demo
 from tinyrnn.cli.generate import generate
 from tinyrnn.cli.options import FILE, json_option, model_options, print_json, progress_bar
 from tinyrnn.cli.run import run
 from tinyrnn.cli.trace import trace
 from tinyrnn.errors import TinyRNNError
+from tinyrnn.progress import Stopwatch
 
 if TYPE_CHECKING:
     from tinyrnn.dynamics import Dynamics
@@ -49,6 +51,7 @@ def main() -> None:
 @click.option("--graph", is_flag=True, help="Print the graph: as in the file, and as compiled.")
 @click.option("--plan", is_flag=True, help="Print the plan: the state, and every kernel call with the memory it uses.")
 @click.option("--source", is_flag=True, help="Print the generated source of the step.")
+@click.option("--timing", is_flag=True, help="Print the seconds of each stage of the load.")
 @click.option(
     "--dynamics",
     "with_dynamics",
@@ -66,6 +69,7 @@ def inspect(
     graph: bool,
     plan: bool,
     source: bool,
+    timing: bool,
     with_dynamics: bool,
     data: Path | None,
     text: str | None,
@@ -77,7 +81,8 @@ def inspect(
 
     Inputs, outputs and states with the shapes of one frame; the kind of model, and whether it streams or which
     node forbids it; ops, parameters, multiply-adds per frame, memory. With --graph, --plan or --source, the stages
-    of its compilation instead; with --dynamics, whether errors in its state die out or grow along an input.
+    of its compilation instead; with --timing, how long each took; with --dynamics, whether errors in its state die
+    out or grow along an input.
     """
     from tinyrnn import load
     from tinyrnn.cli.summary import page, summary
@@ -86,9 +91,12 @@ def inspect(
     useless = [f"--{name}" for name, value in given.items() if value is not None and not with_dynamics]
     if useless:
         raise click.UsageError(f"{', '.join(useless)}: belongs to --dynamics")
-    loaded = load(model, **how)
+    watch = Stopwatch()
+    loaded = load(model, **how, progress=watch)
     stages = loaded._source
     shown: dict[str, Any] = {}
+    if timing:
+        shown["timing"] = watch.seconds if as_json else str(watch)
     if graph:
         shown["graph"] = f"# in the file\n{stages.graph}\n\n# compiled, over frames\n{stages.program.graph}"
     if plan:
@@ -118,6 +126,7 @@ def _dynamics(model: Model, data: Path | None, text: str | None, frames: int | N
 
 
 main.add_command(build)
+main.add_command(cache)
 main.add_command(demo)
 main.add_command(generate)
 main.add_command(run)

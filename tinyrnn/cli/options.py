@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tinyrnn.cli.loading import Shown
+from tinyrnn.progress import listening
+
 if TYPE_CHECKING:
     from tinyrnn.runtime import Progress
 
@@ -153,7 +156,8 @@ def model_options(command: Command) -> Command:
             "layers": _layers(layers),
             "names": _names(names),
         }
-        return command(*args, how=how, **rest)
+        with listening(Shown()):
+            return command(*args, how=how, **rest)
 
     return with_how  # type: ignore[return-value]
 

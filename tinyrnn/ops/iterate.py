@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -145,6 +145,13 @@ class Iterate(Holder):
 
     def may_be_time(self, node: Node) -> list[Axis]:
         return self._turned(node) if node.attributes["rolled"] else []
+
+    def misplaced(self, node: Node, specs: Mapping[str, Spec], roles: Mapping[Axis, str]) -> bool:
+        """A loop that was written out, within frames of another time: its steps may walk that time each on its own."""
+        if not node.attributes["rolled"] or any("time" in roles.get(axis, "") for axis in self._turned(node)):
+            return False
+        inner = {name for each in self.body_nodes(node) for name in (*each.inputs, *each.outputs) if name in specs}
+        return any("time" in roles.get((name, a), "") for name in inner for a in range(len(specs[name].shape)))
 
     def _turned(self, node: Node) -> list[Axis]:
         return [(name, axis) for name, (axis, _) in zip(self.sources(node), node.attributes["scanned"], strict=True)]

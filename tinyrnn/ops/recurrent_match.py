@@ -30,6 +30,24 @@ class _Sum:
 class _Matcher:
     def __init__(self, graph: Graph) -> None:
         self.graph, self.producers = graph, graph.producers()
+        self.places = {id(node): place for place, node in enumerate(graph.nodes)}
+        self.gone: set[int] = set()
+        self.made: dict[int, list[Node]] = {}
+        """nodes, by the node before which they come"""
+
+    def replace(self, results: list[str], nodes: list[Node]) -> None:
+        """Put nodes in the place of those that made `results`."""
+        old = [self.producers[name] for name in dict.fromkeys(results)]
+        first = min(old, key=lambda node: self.places[id(node)])
+        self.made.setdefault(id(first), []).extend(nodes)
+        self.gone |= {id(node) for node in old}
+        self.producers |= {name: node for node in nodes for name in node.outputs if name}
+
+    def finish(self) -> None:
+        """Bring the graph's list of nodes in order."""
+        if self.made:
+            kept = [[*self.made.get(id(n), ()), *([] if id(n) in self.gone else [n])] for n in self.graph.nodes]
+            self.graph.nodes = [node for nodes in kept for node in nodes]
 
     def of(self, name: str, op: str) -> Node | None:
         node = self.producers.get(name)
@@ -168,9 +186,10 @@ def _gate_rows(weights: Array, firsts: list[int], H: int) -> Array:
 
 
 def _insert(
-    graph: Graph, at: Node, op: str, x: str, states: list[str], results: list[str], attributes: dict[str, Any], H: int
+    match: _Matcher, at: Node, op: str, x: str, states: list[str], results: list[str], attributes: dict[str, Any], H: int
 ) -> None:
     """Put a recurrent node, with views of [N, K] as [1, N, K] round it, in the place of the nodes that made `results`."""
+    graph = match.graph
     N = prod(graph.specs[states[0]].sizes[:-1])
     nodes = []
 
@@ -187,19 +206,14 @@ def _insert(
     nodes.append(Node(op, name, (inputs[0], "", "", "", "", *inputs[1:]), ("", *ends), attributes, version=at.version))
     for end, result in zip(ends, results, strict=True):
         view(end, result, graph.specs[result].sizes)
-    place = next(index for index, n in enumerate(graph.nodes) if set(n.outputs) & set(results))
-    graph.nodes = (
-        [n for n in graph.nodes[:place] if not set(n.outputs) & set(results)]
-        + nodes
-        + [n for n in graph.nodes[place:] if not set(n.outputs) & set(results)]
-    )
+    match.replace(results, nodes)
 
 
 @rewrite
 def find_lstm_cells(graph: Graph) -> None:
     """Ht = sigmoid(o) tanh(Ct), Ct = sigmoid(f) Ct-1 + sigmoid(i) tanh(g), gates cut from one sum of products."""
+    match = _Matcher(graph)
     for node in [n for n in graph.nodes if n.op == "Mul"]:
-        match = _Matcher(graph)
         found = next(_lstm_parts(match, node.outputs[0]), None)
         if found is None:
             continue
@@ -217,7 +231,7 @@ def find_lstm_cells(graph: Graph) -> None:
         bias = np.broadcast_to(np.asarray(total.bias, np.float32), (W.shape[1],))
         B = np.concatenate([bias[f : f + H] for f in firsts] + [np.zeros(4 * H, np.float32)])[None]
         _insert(
-            graph,
+            match,
             node,
             "LSTM",
             x,
@@ -226,6 +240,7 @@ def find_lstm_cells(graph: Graph) -> None:
             {"W": _gate_rows(W, firsts, H), "R": _gate_rows(R, firsts, H), "B": B, "hidden_size": H},
             H,
         )
+    match.finish()
 
 
 def _lstm_parts(match: _Matcher, name: str) -> Iterator[tuple[tuple[str, str, str, str], str, str]]:
@@ -246,8 +261,8 @@ def _lstm_parts(match: _Matcher, name: str) -> Iterator[tuple[tuple[str, str, st
 @rewrite
 def find_gru_cells(graph: Graph) -> None:
     """Ht = (1 - z) n + z Ht-1, n = tanh(xn + r hn), r and z sigmoids of sums, the reset gate applied after the product."""
+    match = _Matcher(graph)
     for node in [n for n in graph.nodes if n.op == "Add"]:
-        match = _Matcher(graph)
         found = next(_gru_parts(match, node.outputs[0]), None)
         if found is None:
             continue
@@ -278,7 +293,7 @@ def find_gru_cells(graph: Graph) -> None:
         biases = [np.broadcast_to(np.asarray(bias, np.float32), (3 * H,)) for bias in (sums[0].bias, sums[1].bias)]
         B = np.concatenate([biases[0][f : f + H] for f in x_firsts] + [biases[1][f : f + H] for f in h_firsts])[None]
         _insert(
-            graph,
+            match,
             node,
             "GRU",
             x,
@@ -293,6 +308,7 @@ def find_gru_cells(graph: Graph) -> None:
             },
             H,
         )
+    match.finish()
 
 
 Pair = tuple[str, str]
@@ -355,4 +371,5 @@ def find_rnn_cells(graph: Graph) -> None:
         bias = np.broadcast_to(np.asarray(total.bias, np.float32), (H,))
         B = np.concatenate([bias, np.zeros(H, np.float32)])[None]
         attributes = {"W": W.T[None], "R": R.T[None], "B": B, "hidden_size": H, "activations": [node.op]}
-        _insert(graph, node, "RNN", x, [h], [node.outputs[0]], attributes, H)
+        _insert(match, node, "RNN", x, [h], [node.outputs[0]], attributes, H)
+    match.finish()

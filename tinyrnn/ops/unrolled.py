@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tinyrnn.ir import Graph, Node, Spec, refresh_captures, spec_of
-from tinyrnn.op import OURS, rewrite
+from tinyrnn.op import OURS, guess
 from tinyrnn.ops.control import rename
 from tinyrnn.ops.iterate import Iterate
 from tinyrnn.ops.linear import Linear
@@ -21,7 +21,7 @@ from tinyrnn.ops.unrolled_step import Ref, Step, find_step
 from tinyrnn.ops.unrolled_values import Family, Values, lengths, steps_of
 
 
-@rewrite
+@guess
 def roll_steps(graph: Graph) -> None:
     """Copies of a step become one that is gone through again and again."""
     if lengths(Values(graph)):

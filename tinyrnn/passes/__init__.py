@@ -12,7 +12,7 @@ from tinyrnn.arrays import SizeRule
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node, Size, free_names, refresh_captures
 from tinyrnn.limits import check_time, holds, one_load
-from tinyrnn.op import BEFORE_SHAPES, REWRITES, Refused, op_of
+from tinyrnn.op import BEFORE_SHAPES, GUESSES, REWRITES, Refused, op_of
 from tinyrnn.passes.bind import bind
 from tinyrnn.passes.dead import refuse_unsupported, remove_dead
 from tinyrnn.passes.fold import LEAST, Sizes, choices, fold
@@ -117,17 +117,16 @@ def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, s
     raise UnsupportedError(f"{graph.name}: {reasons[0].removeprefix(graph.name + ': ')}")
 
 
-def _simplified(graph: Graph, seed: int) -> tuple[Graph, dict[str, tuple[Size, ...]], Sizes]:
+def _simplified(graph: Graph, seed: int, guess: bool = True) -> tuple[Graph, dict[str, tuple[Size, ...]], Sizes]:
     """The graph, its shapes known; the shapes of its inputs in the file, open sizes with one value given it; those sizes."""
     shapes = {name: graph.specs[name].shape for name in graph.inputs}
     folded, sizes = fold(graph, seed)
     known = {name: n for name, (n, _) in sizes.fixed.items()} | sizes.stated
-    joined = {
-        name: tuple(known.get(s, s) if isinstance(s, str) else s for s in shape)
-        for name, shape in shapes.items()
-    }
+    joined = {name: tuple(known.get(s, s) if isinstance(s, str) else s for s in shape) for name, shape in shapes.items()}
     remove_dead(folded)
     _rewrite(folded)
+    for guessed in GUESSES if guess else ():
+        guessed(folded)
     remove_dead(folded)
     return folded, joined, sizes
 
@@ -172,10 +171,10 @@ def _with_one_batch(graph: Graph, time: Time | None, seed: int) -> Graph:
 
 
 def _try(
-    graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], time: Time | None, seed: int
+    graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], time: Time | None, seed: int, guess: bool = True
 ) -> tuple[Program, bool]:
     """The program with those roles, and whether an axis could be time."""
-    folded, shapes, sizes = _simplified(graph, seed)
+    folded, shapes, sizes = _simplified(graph, seed, guess)
     axes = find_axes(folded)
     known = seeds(folded, shapes, time)
     wanted = [(axis, role) for axis, role in known if role in kept]
@@ -183,6 +182,8 @@ def _try(
         roles = assign_roles(folded, axes, wanted)
     except Refused as error:
         raise UnsupportedError(f"{graph.name}: {error}") from None
+    if guess and any(op_of(node).misplaced(node, folded.specs, roles) for node in folded.nodes):
+        return _try(graph, states, kept, time, seed, guess=False)
     for name, shape in shapes.items():
         for axis, size in enumerate(shape):
             if "+" in roles.get((name, axis), ""):

@@ -98,9 +98,7 @@ def _moved(graph: Graph, node: Node, elements: Mapping[str, Array]) -> dict[str,
     return {name: np.asarray(a).reshape(specs[name].sizes) for name, a in zip(node.outputs, made, strict=False) if name}
 
 
-def _refusal(
-    graph: Graph, states: Mapping[str, str], per_row: Collection[str], whole: Collection[str], length: str
-) -> str:
+def _refusal(graph: Graph, states: Mapping[str, str], per_row: Collection[str], whole: Collection[str], length: str) -> str:
     """The first node for which what it reads of a state, or makes of one, is other in pieces of a sequence."""
     of_state = {start: start for start in states}
     """values of a call that follow from states, and not from frames, with the state"""

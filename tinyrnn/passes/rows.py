@@ -152,8 +152,6 @@ def seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | N
     Where time is known and nothing tells of a batch, a first axis of length 1 is one.
     """
     found = _seeds(graph, file_shapes, time)
-    if "time" not in {role for _, role in found}:
-        found += [(axis, "time") for node in graph.nodes for axis in op_of(node).may_be_time(node)]
     if {role for _, role in found} == {"time"}:
         taken = {axis for axis, _ in found}
         ones = [(name, 0) for name in graph.inputs if len(file_shapes[name]) > 2 and file_shapes[name][0] == 1]
@@ -175,6 +173,9 @@ def _seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | 
             found.append((walked, "time"))
         if batch is not None:
             found.append((batch, "batch"))
+    named = any(isinstance(size, str) and TIME_NAME.match(size) for shape in file_shapes.values() for size in shape)
+    if time is None and not named and "time" not in {role for _, role in found}:
+        found += [(axis, "time") for axis in _guessed(graph)]
     if time is not None:
         given = _given(graph, file_shapes, time)
         return [
@@ -206,6 +207,16 @@ def _seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | 
             if role == "time" or not known:
                 found.append(((name, axis), role))
     return found
+
+
+def _guessed(graph: Graph) -> list[Axis]:
+    """The axes of inputs, as other values have them, that may be time."""
+    guessed = [axis for node in graph.nodes for axis in op_of(node).may_be_time(node)]
+    if not guessed:
+        return []
+    axes = find_axes(graph)
+    given = {axes.find((name, axis)) for name in graph.inputs for axis in range(len(graph.specs[name].shape))}
+    return [axis for axis in guessed if axes.find(axis) in given]
 
 
 def _given(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time) -> list[tuple[Axis, str]]:

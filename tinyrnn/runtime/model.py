@@ -35,6 +35,11 @@ class Model(Live):
         self._file_result = _named(layout.name, list(layout.file_outputs))
 
     @property
+    def _codes(self) -> list[Any]:
+        """The compiled pages that it has used."""
+        return [self._code]
+
+    @property
     def name(self) -> str:
         return self._layout.name
 

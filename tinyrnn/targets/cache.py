@@ -1,24 +1,89 @@
-"""The folder of what was compiled: files under the hash of what they depend on, each with its own checksum."""
+"""The folder of what was compiled: files under the hash of what they depend on, each with its own checksum.
+
+It holds machine code, so that a folder that others may write to is not used. It is bounded: what was not used for longest
+goes first.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
+import re
+import stat
 import sys
 import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
+
+from tinyrnn.errors import TargetError
 
 CACHE_VARIABLE = "TINYRNN_CACHE"
 """environment variable: the folder of the cache, or empty for none"""
+SIZE_VARIABLE = "TINYRNN_CACHE_BYTES"
+"""environment variable: how large it may become"""
+LARGEST = 1 << 30
+"""bytes, where that variable does not say it"""
+FILE = re.compile(r"(?:kernels/)?[0-9a-f]{32}\.(?:o|bc)")
+"""what its files are called"""
+MACHINE = "machine.txt"
+"""in an archive: the machine that it was made on"""
+DIGEST = 32
+"""bytes of the checksum at the end of a file"""
+
+
+class Entry(NamedTuple):
+    """A file of the cache."""
+
+    name: str
+    nbytes: int
+    used: float
+    """when it was last used, in seconds of the epoch"""
 
 
 def cache_folder() -> Path | None:
-    """Where compiled objects are kept; None where the cache is switched off."""
+    """Where compiled code is kept; None where the cache is switched off, or others may write to the folder."""
     given = os.environ.get(CACHE_VARIABLE)
     if given is not None:
-        return Path(given) if given else None
-    base = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None)
-    return (Path(base) if base else Path.home() / ".cache") / "tinyrnn"
+        folder = Path(given) if given else None
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if sys.platform == "win32" else None)
+        folder = (Path(base) if base else Path.home() / ".cache") / "tinyrnn"
+    return folder if folder is not None and _is_ours(folder) else None
+
+
+@cache
+def _is_ours(folder: Path) -> bool:
+    reason = _reason(folder)
+    if reason:
+        warnings.warn(
+            f"the cache {folder} is not used: {reason}. It holds machine code; set {CACHE_VARIABLE} to a folder of your own, "
+            f"or take the right to write there from others (chmod go-w)",
+            stacklevel=5,
+        )
+    return not reason
+
+
+def _reason(folder: Path) -> str:
+    """Why the folder must not be used: anybody else could put code there."""
+    if os.name != "posix":
+        return ""
+    for place in (folder, folder / "kernels"):
+        try:
+            found = place.stat()
+        except OSError:
+            continue  # not there yet: it will be ours
+        if found.st_uid not in (os.geteuid(), 0):
+            return f"{place} belongs to another user"
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return f"others may write to {place}"
+    return ""
 
 
 def read(name: str) -> bytes | None:
@@ -30,8 +95,11 @@ def read(name: str) -> bytes | None:
         stored = (folder / name).read_bytes()
     except OSError:
         return None
-    data, digest = stored[:-32], stored[-32:]
-    return data if len(stored) > 32 and hashlib.sha256(data).digest() == digest else None
+    data = _verified(stored)
+    if data is not None:
+        with contextlib.suppress(OSError):
+            os.utime(folder / name)
+    return data
 
 
 def write(name: str, data: bytes) -> None:
@@ -41,10 +109,105 @@ def write(name: str, data: bytes) -> None:
         return
     path = folder / name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for place in (folder, path.parent):
+            place.mkdir(mode=0o700, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data + hashlib.sha256(data).digest())
-        os.replace(temporary, path)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data + hashlib.sha256(data).digest())
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+            raise
+        _bound()
     except OSError:
         pass
+
+
+def entries() -> list[Entry]:
+    """The files of the cache, those used last first."""
+    folder = cache_folder()
+    if folder is None:
+        return []
+    found = []
+    for path in (*folder.glob("*.o"), *folder.glob("kernels/*.bc")):
+        name = path.relative_to(folder).as_posix()
+        try:
+            status = path.lstat()
+        except OSError:
+            continue  # another process has taken it away
+        if FILE.fullmatch(name) and stat.S_ISREG(status.st_mode):
+            found.append(Entry(name, status.st_size, status.st_mtime))
+    return sorted(found, key=lambda entry: -entry.used)
+
+
+def largest() -> int:
+    """Bytes up to which the cache grows. Raises `TargetError` where the variable is no number."""
+    given = os.environ.get(SIZE_VARIABLE, "")
+    if given and not given.isdigit():
+        raise TargetError(f"{SIZE_VARIABLE}={given}: takes a number of bytes")
+    return int(given or LARGEST)
+
+
+def _bound() -> None:
+    """Let go of what was not used for longest, where there is too much."""
+    kept, limit = 0, largest()
+    for entry in entries():
+        kept += entry.nbytes
+        if kept > limit:
+            remove([entry])
+
+
+def remove(unwanted: Iterable[Entry]) -> None:
+    """Take files away; what another process took before is not missed."""
+    folder = cache_folder()
+    if folder is not None:
+        for entry in unwanted:
+            with contextlib.suppress(OSError):
+                (folder / entry.name).unlink()
+
+
+def packed(names: Iterable[str], machine: str) -> bytes:
+    """Files of the cache as one archive for another machine of the kind. Raises `TargetError` for one that is not there."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(MACHINE, machine)
+        for name in names:
+            data = read(name)
+            if data is None:
+                raise TargetError(f"{name} is not in the cache; it is switched off, or cannot be written")
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return buffer.getvalue()
+
+
+def unpack(archive: bytes, machine: str) -> list[str]:
+    """Put what `packed` made into the cache; the names of its files.
+
+    It is machine code that runs when a model asks for it: take it from nobody whom you would not take a program from.
+    Raises `TargetError` for what is no such archive, or one for another machine.
+    """
+    folder = cache_folder()
+    if folder is None:
+        raise TargetError(f"there is no cache to unpack into: {CACHE_VARIABLE} is empty, or others may write to the folder")
+    try:
+        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+            made_for = opened.read(MACHINE).decode()
+            names = [name for name in opened.namelist() if name != MACHINE]
+            if any(not FILE.fullmatch(name) for name in names) or sum(i.file_size for i in opened.infolist()) > LARGEST:
+                raise ValueError("it holds other files")
+            files = {name: opened.read(name) for name in names}
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, RuntimeError, NotImplementedError, zlib.error) as error:
+        raise TargetError(f"this is nothing that `tinyrnn cache pack` wrote: {error}") from None
+    if made_for != machine:
+        raise TargetError(f"it was packed for another machine: {made_for}; this one is {machine}")
+    for name, data in files.items():
+        write(name, data)
+        if read(name) != data:
+            raise TargetError(f"the cache {folder} cannot be written")
+    return names
+
+
+def _verified(stored: bytes) -> bytes | None:
+    data, digest = stored[:-DIGEST], stored[-DIGEST:]
+    return data if len(stored) > DIGEST and hashlib.sha256(data).digest() == digest else None

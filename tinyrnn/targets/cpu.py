@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from tinyrnn.codegen import Source
+from tinyrnn.progress import LINKING, tell
 from tinyrnn.targets.cache import read, write
 from tinyrnn.targets.kernels import Kernels, key_of
 from tinyrnn.targets.machine import Machine, host
@@ -28,8 +29,9 @@ def object_name(source: Source, machine: Machine) -> str:
 class Code:
     """Compiled entries of one page, resident in this process."""
 
-    def __init__(self, data: bytes, entries: dict[str, int], from_cache: bool) -> None:
-        self.size, self.from_cache = len(data), from_cache
+    def __init__(self, name: str, data: bytes, entries: dict[str, int], from_cache: bool) -> None:
+        """`name` is the object's, in the cache."""
+        self.name, self.size, self.from_cache = name, len(data), from_cache
         self._engine = load_object(data)
         self.run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(self._engine.get_function_address("run"))
         self.calls: tuple[int, ...] = tuple(self._engine.get_function_address(n) for n in ("call", "call_many") if n in entries)
@@ -59,10 +61,10 @@ def compile_source(source: Source) -> Code:
     name = object_name(source, machine)
     data = read(name)
     if data is not None:
-        return Code(data, source.entries, True)
+        return Code(name, data, source.entries, True)
     data = _compile(source, machine)
     write(name, data)
-    return Code(data, source.entries, False)
+    return Code(name, data, source.entries, False)
 
 
 def _compile(source: Source, machine: Machine) -> bytes:
@@ -71,4 +73,6 @@ def _compile(source: Source, machine: Machine) -> bytes:
     page = read_page(source.text)
     kernels = Kernels(page, machine)
     text = translated(page, {name: name for name in source.entries}, machine.bits, kernels)
-    return emit(machine, [text], kernels.modules(), list(source.entries)).data
+    modules = kernels.modules()
+    tell(LINKING)
+    return emit(machine, [text], modules, list(source.entries)).data

@@ -13,9 +13,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tinyrnn import lanes
+from tinyrnn.progress import KERNELS, tell
 from tinyrnn.targets import cache as kept
 from tinyrnn.targets.machine import Machine
 from tinyrnn.targets.page import KERNEL, Page
+from tinyrnn.targets.side_by_side import compile_all
 
 if TYPE_CHECKING:
     from tinyrnn.targets.lowering import Compiler
@@ -66,15 +68,26 @@ class Kernels:
 
     def modules(self) -> list[bytes]:
         """The bitcode of each, from the cache or newly compiled."""
-        made = []
-        for symbol, (name, kinds) in self.called.items():
-            file = f"kernels/{symbol.partition('.')[2]}.bc"
-            data = kept.read(file)
-            if data is None:
-                data = _compiler(self.machine).kernel(self._function(name), kinds, symbol)
-                kept.write(file, data)
-            made.append(data)
-        return made
+        found = {symbol: data for symbol in self.called if (data := kept.read(_file(symbol))) is not None}
+        missing = [symbol for symbol in self.called if symbol not in found]
+        left = iter(range(len(missing), 0, -1))
+
+        def told() -> None:
+            tell(KERNELS, len(self.called) - next(left, 0), len(self.called))
+
+        if missing:
+            told()
+            made = compile_all(missing, self.page.text, self.machine, self.compile, told)
+            for symbol, data in made.items():
+                kept.write(_file(symbol), data)
+            found |= made
+        return [found[symbol] for symbol in self.called]
+
+    def compile(self, symbol: str) -> bytes:
+        """The bitcode of one kernel, by its name in LLVM."""
+        name, kinds = self.called[symbol]
+        data: bytes = _compiler(self.machine).kernel(self._function(name), kinds, symbol)
+        return data
 
     def _function(self, name: str) -> Callable[..., Any]:
         text = self.page.kernels.get(name)
@@ -85,6 +98,10 @@ class Kernels:
         exec(compile(text, "<kernel>", "exec"), names)
         function: Callable[..., Any] = names[name]
         return function
+
+
+def _file(symbol: str) -> str:
+    return f"kernels/{symbol.partition('.')[2]}.bc"
 
 
 @cache

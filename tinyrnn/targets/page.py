@@ -67,6 +67,7 @@ Kernel = Callable[[str, tuple[str, ...]], str]
 class Page:
     """A page, read."""
 
+    text: str
     functions: Mapping[str, ast.FunctionDef]
     kernels: Mapping[str, str]
     """kernels written in the page → their text"""
@@ -90,7 +91,7 @@ def read_page(text: str) -> Page:
             kernels[node.name] = "\n".join(lines[node.lineno - 1 : node.end_lineno]) + "\n"
         elif isinstance(node, ast.FunctionDef):
             functions[node.name] = node
-    return Page(functions, kernels, imports)
+    return Page(text, functions, kernels, imports)
 
 
 def translated(page: Page, entries: Mapping[str, str], bits: int, kernel: Kernel, attributes: str = "") -> str:

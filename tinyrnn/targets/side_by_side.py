@@ -1,0 +1,128 @@
+"""`python -m tinyrnn.targets.side_by_side FOLDER`: compile kernels of a page beside the process that asked for it.
+
+Numba holds one lock for all that it compiles, so that several cores need several processes. Who has made an empty file for a
+kernel compiles it, and puts the bitcode beside it; all go through the same list until nothing is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from tinyrnn.targets.machine import Machine
+
+PROCESSES_VARIABLE = "TINYRNN_PROCESSES"
+"""environment variable: how many processes may compile at once, by default as many as there are cores"""
+EACH = 6
+"""kernels for which another process is started: it takes a second before it can begin"""
+POLL = 0.01
+REQUEST, ENDING = "request.json", ".bc"
+
+Compile = Callable[[str], bytes]
+"""the name of a kernel in LLVM → its bitcode"""
+
+
+def compile_all(
+    symbols: Sequence[str], page: str, machine: Machine, compile_one: Compile, done: Callable[[], None]
+) -> dict[str, bytes]:
+    """The bitcode of each of the kernels of a page; `done` is called after each."""
+    helpers = min(_cores() - 1, len(symbols) // EACH) if _may_start_python() and machine.bits == 64 else 0
+    found: dict[str, bytes] = {}
+    with _helped(helpers, symbols, page, machine) as (folder, running):
+        for symbol in symbols:
+            if folder is None or _claim(folder, symbol):
+                found[symbol] = compile_one(symbol)
+                done()
+        for symbol in symbols:
+            if symbol not in found:
+                found[symbol] = _awaited(folder, symbol, running) or compile_one(symbol)
+                done()
+    return found
+
+
+def _cores() -> int:
+    given = os.environ.get(PROCESSES_VARIABLE, "")
+    if given.isdigit():
+        return int(given)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _may_start_python() -> bool:
+    """Whether `sys.executable` is an interpreter, not a program that holds one."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False) and Path(sys.executable).stem.lower().startswith("python")
+
+
+@contextlib.contextmanager
+def _helped(
+    count: int, symbols: Sequence[str], page: str, machine: Machine
+) -> Iterator[tuple[Path | None, list[subprocess.Popen[bytes]]]]:
+    if count < 1:
+        yield None, []
+        return
+    with tempfile.TemporaryDirectory(prefix="tinyrnn-", ignore_cleanup_errors=True) as name:
+        folder, running = Path(name), list[subprocess.Popen[bytes]]()
+        request = {"machine": {**asdict(machine), "lacks": sorted(machine.lacks)}, "page": page, "symbols": [*symbols]}
+        (folder / REQUEST).write_text(json.dumps(request))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        command = [sys.executable, "-m", "tinyrnn.targets.side_by_side", name]
+        with contextlib.suppress(OSError):  # a machine that starts no more processes compiles in this one
+            for _ in range(count):
+                null = subprocess.DEVNULL
+                running.append(subprocess.Popen(command, env=environment, stdin=null, stdout=null, stderr=null))
+        try:
+            yield folder, running
+        finally:
+            for process in running:
+                process.kill()
+            for process in running:
+                process.wait()
+
+
+def _claim(folder: Path, symbol: str) -> bool:
+    try:
+        (folder / symbol).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _awaited(folder: Path | None, symbol: str, running: Sequence[subprocess.Popen[bytes]]) -> bytes | None:
+    """What another process made of a kernel; None where all have ended without."""
+    while folder is not None:
+        ended = all(process.poll() is not None for process in running)
+        try:
+            return (folder / (symbol + ENDING)).read_bytes()
+        except OSError:
+            if ended:
+                break
+        time.sleep(POLL)
+    return None
+
+
+def main() -> None:
+    from tinyrnn.targets.kernels import Kernels
+    from tinyrnn.targets.page import read_page, translated
+
+    folder = Path(sys.argv[1])
+    request = json.loads((folder / REQUEST).read_text())
+    machine = Machine(**{**request["machine"], "lacks": frozenset(request["machine"]["lacks"])})
+    page = read_page(request["page"])
+    kernels = Kernels(page, machine)
+    translated(page, {name: name for name in page.functions}, machine.bits, kernels)
+    for symbol in reversed(request["symbols"]):
+        if _claim(folder, symbol):
+            made = folder / f"{symbol}.part"
+            made.write_bytes(kernels.compile(symbol))
+            made.replace(folder / (symbol + ENDING))
+
+
+if __name__ == "__main__":
+    main()
