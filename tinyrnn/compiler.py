@@ -25,6 +25,7 @@ from tinyrnn.limits import OverLimit, check_arena, check_code, holds, one_load
 from tinyrnn.op import op_of
 from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
 from tinyrnn.passes.suggest import advice, example
+from tinyrnn.passes.widen import has_doubles
 from tinyrnn.plan import ALIGNMENT, Plan, make_plan
 from tinyrnn.progress import DONE, PAGE, PASSES, PLAN, READING, Listener, listening, tell
 from tinyrnn.runtime import Layout, Model, aligned
@@ -147,14 +148,16 @@ def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: T
     for rule in program.sizes:
         if rule.exact:
             warnings.warn(f"{graph.name}: {rule}. Where that is not meant, export with example sizes that differ", stacklevel=3)
-    for doubt in doubts(program.graph, graph.metadata):
+    for doubt in doubts(program, graph.metadata):
         warnings.warn(f"{graph.name}: {doubt}", stacklevel=3)
     return Model(layout_of(plan), compile_source(stages.source), stages, cache(partial(_tracer, stages)))
 
 
-def doubts(graph: Graph, metadata: Mapping[str, str]) -> Iterator[str]:
-    """What is said at load of nodes of a frame graph that may not be what the file's author meant."""
-    for node in graph.nodes:
+def doubts(program: Program, metadata: Mapping[str, str]) -> Iterator[str]:
+    """What is said at load of what may not be as the file's author meant it."""
+    if program.narrowed:
+        yield f"float64 is computed in float32, about 7 digits; inputs and outputs stay float64 ({program.narrowed})"
+    for node in program.graph.nodes:
         doubt = op_of(node).doubt(node, metadata.get("producer", ""))
         if doubt:
             yield f"node {node.name!r} ({node.op}): {doubt}"
@@ -179,15 +182,29 @@ def _stages(
     machine = machine or host()
     with one_load(graph.name):
         holds(graph.nbytes)
-        tell(PASSES)
-        program = prepare(graph, states, time)
-        tell(PLAN)
-        plan = make_plan(program, machine.lanes, machine.registers, alignment)
+        try:
+            program, plan = _planned(graph, states, time, machine, alignment)
+        except OverLimit:
+            raise
+        except UnsupportedError as error:
+            if not has_doubles(graph):
+                raise
+            program, plan = _planned(graph, states, time, machine, alignment, doubles=False)
+            program.narrowed = str(error).splitlines()[:2][-1].strip().removeprefix(f"{graph.name}: ")
         tell(PAGE)
         source = generate(plan)
         text, calls = source.text, [len(step.operands) for step in plan.steps]
         check_code(text.count("\n"), text.count("\ndef "), len(calls), max(calls, default=0))
         return Stages(graph, program, plan, source)
+
+
+def _planned(
+    graph: Graph, states: Mapping[str, str] | None, time: Time | None, machine: Machine, alignment: int, doubles: bool = True
+) -> tuple[Program, Plan]:
+    tell(PASSES)
+    program = prepare(graph, states, time, doubles)
+    tell(PLAN)
+    return program, make_plan(program, machine.lanes, machine.registers, alignment)
 
 
 def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | None, reason: str) -> SizedModel | None:

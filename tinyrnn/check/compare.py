@@ -296,6 +296,8 @@ class Check:
         return self._referenced(moved)
 
     def _row(self, name: str, kind: str, way: str, against: str, actual: Array, expected: Array) -> Row:
+        if self.model._source.program.narrowed and actual.dtype == np.float64:
+            actual = actual.astype(np.float32)  # what it was computed in
         over = excess(self.level, actual, expected)
         drift: tuple[float, ...] = ()
         ports = {p.name: p for p in self.model.outputs}

@@ -52,7 +52,7 @@ def summary(model: Model, path: Path) -> dict[str, Any]:
         },
         "sizes": [str(rule) for rule in layout.sizes],
         "run_time_sizes": model.example if isinstance(model, SizedModel) else {},
-        "doubts": list(doubts(compiled, stages.graph.metadata)),
+        "doubts": list(doubts(stages.program, stages.graph.metadata)),
         "metadata": model.metadata,
     }
 

@@ -20,7 +20,7 @@ from tinyrnn.passes.fuse import fuse
 from tinyrnn.passes.rows import Port, Program, Time, assign_roles, find_axes, seeds, to_frames
 from tinyrnn.passes.states import find_states, left_out
 from tinyrnn.passes.tables import multiply_tables
-from tinyrnn.passes.widen import widen
+from tinyrnn.passes.widen import narrow, widen
 
 __all__ = ["Port", "Program", "Time", "bound", "open_batches", "prepare"]
 
@@ -80,14 +80,16 @@ def _tell_apart(graph: Graph) -> None:
             taken.add(node.name)
 
 
-def prepare(graph: Graph, states: Mapping[str, str] | None = None, time: Time | None = None) -> Program:
+def prepare(graph: Graph, states: Mapping[str, str] | None = None, time: Time | None = None, doubles: bool = True) -> Program:
     """The program of a bound graph; `time` says which axis is time where it is not to be found.
+
+    Without `doubles` float64 is computed in float32.
 
     Raises `UnsupportedError` where a part cannot run and `LoadError` where states are ambiguous.
     """
-    program = _frames(graph, states, time, seed=0)
+    program = _frames(graph, states, time, 0, doubles)
     if any(isinstance(size, str) for name in graph.inputs for size in graph.specs[name].shape):
-        difference = _difference(program, _frames(graph, states, time, seed=1))
+        difference = _difference(program, _frames(graph, states, time, 1, doubles))
         if difference:
             sizes = sorted({s for name in graph.inputs for s in graph.specs[name].shape if isinstance(s, str)})
             raise UnsupportedError(
@@ -99,7 +101,7 @@ def prepare(graph: Graph, states: Mapping[str, str] | None = None, time: Time | 
     return program
 
 
-def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, seed: int) -> Program:
+def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, seed: int, doubles: bool) -> Program:
     """Time and batch leave the shapes where that is possible; else time stays inside, then batch."""
     reasons = []
     for roles in (("time", "batch"), ("time",), ("batch",), ()):
@@ -107,7 +109,7 @@ def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, s
             break
         trial = graph if "batch" in roles else _with_one_batch(graph, time, seed)
         try:
-            program, timed = _try(trial, states, roles, time, seed)
+            program, timed = _try(trial, states, roles, time, seed, doubles)
         except UnsupportedError as error:
             reasons.append(str(error))
             continue
@@ -117,13 +119,17 @@ def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, s
     raise UnsupportedError(f"{graph.name}: {reasons[0].removeprefix(graph.name + ': ')}")
 
 
-def _simplified(graph: Graph, seed: int, guess: bool = True) -> tuple[Graph, dict[str, tuple[Size, ...]], Sizes]:
+def _simplified(
+    graph: Graph, seed: int, doubles: bool = True, guess: bool = True
+) -> tuple[Graph, dict[str, tuple[Size, ...]], Sizes]:
     """The graph, its shapes known; the shapes of its inputs in the file, open sizes with one value given it; those sizes."""
     shapes = {name: graph.specs[name].shape for name in graph.inputs}
     folded, sizes = fold(graph, seed)
     known = {name: n for name, (n, _) in sizes.fixed.items()} | sizes.stated
     joined = {name: tuple(known.get(s, s) if isinstance(s, str) else s for s in shape) for name, shape in shapes.items()}
     remove_dead(folded)
+    if not doubles:
+        narrow(folded)
     _rewrite(folded)
     for guessed in GUESSES if guess else ():
         guessed(folded)
@@ -171,10 +177,16 @@ def _with_one_batch(graph: Graph, time: Time | None, seed: int) -> Graph:
 
 
 def _try(
-    graph: Graph, states: Mapping[str, str] | None, kept: Sequence[str], time: Time | None, seed: int, guess: bool = True
+    graph: Graph,
+    states: Mapping[str, str] | None,
+    kept: Sequence[str],
+    time: Time | None,
+    seed: int,
+    doubles: bool,
+    guess: bool = True,
 ) -> tuple[Program, bool]:
     """The program with those roles, and whether an axis could be time."""
-    folded, shapes, sizes = _simplified(graph, seed, guess)
+    folded, shapes, sizes = _simplified(graph, seed, doubles, guess)
     axes = find_axes(folded)
     known = seeds(folded, shapes, time)
     wanted = [(axis, role) for axis, role in known if role in kept]
@@ -183,7 +195,7 @@ def _try(
     except Refused as error:
         raise UnsupportedError(f"{graph.name}: {error}") from None
     if guess and any(op_of(node).misplaced(node, folded.specs, roles) for node in folded.nodes):
-        return _try(graph, states, kept, time, seed, guess=False)
+        return _try(graph, states, kept, time, seed, doubles, guess=False)
     for name, shape in shapes.items():
         for axis, size in enumerate(shape):
             if "+" in roles.get((name, axis), ""):

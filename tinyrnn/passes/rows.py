@@ -65,6 +65,8 @@ class Program:
     """inputs that look like states and are none, in a sentence each"""
     sizes: tuple[SizeRule, ...] = ()
     """what open sizes can be, where not all is allowed"""
+    narrowed: str = ""
+    """why float64 is computed in float32, where it is"""
     handed: set[tuple[str, str]] = field(default_factory=set)
     """(start, end) of walks over time that begin with a state of the graph and end as its next value"""
     rounded: bool = False

@@ -1,10 +1,13 @@
-"""Half precision becomes float32 inside: weights and values of float16 and bfloat16; inputs and outputs stay what they are.
+"""Other floating types become float32 inside; inputs and outputs stay what they are, with a cast behind and before each.
 
 What the file computes in half precision is computed in float32 instead, so results differ from it by its own rounding.
-A cast stands behind each such input and before each such output.
+So is, where an operator has no float64, what the file computes in float64: less exactly than the file says.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +17,7 @@ from tinyrnn.ops.cast import cast_to
 
 NARROW_CODES = (10, 16)
 """TensorProto.DataType of FLOAT16 and BFLOAT16"""
+DOUBLE_CODES = (11,)
 FLOAT_CODE = 1
 TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "output_dtype", "stash_type", "softmax_precision")
 """attributes that are element types, wherever they stand"""
@@ -22,26 +26,49 @@ FLOAT = np.dtype(np.float32)
 
 def widen(graph: Graph) -> None:
     """Give everything of half precision the type float32, but for the inputs and outputs."""
-    narrow = {name: spec for name, spec in graph.specs.items() if is_narrow(spec.dtype)}
-    inputs, outputs = ([name for name in names if name in narrow] for names in (graph.inputs, graph.outputs))
+    _as_float32(graph, is_narrow, NARROW_CODES)
+
+
+def narrow(graph: Graph) -> None:
+    """Give everything of float64 the type float32, but for the inputs and outputs; the shapes are known."""
+    for name, wide in _as_float32(graph, _is_double, DOUBLE_CODES).items():
+        graph.specs[wide] = Spec(FLOAT, graph.specs[name].shape)
+
+
+def has_doubles(graph: Graph) -> bool:
+    """Whether a graph computes anything in float64."""
+    stated = any(_is_double(spec.dtype) for spec in graph.specs.values())
+    known = any(_is_double(array.dtype) for array in graph.constants.values())
+    return stated or known or any(n.attributes.get(k) in DOUBLE_CODES for n in graph.every_node() for k in ("to", "dtype"))
+
+
+def _is_double(dtype: np.dtype[Any]) -> bool:
+    return dtype == np.float64
+
+
+def _as_float32(graph: Graph, other: Callable[[np.dtype[Any]], bool], codes: Collection[int]) -> dict[str, str]:
+    """Give what is of another type the type float32; returns what takes the places of inputs and outputs inside."""
+    found = {name: spec for name, spec in graph.specs.items() if other(spec.dtype)}
+    inputs, outputs = ([name for name in names if name in found] for names in (graph.inputs, graph.outputs))
     for name, array in graph.constants.items():
-        if is_narrow(array.dtype):
+        if other(array.dtype):
             graph.constants[name] = array.astype(FLOAT)
-    for name, spec in narrow.items():
+    for name, spec in found.items():
         graph.specs[name] = Spec(FLOAT, spec.shape)
     for node in graph.every_node():
         for key, value in node.attributes.items():
-            if isinstance(value, np.ndarray) and is_narrow(value.dtype):
+            if isinstance(value, np.ndarray) and other(value.dtype):
                 node.attributes[key] = value.astype(FLOAT)
-            elif key in TYPE_ATTRIBUTES and value in NARROW_CODES:
+            elif key in TYPE_ATTRIBUTES and isinstance(value, int) and value in codes:
                 node.attributes[key] = FLOAT_CODE
     taken = {*graph.specs, *graph.constants, *graph.every_name(), *graph.inputs}
     inner = {name: _new(f"{name}.wide", taken) for name in dict.fromkeys([*inputs, *outputs])}
-    graph.specs |= {name: narrow[name] for name in inner}
+    graph.specs |= {name: found[name] for name in inner}
     _rename(graph, inner)
     casts = [cast_to(FLOAT, name, inner[name]) for name in inputs]
-    back = [cast_to(narrow[name].dtype, inner[name], name) for name in outputs if name not in inputs]
+    back = [cast_to(found[name].dtype, inner[name], name) for name in outputs if name not in inputs]
     graph.nodes = [*casts, *graph.nodes, *back]
+    return inner
 
 
 def _new(name: str, taken: set[str]) -> str:
