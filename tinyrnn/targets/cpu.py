@@ -75,4 +75,4 @@ def _compile(source: Source, machine: Machine) -> bytes:
     text = translated(page, {name: name for name in source.entries}, machine.bits, kernels)
     modules = kernels.modules()
     tell(LINKING)
-    return emit(machine, [text], modules, list(source.entries)).data
+    return emit(machine, [text], modules, list(source.entries), shared=kernels.shared()).data

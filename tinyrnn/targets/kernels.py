@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SOURCES = ("lanes*.py", "ops/*.py", "targets/*.py", "codegen.py", "decode/kernels.py")
 """the files that can change what a page compiles to"""
+OFTEN = 8
+"""calls up to which each has its own copy of a kernel"""
 
 
 @cache
@@ -53,6 +56,7 @@ class Kernels:
         self.page, self.machine = page, machine
         self.called: dict[str, tuple[str, tuple[str, ...]]] = {}
         """name in LLVM → name in the page, and the kind of each argument"""
+        self._calls: Counter[str] = Counter()
 
     def __call__(self, name: str, kinds: tuple[str, ...]) -> str:
         """The name in LLVM of a kernel for arguments of these kinds."""
@@ -60,11 +64,16 @@ class Kernels:
         what = KERNEL.sub("KERNEL", text, count=1) + self._imports(text) if text else f"{self.page.imports[name]}.{name}"
         symbol = f"kernel.{key_of(self.machine, what, ''.join(kinds))}"
         self.called[symbol] = name, kinds
+        self._calls[symbol] += 1
         return symbol
 
     def _imports(self, text: str) -> str:
         """Where the names that a kernel may call come from."""
         return " ".join(f"{module}.{name}" for name, module in self.page.imports.items() if f"{name}(" in text)
+
+    def shared(self) -> list[str]:
+        """Those that a page calls so often that they stay functions: copies at each call take long to compile, and much code."""
+        return [symbol for symbol, count in self._calls.items() if count > OFTEN]
 
     def modules(self) -> list[bytes]:
         """The bitcode of each, from the cache or newly compiled."""

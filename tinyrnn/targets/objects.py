@@ -50,12 +50,14 @@ def emit(
     kernels: Iterable[bytes],
     exports: Sequence[str],
     externals: Sequence[str] = (),
+    shared: Iterable[str] = (),
     alone: bool = False,
 ) -> Emitted:
     """An object of LLVM texts, which may call each other, and the kernels that they call.
 
     exports:   the names that the object exports
     externals: the names that it may call in other objects
+    shared:    functions that are called too often for a copy at each call
     alone:     for an object that others link: names in it depend on its text only, nothing unwinds, and no loop becomes
                a call of memcpy or memset, and LLVM prints the frames of its functions
     Raises `TargetError` where the code calls anything else outside itself.
@@ -69,6 +71,8 @@ def emit(
     for kernel in kernels:
         module.link_in(llvm.parse_bitcode(kernel))
     _internalise(module, set(exports))
+    for each in shared:
+        module.get_function(each).add_function_attribute("noinline")
     if alone:
         module = llvm.parse_assembly(_DEFINED.sub(rf"\1\2 nounwind {_ALONE}\3 {{", str(module)))
     _optimise(module, back_end)

@@ -135,7 +135,7 @@ def _work(folder: Path) -> None:
             around = around.replace(f"DATA({name})", 'c"' + "".join([f"\\{byte:02X}" for byte in data]) + '"')
         modules = kernels.modules()
         before = (folder / PRINTED).stat().st_size
-        made = emit(machine, [text, around], modules, unit.exports, unit.externals, alone=True)
+        made = emit(machine, [text, around], modules, unit.exports, unit.externals, kernels.shared(), alone=True)
         (folder / f"{number}.o").write_bytes(made.data)
         warnings = (folder / PRINTED).read_bytes()[before:].decode(errors="replace")
         stacks.append(deepest(unit.exports, made.calls, warnings, machine))
