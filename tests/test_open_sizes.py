@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from driving import agree, agree_in_chunks, in_onnxruntime, loaded, whole
+from families import Maker
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
@@ -357,3 +358,33 @@ def test_chunks_of_what_is_taken_together(tmp_path: Path) -> None:
     model = loaded(proto, tmp_path)
     x = RNG.standard_normal((300, 1, F)).astype(np.float32)
     agree_in_chunks(model, {"x": x}, whole(model, {"x": x}))
+
+
+def test_steps_at_the_last_size_go_straight_to_compiled_code(tmp_path: Path) -> None:
+    """A memory of another size, of a wrong one, by name, into an array: whatever came before, and the state unchanged by errors."""
+    m = Maker(np.random.default_rng(1))
+    scores = m.add("MatMul", m.add("MatMul", "h", m.weight(8, 6)), m.add("Transpose", "memory", perm=[0, 2, 1]))
+    context = m.add("Reshape", m.add("MatMul", m.add("Softmax", scores, axis=-1), "memory"), m.constant(np.array([1, 6])))
+    made = m.add("Add", m.add("MatMul", context, m.weight(6, 8)), m.add("MatMul", "h", m.weight(8, 8)))
+    m.nodes.append(helper.make_node("Tanh", [made], ["h_out"]))
+    proto = m.model({"h": [1, 8], "memory": [1, "S", 6]}, [m.add("MatMul", "h_out", m.weight(8, 4)), "h_out"])
+    model = loaded(proto, tmp_path)
+    stream, h = model.stream(), np.zeros((1, 8), np.float32)
+    slow = 0
+    rng = np.random.default_rng(2)
+    for turn, size in enumerate((5, 5, 5, 9, 9, 5, 30, 30)):
+        memory = rng.standard_normal((1, size, 6)).astype(np.float32)
+        expected = in_onnxruntime(proto, {"h": h, "memory": memory})
+        h = expected["h_out"]
+        before = stream.__dict__.get("_last")
+        out = np.empty(4, np.float32) if turn % 3 == 1 else None
+        y = stream.step(memory[0], out=out) if turn % 3 else stream.step(memory=memory)
+        slow += stream.__dict__.get("_last") is not before
+        name = model.outputs[0].name
+        agree("close", {name: y.reshape(expected[name].shape)}, {name: expected[name]}, f"turn {turn}")
+        kept = stream.state.copy()
+        for wrong in (np.zeros((size, 7), np.float32), np.zeros(3, np.float32)):
+            with pytest.raises(tinyrnn.ShapeError):
+                stream.step(wrong)
+        np.testing.assert_array_equal(stream.state, kept)
+    assert slow == 4  # a size that the last step did not have

@@ -153,6 +153,8 @@ class SizedStream(Stream):
         super().__init__(model)
         self.__dict__.pop("step", None)  # a short step knows one size
         self._drivers: OrderedDict[tuple[int, ...], Driver] = OrderedDict()
+        self._last: Driver | None = None
+        """of the size of the last step: it declines arrays of another"""
 
     def fork(self) -> Stream:
         """A new stream of the same model that continues from this one's state."""
@@ -162,7 +164,18 @@ class SizedStream(Stream):
 
     def step(self, *inputs: Any, out: Any = None, **named: Any) -> Any:
         """As `Stream.step`, the inputs of any size that the file leaves open."""
-        return self._at_size(inputs, named).step(inputs, out, named)
+        driver = self._last or self._at_size(inputs, named)
+        return driver.step(inputs, out, named)
+
+    def _declined(
+        self, inputs: Sequence[Any], named: Mapping[str, Any], out: Any, frames: int | None, progress: Progress | None
+    ) -> Any:
+        """A frame that the compiled code of the last size did not take as it is."""
+        driver = self._at_size(inputs, named)
+        if driver is self._last:
+            return driver.checked(inputs, named, out, frames, progress)
+        self._last = driver
+        return driver.step(tuple(inputs), out, named)
 
     def run(self, *inputs: Any, out: Any = None, progress: Progress | None = None, **named: Any) -> Any:
         """As `Stream.run`, the inputs of any size that the file leaves open."""
@@ -186,6 +199,7 @@ class SizedStream(Stream):
                 )
             driver = Driver(at_size._layout, at_size._code, at_size._result)
             driver.context.share(self._context.state)
+            driver.otherwise = self._declined
         self._drivers[key] = driver
         while len(self._drivers) > KEPT:
             self._drivers.popitem(last=False)

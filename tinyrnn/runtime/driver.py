@@ -71,6 +71,8 @@ class Driver(Live):
         self.layout, self.context = layout, Context(layout)
         self.code = code  # owns the machine code, also where only `Stream.step` is kept
         self.run, self.named = code.run, named
+        self.otherwise: Callable[..., Any] = self.checked
+        """takes the frame that compiled code declined, with the arguments of `checked`"""
         self.single: Callable[..., Any] | None = None
         self.many: Callable[..., Any] | None = None
         self.several = [p.per_frame and p.several for p in layout.outputs]
@@ -139,7 +141,7 @@ class Driver(Live):
                     if self.keeps:
                         self._remember(inputs)
                     return self._answer(results if answer is None and self.one_each else self._cut(results, self.made))
-        return self.checked(inputs, named, out, None, None)
+        return self.otherwise(inputs, named, out, None, None)
 
     def run_many(self, inputs: tuple[Any, ...], out: Any, named: Mapping[str, Any], progress: Progress | None) -> Any:
         if self.many is not None and not named and progress is None:
