@@ -96,6 +96,7 @@ def bench(
     outputs: Sequence[str] | None = None,
     time: Time | None = None,
     layers: Sequence[Any] | None = None,
+    names: Mapping[str, str | None] | None = None,
     frames: int = 1000,
     seconds: float = 3.0,
     rate: float | None = None,
@@ -106,7 +107,7 @@ def bench(
 ) -> Result:
     """Measure a model: latency of single steps, time of whole runs, allocations, loading, memory.
 
-    bind, states, outputs, time, layers: as for `tinyrnn.load`
+    bind, states, outputs, time, layers, names: as for `tinyrnn.load`
     frames:   of one whole run
     seconds:  to spend on timing, roughly; what is slow takes longer, for every round needs one pass
     rate:     frames per second of the live source, for × real time and missed deadlines
@@ -120,7 +121,7 @@ def bench(
     if frames < 1 or not seconds > 0 or (rate is not None and not rate > 0):
         raise TinyRNNError(f"bench needs frames ≥ 1, seconds > 0 and rate > 0, not {frames}, {seconds:g} and {rate}")
     file = Path(path)
-    given = {"bind": bind, "states": states, "outputs": outputs, "time": time, "layers": layers}
+    given = {"bind": bind, "states": states, "outputs": outputs, "time": time, "layers": layers, "names": names}
     options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     tick = _ticker(progress, ROUNDS + 2 + (1 + CACHED_LOADS if loading else 0))
     model = load(file, **options)

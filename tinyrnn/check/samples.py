@@ -211,6 +211,10 @@ def _given(model: Model, port: Port, value: Any, sizes: dict[str, int]) -> Array
     if in_file and not as_frames and (model.kind == "sequence" or not port.per_frame):
         mine = {role: n for role, n in zip(roles, array.shape, strict=True) if role}
         result = from_file(replace(port, roles=tuple(roles)), array, mine.get("batch", 1), mine.get("time", 1))
+    elif in_file and not as_frames and model.kind == "static" and "batch" in roles:
+        entries = np.moveaxis(array, roles.index("batch"), 0)
+        mine = {"batch": len(entries), "time": 1}
+        result = entries.reshape(len(entries), 1, *port.shape)
     else:
         frames, count = frame_input(model.name, port, array, port.per_frame)
         mine = {} if count is None else {"time": count}
