@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 from pathlib import Path
@@ -20,6 +21,7 @@ from tinyrnn.check import within
 from tinyrnn.cli import main
 
 Array = np.ndarray[Any, Any]
+os.environ.setdefault("KERAS_BACKEND", "torch")
 KINDS = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "Linear", "LayerNorm", "BatchNorm1d", "Conv1d", "Depthwise")
 WIDTHS = (4, 6)
 FRAMES = 9

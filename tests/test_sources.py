@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import shlex
@@ -206,13 +207,39 @@ def hinted(path: Path) -> None:
     code = re.search(r'python -c ("(?:[^"\\]|\\.)*")', str(caught.value))
     assert code is not None, str(caught.value)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", shlex.split(code[1])[0].replace("zeros(1, 20, 8)", "zeros(1, 20, 3)")],
+        ["sh", "-c", f"{shlex.quote(sys.executable)} -W ignore -c {code[1].replace('zeros(1, 20, 8)', 'zeros(1, 20, 3)')}"],
         capture_output=True,
         text=True,
         check=False,
         cwd=path.parent,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_the_line_for_keras_makes_a_file_that_loads(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a name that a shell would take apart."""
+    monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", "torch"))
+    keras = pytest.importorskip("keras", reason="Keras writes the files of this test")
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((None, 4)), layers.GRU(5, return_sequences=True), layers.Dense(3)])
+    path = tmp_path / f"my $HOME model.{suffix}"
+    model.save(path)
+    hinted(path)
+    x = np.random.default_rng(0).standard_normal((1, 7, 4)).astype(np.float32)
+    assert within("close", tinyrnn.load(path.with_suffix(".onnx")).run(x), keras.ops.convert_to_numpy(model(x)))
+
+
+@pytest.mark.parametrize(("name", "start"), [("my net.tflite", b"\x1c\0\0\0TFL3"), ("it's.pb", b"\n\x10")])
+def test_the_lines_for_tensorflow_name_the_file(name: str, start: bytes, tmp_path: Path) -> None:
+    """TensorFlow is not there; the line is one whose arguments are the options of tf2onnx.convert."""
+    (tmp_path / name).write_bytes(start + b" " * 300)
+    with pytest.raises(tinyrnn.LoadError) as caught:
+        tinyrnn.load(tmp_path / name)
+    line = re.search(r"(--tflite .*?|--graphdef .*?) \(needs|(--graphdef .*?) for a frozen graph", str(caught.value))
+    assert line
+    arguments = shlex.split(line[1] or line[2])
+    assert arguments[1] == str(tmp_path / name) and arguments[2:4] == ["--output", str((tmp_path / name).with_suffix(".onnx"))]
 
 
 @pytest.mark.parametrize("kind", ["pt", "ckpt", "torchscript", "pt2", "ort"])

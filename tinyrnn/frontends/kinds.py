@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import struct
 import zipfile
 from pathlib import Path
@@ -61,16 +62,17 @@ HINTS = {
     "hdf5": "an HDF5 file. If it holds a whole Keras model, write "
     + _KERAS
     + "; if it holds weights alone, make the model first: model.load_weights({path!r}); to_onnx(model, {onnx!r})",
-    "tflite": "a TensorFlow Lite model; write python -m tf2onnx.convert --tflite {path} --output {onnx} (needs tf2onnx), "
-    "or export the Keras model that it was made from",
+    "tflite": "a TensorFlow Lite model; write python -m tf2onnx.convert --tflite {shell_path} --output {shell_onnx} "
+    "(needs tf2onnx), or export the Keras model that it was made from",
     "ort": "onnxruntime's own format, made from an .onnx file: load that one, or write python -c \"import onnxruntime as r; "
     "o = r.SessionOptions(); o.optimized_model_filepath = {onnx!r}; "
     "o.add_session_config_entry('session.save_model_format', 'ONNX'); "
     'o.graph_optimization_level = r.GraphOptimizationLevel.ORT_DISABLE_ALL; r.InferenceSession({path!r}, o)"',
     "nam": "a Neural Amp Modeler file, weights in a form of its own; export the PyTorch model of its training checkpoint: "
     "from tinyrnn_export.pytorch import export_sequence",
-    "pb": "a TensorFlow graph; write python -m tf2onnx.convert --saved-model FOLDER --output {onnx}, FOLDER being that of "
-    "saved_model.pb, or --graphdef {path} --inputs x:0 --outputs y:0 for a frozen graph (needs tf2onnx)",
+    "pb": "a TensorFlow graph; write python -m tf2onnx.convert --saved-model FOLDER --output {shell_onnx}, FOLDER being that of "
+    "saved_model.pb, or --graphdef {shell_path} --output {shell_onnx} --inputs x:0 --outputs y:0 for a frozen graph "
+    "(needs tf2onnx)",
     "mlmodel": "a Core ML model, which cannot be converted back; export the model that it was made from to .onnx",
     "pickle": "a pickle, which could run code and is never read. Open it where you trust it and save the weights: "
     "numpy.savez({npz!r}, **{{name: array}}), or export the model to .onnx (scikit-learn: skl2onnx)",
@@ -129,11 +131,13 @@ def _zip_kind(file: io.BufferedIOBase | None) -> str | None:
 def hint(kind: str, path: Path) -> str:
     """What a file of a kind that is not read is, and the line that makes one that is."""
     names = {end: str(path.with_suffix(f".{end}")) for end in ("onnx", "npz")}
-    return HINTS[kind].format(path=_Text(path), onnx=_Text(names["onnx"]), npz=_Text(names["npz"]))
+    shell = {"shell_path": shlex.quote(str(path)), "shell_onnx": shlex.quote(names["onnx"])}
+    return HINTS[kind].format(path=_Text(path), onnx=_Text(names["onnx"]), npz=_Text(names["npz"]), **shell)
 
 
 class _Text(str):
-    """A name, which as a Python literal has single quotes, to stand in a line for the shell."""
+    """A name, which as a Python literal has single quotes, to stand between the shell's double quotes."""
 
     def __repr__(self) -> str:
-        return "'" + self.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        literal = "'" + self.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return re.sub(r'([$`"])', r"\\\1", literal)
