@@ -77,6 +77,8 @@ class Budget:
     """bytes that the model holds"""
     constants: int = 0
     """bytes computed in this pass over the graph"""
+    given: float | None = None
+    """seconds that the environment says"""
 
     @property
     def more(self) -> float:
@@ -85,8 +87,7 @@ class Budget:
 
     @property
     def seconds(self) -> float:
-        given = os.environ.get(SECONDS_VARIABLE, "")
-        return float(given) if given.replace(".", "", 1).isdigit() else SECONDS + SECONDS_PER_MEGABYTE * self.more
+        return SECONDS + SECONDS_PER_MEGABYTE * self.more if self.given is None else self.given
 
 
 _current: ContextVar[Budget | None] = ContextVar("budget", default=None)
@@ -99,7 +100,7 @@ def one_load(name: str) -> Iterator[None]:
     One inside another is part of it.
     """
     outer = _current.get()
-    token = _current.set(outer or Budget(name, time.thread_time()))
+    token = _current.set(outer or _begun(name))
     try:
         yield
     except TinyRNNError:
@@ -111,6 +112,11 @@ def one_load(name: str) -> Iterator[None]:
         raise LoadError(f"{name}: the model is not sound ({text})") from error
     finally:
         _current.reset(token)
+
+
+def _begun(name: str) -> Budget:
+    given = os.environ.get(SECONDS_VARIABLE, "")
+    return Budget(name, time.thread_time(), given=float(given) if given.replace(".", "", 1).isdigit() else None)
 
 
 def holds(count: int) -> None:
