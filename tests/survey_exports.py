@@ -46,8 +46,8 @@ from tinyrnn.check import within
 STORED = (
     r"^(?!unrolled|loop|step)(?!norms|scripted|conditional).*_open_dynamo$|^[a-z]+step_legacy$|^step_(mingru|ligru|peephole)_dynamo$"
     r"|^unrolled_(lstm|gru|rnn)_(plain|stack|head|bi)_dynamo$|^unrolled_(lstm|gru|relu)_(last|into|layer|batch)_legacy$"
-    r"|^unrolled_(lnlstm_(plain|batch)|slstm_(states|chain)|rwkv_bi|normed_write|mingru_last|convlstm_plain)_legacy$"
-    r"|^unrolled_(slstm_(plain|states)|lnlstm_(bi|write)|cfc_(batch|chain)|mingru_stack|convlstm_plain)_dynamo$"
+    r"|^unrolled_(lnlstm_(plain|batch)|slstm_(states|chain)|rwkv_bi|mingru_last)_legacy$"
+    r"|^unrolled_(slstm_plain|lnlstm_(bi|write)|cfc_(batch|chain)|mingru_stack)_dynamo$"
     r"|^unrolled_(lstm|rnn)_states_dynamo$|^(norms|conditional)_open_dynamo$"
 )
 """files kept beside the tests"""

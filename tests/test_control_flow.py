@@ -427,3 +427,23 @@ def nested_models(draw: st.DrawFn) -> onnx.ModelProto:
 @given(proto=nested_models(), seed=st.integers(0, 99))
 def test_random_nesting(proto: onnx.ModelProto, seed: int, tmp_path: Path) -> None:
     right(proto, {"x": floats(1, 4, seed=seed)}, tmp_path, states={})
+
+
+def test_turns_within_frames_share_no_state_over_time(tmp_path: Path) -> None:
+    """A Scan over bands whose body sums over time: each band would need a sum of its own."""
+    turn = [
+        N("CumSum", ["xb", "one"], ["v"]),
+        N("Add", ["h", "v"], ["s"]),
+        N("Softsign", ["s"], ["h2"]),
+        N("Identity", ["h2"], ["yb"]),
+    ]
+    shape = [1, "time", 3]
+    body = graph(turn, [F("h", shape), F("xb", shape)], [F("h2", shape), F("yb", shape)], one=np.array(1))
+    nodes = [
+        N("Gather", ["x", "zero"], ["first"], axis=2),
+        N("Mul", ["first", "nothing"], ["start"]),
+        N("Scan", ["start", "x"], ["", "y"], body=body, num_scan_inputs=1, scan_input_axes=[2], scan_output_axes=[2]),
+    ]
+    proto = model(nodes, [F("x", [1, "time", 4, 3])], [F("y")], zero=np.array(0), nothing=np.float32(0))
+    with pytest.raises(UnsupportedError, match="which all turns would share"):
+        loaded(proto, tmp_path, time="time")

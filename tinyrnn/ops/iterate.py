@@ -31,6 +31,7 @@ from tinyrnn.op import (
 )
 from tinyrnn.ops.control import Holder, by_row, copies, framed, over_rows, same_axes
 from tinyrnn.ops.over_steps import Parts, frames_of
+from tinyrnn.ops.random import Random
 from tinyrnn.ops.walk import strides_of, walk
 
 LONGEST = 1 << 24
@@ -206,6 +207,7 @@ class Iterate(Holder):
     def lower(self, node: Node, env: Lowering) -> list[Block]:
         if node.attributes["walks"]:
             return self._lower_walk(node, env)
+        self._check_states(node, env)
         body, trip = node.attributes["body"], node.attributes["trip"]
         conditions, carried, slices, stacked = self.parts(node)
         limit = node.inputs[0]
@@ -231,6 +233,18 @@ class Iterate(Holder):
         blocks += copies(env, [(after, start) for _, start, _, after in carried])
         rows = next((name for name in node.outputs if name), "")
         return by_row(blocks, rows) if self.row_by_row(node, env.per_row) else blocks
+
+    def _check_states(self, node: Node, env: Lowering) -> None:
+        """Raise `Refused` where the turns of a loop within frames would share what one of its nodes keeps between frames."""
+        for each in self.body_nodes(node):
+            if isinstance(op_of(each), Random):  # one sequence of numbers for all turns
+                continue
+            for call in op_of(each).lower(each, env):
+                if isinstance(call, Call) and any(isinstance(operand, State) for operand in call.operands):
+                    raise Refused(
+                        f"in it, node {each.name!r} ({each.op}) keeps a state from frame to frame, which all turns would share; "
+                        f"supported are loops over time, and turns without such a state. Write the turns out before the export"
+                    )
 
     def _lower_walk(self, node: Node, env: Lowering) -> list[Block]:
         body, n = node.attributes["body"], node.attributes["carries"]
