@@ -261,3 +261,14 @@ def test_bands_of_frames_stay_within_them(walks: bool, tmp_path: Path) -> None:
     stream = model.stream()
     made = np.stack([np.asarray(stream.step(frame)) for frame in inputs["x"][0]])
     agree("close", {"y": made[None]}, expected)
+
+
+STORED = Path(__file__).parent / "models" / "architectures"
+CUSTOM = sorted(p for kind in ("lnlstm", "slstm", "mingru", "cfc", "rwkv") for p in STORED.glob(f"unrolled_{kind}_*.onnx"))
+
+
+@pytest.mark.parametrize("path", CUSTOM, ids=lambda path: path.stem)
+def test_cells_as_pytorch_exports_them(path: Path) -> None:
+    flat, graph = rolled(onnx.load(path))
+    assert loops(graph) and len(graph.nodes) < len(flat.nodes) / 10
+    equal(flat, graph, 0)

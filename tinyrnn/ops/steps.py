@@ -283,13 +283,16 @@ def _written(steps: Steps, node: Node, counts: Collection[int]) -> tuple[str, in
 
 
 def in_order(graph: Graph) -> None:
-    """Nodes that an output needs, each after what it needs."""
-    producers, done, ordered = graph.producers(), set[int](), list[Node]()
+    """Nodes that an output needs, each after what it needs. Raises `ValueError` where there is no such order."""
+    producers, done, begun, ordered = graph.producers(), set[int](), set[int](), list[Node]()
     waiting = [producers[name] for name in reversed(graph.outputs) if name in producers]
     while waiting:
         node = waiting[-1]
         missing = [p for i in node.inputs if i and (p := producers.get(i)) is not None and id(p) not in done]
         if missing and id(node) not in done:
+            if id(node) in begun:
+                raise ValueError(f"node {node.name!r} needs what it makes")
+            begun.add(id(node))
             waiting += missing
             continue
         waiting.pop()

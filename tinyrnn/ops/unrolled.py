@@ -18,7 +18,7 @@ from tinyrnn.ops.steps import Steps, in_order, join
 from tinyrnn.ops.unrolled_start import find_start
 from tinyrnn.ops.unrolled_state import carry_less
 from tinyrnn.ops.unrolled_step import Ref, Step, find_step
-from tinyrnn.ops.unrolled_values import Family, Values, lengths, steps_of
+from tinyrnn.ops.unrolled_values import FIXED, Family, Values, lengths, steps_of
 
 
 @guess
@@ -75,7 +75,7 @@ def _wanted(step: Step) -> tuple[list[_Wanted], set[int]]:
     ends = [held.end.of for held in step.carried if held.end.kind == "made"]
     for name in dict.fromkeys([*ends, *(n for node in step.nodes for n in node.outputs if n in turning)]):
         for t, images in enumerate(step.images):
-            if name in images:
+            if step.steps.level.get(images.get(name, ""), FIXED) != FIXED:
                 places.setdefault(images[name], (name, t))
     waiting, seen, read = [values.name(name) for name in values.graph.outputs], set[str](), dict[str, set[int]]()
     while waiting:
