@@ -25,10 +25,9 @@ def find_start(step: Step) -> list[str] | None:
     """The values that are carried into the first step, and its images; None where it is another step than those after it."""
     seen, images = _seen(step)
     unknown = [place for place in range(len(step.carried)) if place not in seen]
-    specs = [step.values.spec(step.carried[place].start) for place in unknown]
     for numbers in list(product((0, 1), repeat=min(len(unknown), 4)))[:MOST_GUESSES]:
         filled = [*numbers, *(0 for _ in unknown[len(numbers) :])]
-        guesses = {place: _constant(step, spec, n) for place, spec, n in zip(unknown, specs, filled, strict=True)}
+        guesses = {place: _constant(step, place, n) for place, n in zip(unknown, filled, strict=True)}
         starts = [seen.get(place) or guesses[place] for place in range(len(step.carried))]
         if _starts_with(step, starts, dict(images)):
             return starts
@@ -48,11 +47,11 @@ def _starts_with(step: Step, starts: list[str], images: dict[str, str]) -> bool:
     return all(_at_start(step, held.end, starts) == held.start for held in step.carried)
 
 
-def _constant(step: Step, spec: Spec, number: int) -> str:
-    """A constant full of one number."""
-    graph, name = step.values.graph, f"{number}.of.{spec.dtype}.{'x'.join(map(str, spec.sizes))}"
-    graph.constants.setdefault(name, np.full(spec.sizes, number, spec.dtype))
-    graph.specs[name] = spec
+def _constant(step: Step, place: int, number: int) -> str:
+    """A constant full of one number, in the shape of what is carried."""
+    graph, start = step.values.graph, step.carried[place].start
+    spec, name = step.values.spec(start), f"{start}.from.{number}"
+    graph.constants[name], graph.specs[name] = np.full(spec.sizes, number, spec.dtype), spec
     return name
 
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyrnn.ir import Graph, Node, Spec
+from tinyrnn.ir import Graph, Node, Spec, spec_of
+from tinyrnn.limits import check_time
 from tinyrnn.op import Array, op_of
 from tinyrnn.ops.control import rename
 from tinyrnn.ops.movement import Slice, Split
@@ -46,6 +47,7 @@ class Values:
             self._add(node)
 
     def _add(self, node: Node) -> None:
+        check_time()
         inputs = tuple(self.name(i) for i in node.inputs)
         kind = self.kind(node)
         equal = self._made.setdefault((kind, inputs), node)
@@ -99,7 +101,7 @@ class Values:
         return found
 
     def spec(self, name: str) -> Spec:
-        return self.graph.specs[name]
+        return self.graph.specs.get(name) or spec_of(self.graph.constants[name])
 
     def merge(self) -> None:
         """Take equal values from one node in the graph itself."""

@@ -11,7 +11,7 @@ import numpy as np
 from tinyrnn.arrays import SizeRule
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node, Size, free_names, refresh_captures
-from tinyrnn.limits import check_time, holds, one_load
+from tinyrnn.limits import UNSOUND, check_time, holds, one_load
 from tinyrnn.op import BEFORE_SHAPES, GUESSES, REWRITES, Refused, op_of
 from tinyrnn.passes.bind import bind
 from tinyrnn.passes.dead import refuse_unsupported, remove_dead
@@ -131,10 +131,22 @@ def _simplified(
     if not doubles:
         narrow(folded)
     _rewrite(folded)
-    for guessed in GUESSES if guess else ():
-        guessed(folded)
+    if guess:
+        folded = _guessed(folded)
     remove_dead(folded)
     return folded, joined, sizes
+
+
+def _guessed(graph: Graph) -> Graph:
+    """The graph after all guesses; one that finds nothing sound leaves it as it was."""
+    for guess in GUESSES:
+        trial = graph.copy()
+        try:
+            guess(trial)
+        except UNSOUND:
+            continue
+        graph = trial
+    return graph
 
 
 def _rewrite(graph: Graph) -> None:
