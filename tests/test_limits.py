@@ -280,3 +280,39 @@ def test_parts_of_a_page_do_what_the_page_does(monkeypatch: pytest.MonkeyPatch) 
         assert (codegen.PART in loaded._source.source.text) == (most < 1000)
         made_by.append(loaded.run(x))
     assert np.array_equal(made_by[0], made_by[2]) and np.array_equal(made_by[1], made_by[2])
+
+
+# ---------------------------------------------------------------- attributes and inputs that are not there
+
+NOT_THERE: dict[str, tuple[Node, str]] = {
+    "axis beyond": (node("Softmax", ["x"], ["y"], axis=3), "axis=[3] is beyond 3 axes; supported are -3 to 2"),
+    "axis below": (node("Concat", ["x", "x"], ["y"], axis=-4), "axis=[-4] is beyond 3 axes"),
+    "axis of pieces": (node("Split", ["x"], ["y"], axis=5), "axis=[5] is beyond"),
+    "axes beyond": (node("ReduceMax", ["x"], ["y"], axes=[1, 3]), "axes=[1, 3] is beyond 3 axes"),
+    "new axes beyond": (node("Unsqueeze", ["x", "beyond"], ["y"]), "axes=[5] is beyond 4 axes"),
+    "operand left out": (node("Max", ["", "x"], ["y"]), "Max with 2 inputs, one of them left out"),
+    "input left out": (node("MatMul", ["x", ""], ["y"]), "one of them left out"),
+    "bias that does not fit": (node("Gemm", ["w", "w", "three"], ["y"]), "'the Gemm y'"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_THERE)
+def test_what_is_not_there_is_refused(case: str, tmp_path: Path) -> None:
+    one, part = NOT_THERE[case]
+    constants = [ints("beyond", 5), numpy_helper.from_array(np.ones(3, np.float32), "three")]
+    square = numpy_helper.from_array(np.ones((2, 2), np.float32), "w")
+    path = onnx_file(tmp_path / "m.onnx", [one], shape=("T", 1, 3), constants=[*constants, square])
+    assert part in refusal(path, tinyrnn.UnsupportedError)
+
+
+def test_axes_at_their_ends(tmp_path: Path) -> None:
+    """The last axis that there may be, by either sign; keepdims is 1 or nothing, as onnxruntime has it."""
+    x = np.random.default_rng(0).standard_normal((4, 1, 3)).astype(np.float32)
+    for one, wanted in (
+        (node("Unsqueeze", ["x", "last"], ["y"]), x[..., None]),
+        (node("Flatten", ["x"], ["y"], axis=3), x.reshape(-1, 1)),
+        (node("ReduceMax", ["x"], ["y"], axes=[-1], keepdims=16), x.max(-1)),
+        (node("ReduceMax", ["x"], ["y"], axes=[2], keepdims=1), x.max(-1, keepdims=True)),
+    ):
+        model = tinyrnn.load(onnx_model([one], shape=(4, 1, 3), constants=[ints("last", 3)]))
+        assert np.array_equal(model.run(x), wanted), one.op_type

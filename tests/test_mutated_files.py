@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import zipfile
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from fuzzing import Counts, found
 from hostile import MODELS, SMALL, container, no_compiler, npy, survives, write_zip
 
 import tinyrnn
@@ -227,3 +229,15 @@ def test_damaged_files_that_load_also_run(tmp_path: Path) -> None:
             model.run(*(np.zeros([n if isinstance(n, int) else 3 for n in port.file_shape], port.dtype) for port in model.inputs))
         except tinyrnn.TinyRNNError as error:
             assert str(error)
+
+
+STRUCTURES = 4000 if os.environ.get("TINYRNN_ALL") else 120
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_changed_structure(part: int) -> None:
+    """What loads does what onnxruntime does, and what does not is refused, in bounded time and memory."""
+    counts, first = Counts(), 7_000_000 + part * 1_000_000
+    findings = [f"{f.base}, seed {f.seed}: {f.text}" for f in found(first, STRUCTURES // 2, counts)]
+    assert not findings, "\n".join(findings)
+    assert counts.agreed > counts.models / 5, counts

@@ -217,6 +217,20 @@ class Op:
         """Why a node with these attributes cannot run, whatever its inputs are."""
         return None
 
+    def axes_of(self, node: Node, specs: Sequence[Spec | None]) -> int | None:
+        """Of how many axes the attributes axis and axes count; None where they may be anything."""
+        return None if node.domain or not specs or specs[0] is None else max(len(specs[0].shape), 1)
+
+    def check_axes(self, node: Node, specs: Sequence[Spec | None]) -> None:
+        """Raise `Refused` for an axis that is not there."""
+        rank = self.axes_of(node, specs)
+        if rank is None:
+            return
+        for key in ("axis", "axes"):
+            given = node.attributes.get(key)
+            if given is not None and any(not -rank <= int(axis) < rank for axis in np.ravel(given)):
+                raise Refused(f"{key}={np.ravel(given).tolist()} is beyond {rank} axes; supported are {-rank} to {rank - 1}")
+
     def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
         """Bring the forms of all opset versions to one; raise `Refused` where a value is not supported."""
 

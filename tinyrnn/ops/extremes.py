@@ -60,14 +60,14 @@ class _ArgExtreme(AlongAxis):
     relation: ClassVar[str]
 
     def _kept(self, node: Node, rank: int) -> dict[int, int]:
-        axis, keep = self._axis(node, rank), self.attribute(node, "keepdims")
+        axis, keep = self._axis(node, rank), self.attribute(node, "keepdims") == 1
         return {a: a if keep or a < axis else a - 1 for a in range(rank) if a != axis}
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
         assert specs[0] is not None
         shape = list(specs[0].shape)
         axis = self._axis(node, len(shape))
-        shape[axis : axis + 1] = [1] if self.attribute(node, "keepdims") else []
+        shape[axis : axis + 1] = [1] if self.attribute(node, "keepdims") == 1 else []
         return [Spec(INT64, tuple(shape))]
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
@@ -76,7 +76,7 @@ class _ArgExtreme(AlongAxis):
         axis, last = self._axis(node, x.ndim), bool(self.attribute(node, "select_last_index"))
         seen = np.flip(x, axis) if last else x
         choose = np.argmax if self.relation == ">" else np.argmin
-        found = choose(seen, axis=axis, keepdims=bool(self.attribute(node, "keepdims")))
+        found = choose(seen, axis=axis, keepdims=self.attribute(node, "keepdims") == 1)
         return (np.asarray(x.shape[axis] - 1 - found if last else found, np.int64),)
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
@@ -369,6 +369,9 @@ class OneHot(Op):
     outputs = ("output",)
     attributes = {"axis": -1, "depth": REQUIRED}
     parameters = {"depth": 1}
+
+    def axes_of(self, node: Node, specs: Sequence[Spec | None]) -> int | None:
+        return None if specs[0] is None else len(specs[0].shape) + 1
 
     def _depth(self, node: Node) -> int:
         return int(np.ravel(self.attribute(node, "depth"))[0])

@@ -249,10 +249,10 @@ def frame_by_place(node: Node, frames: Frames, axis: int) -> Node:
     if frames.role(source, axis) is not None:
         raise Refused(f"it indexes the {frames.role(source, axis)} axis")
     refuse_twice(frames, output)
-    for name in node.inputs:
-        for a in frames.rows(output):
-            if a != axis and frames.role(name, a) is None:
-                raise Refused("a time or batch axis meets an ordinary one")
+    for a in range(len(frames.specs[output].shape)):
+        roles = [frames.role(name, a) is None for name in (*node.inputs, output)]
+        if a != axis and any(roles) and not all(roles):
+            raise Refused("a time or batch axis meets an ordinary one")
     if frames.role(output, axis) is not None:
         raise Refused("its indices lie along the time or batch axis")
     return frames.node(node, {**node.attributes, "axis": frames.axis(source, axis)})

@@ -52,7 +52,10 @@ class Gemm(Op):
         right = b.sizes[::-1] if self.attribute(node, "transB") else b.sizes
         if left[-1] != right[0]:
             raise Refused(f"{a} and {b} do not fit")
-        return [Spec(a.dtype, (left[0], right[1]))]
+        made, c = (left[0], right[1]), specs[2] if len(specs) > 2 else None
+        if c is not None and np.broadcast_shapes(made, c.sizes) != made:
+            raise Refused(f"C {c} does not fit the product {list(made)}")
+        return [Spec(a.dtype, made)]
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         a, b = arrays[0], arrays[1]

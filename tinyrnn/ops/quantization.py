@@ -60,6 +60,9 @@ class _Scaled(Op):
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
         raise Refused(NOT_RUN)
 
+    def axes_of(self, node: Node, specs: Sequence[Spec | None]) -> int | None:
+        return None
+
     def scales(self, node: Node, x: Array, scale: Array, zero: Array | None) -> tuple[Array, Array]:
         """The scale and the zero point of every element, in float32."""
         axis, block = int(self.attribute(node, "axis")), int(self.attribute(node, "block_size"))

@@ -73,13 +73,13 @@ class Reduce(Op):
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
         assert specs[0] is not None
         axes = self._axes(node, len(specs[0].shape))
-        keep = self.attribute(node, "keepdims")
+        keep = self.attribute(node, "keepdims") == 1
         return [Spec(specs[0].dtype, tuple(1 if a in axes else n for a, n in enumerate(specs[0].sizes) if keep or a not in axes))]
 
     def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
         rank = len(specs[node.inputs[0]].shape)
         axes = self._axes(node, rank)
-        kept = range(rank) if self.attribute(node, "keepdims") else [a for a in range(rank) if a not in axes]
+        kept = range(rank) if self.attribute(node, "keepdims") == 1 else [a for a in range(rank) if a not in axes]
         for to, start in enumerate(kept):
             if start not in axes:
                 yield (node.inputs[0], start), (node.outputs[0], to)
@@ -112,7 +112,7 @@ class Reduce(Op):
         assert x is not None
         axes = tuple(self._axes(node, x.ndim))
         with np.errstate(all="ignore"):
-            found = np.asarray(type(self).function(x, axis=axes, keepdims=bool(self.attribute(node, "keepdims"))))
+            found = np.asarray(type(self).function(x, axis=axes, keepdims=self.attribute(node, "keepdims") == 1))
         return (found.astype(x.dtype),)
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:

@@ -191,6 +191,9 @@ class Flatten(Reshape):
     attributes = {"axis": 1, "shape": None, "allowzero": 1}
     parameters = {}
 
+    def axes_of(self, node: Node, specs: Sequence[Spec | None]) -> int | None:
+        return None if specs[0] is None else len(specs[0].shape) + 1
+
     def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
         assert specs[0] is not None
         shape, axis = specs[0].sizes, self.attribute(node, "axis")
@@ -233,6 +236,9 @@ class Unsqueeze(Reshape):
     inputs = ("data", "axes?")
     attributes = {"axes": REQUIRED, "shape": None, "allowzero": 1}
     parameters = {"axes": 1}
+
+    def axes_of(self, node: Node, specs: Sequence[Spec | None]) -> int | None:
+        return None if specs[0] is None else len(specs[0].shape) + np.size(self.attribute(node, "axes"))
 
     def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
         assert specs[0] is not None

@@ -86,15 +86,16 @@ def _problem(node: Node) -> str | None:
         shown = "a graph" if isinstance(value, Graph) else repr(value)
         return f"{node.op} with attribute {unknown[0]}={shown} (supported: {known})"
     if not _count_fits(op, node):
-        return f"{node.op} with {len(node.inputs)} inputs (supported: {', '.join(op.inputs) or 'none'})"
+        left_out = ", one of them left out" if not all(node.inputs) else ""
+        return f"{node.op} with {len(node.inputs)} inputs{left_out} (supported: {', '.join(op.inputs) or 'none'})"
     return op.refuses(node)
 
 
 def _count_fits(op: Op, node: Node) -> bool:
     if op.inputs and op.inputs[-1].endswith("*"):
-        return len(node.inputs) >= 1
-    least = sum(1 for name in op.inputs if not name.endswith("?"))
-    return least <= len([i for i in node.inputs if i]) and len(node.inputs) <= len(op.inputs)
+        return len(node.inputs) >= 1 and (len(op.inputs) > 1 or all(node.inputs))
+    least = [index for index, name in enumerate(op.inputs) if not name.endswith("?")]
+    return all(index < len(node.inputs) and node.inputs[index] for index in least) and len(node.inputs) <= len(op.inputs)
 
 
 def _needs(graph: Graph, output: str, bad: set[str]) -> bool:

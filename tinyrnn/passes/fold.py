@@ -175,6 +175,7 @@ def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int], choices: dic
     absorb_parameters(op, node, graph.constants)
     try:
         specs = [graph.specs[name] if name else None for name in node.inputs[: op.arguments(node)]]
+        op.check_axes(node, specs)
         op.normalize(node, specs)
         _fold_nested(graph, op, node, specs, probes, choices)
         if known and op.foldable and _compute(graph, op, node):
@@ -319,6 +320,7 @@ def _runner(values: Mapping[str, np.ndarray[Any, Any]], turns: _Turns) -> RunGra
             absorb_parameters(op, node, known)
             given = [known[name] if name else None for name in node.inputs]
             specs = [None if array is None else spec_of(array) for array in given[: op.arguments(node)]]
+            op.check_axes(node, specs)
             op.normalize(node, specs)
             if not op.known_only and not any(True for _ in node.nested()):
                 for spec in op.infer(node, specs):
