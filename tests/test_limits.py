@@ -316,3 +316,9 @@ def test_axes_at_their_ends(tmp_path: Path) -> None:
     ):
         model = tinyrnn.load(onnx_model([one], shape=(4, 1, 3), constants=[ints("last", 3)]))
         assert np.array_equal(model.run(x), wanted), one.op_type
+
+
+@pytest.mark.parametrize("options", [{"states": 5}, {"states": {1: 2}}, {"states": {"x": None}}, {"states": ["x"]}, {"outputs": 5}, {"time": 2.5}, {"time": None, "bind": {5: 3}}], ids=str)  # fmt: skip
+def test_options_of_another_kind(options: dict[str, object], tmp_path: Path) -> None:
+    text = refusal(onnx_file(tmp_path / "m.onnx"), **options)
+    assert "not sound" not in text and str(next(key for key in options if options[key] is not None)) in text

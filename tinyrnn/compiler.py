@@ -17,7 +17,7 @@ from tinyrnn import ops
 from tinyrnn.arrays import Port as UserPort
 from tinyrnn.arrays import is_narrow
 from tinyrnn.codegen import PORTS, Source, generate
-from tinyrnn.errors import TinyRNNError, UnsupportedError
+from tinyrnn.errors import LoadError, TinyRNNError, UnsupportedError
 from tinyrnn.frontends.source import ModelSource, label, read
 from tinyrnn.generic import Shared
 from tinyrnn.ir import Graph, Spec
@@ -100,10 +100,21 @@ def _read_bound(
     graph, stored_states = read(path, layers, names)
     if not halves:
         graph.specs = {n: Spec(np.dtype(np.float32), s.shape) if is_narrow(s.dtype) else s for n, s in graph.specs.items()}
+    _check_names(graph.name, states, outputs)
     graph = bound(graph, bind, outputs)
     if states is None and stored_states is not None and all(v in graph.outputs for v in stored_states.values()):
         states = {k: v for k, v in stored_states.items() if k in graph.inputs}
     return graph, states
+
+
+def _check_names(model: str, states: Any, outputs: Any) -> None:
+    """Raise `LoadError` where names of inputs and outputs are asked for and something else is given."""
+    if states is not None and not (
+        isinstance(states, Mapping) and all(isinstance(name, str) for pair in states.items() for name in pair)
+    ):
+        raise LoadError(f"{model}: states={states!r}; it takes {{state input: state output}}, both by name")
+    if outputs is not None and not isinstance(outputs, Sequence):
+        raise LoadError(f"{model}: outputs={outputs!r}; it takes a list of names")
 
 
 def load_for_build(path: ModelSource, **how: Any) -> Model:

@@ -232,7 +232,8 @@ def _given(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time) -
     elif isinstance(time, str):
         axes = [(name, axis) for name, shape in shapes.items() for axis, size in enumerate(shape) if size == time]
     else:
-        axes = [(name, time % len(shape)) for name, shape in shapes.items() if -len(shape) <= time < len(shape)]
+        whole = isinstance(time, int)
+        axes = [(name, time % len(shape)) for name, shape in shapes.items() if whole and -len(shape) <= time < len(shape)]
     if not axes:
         raise LoadError(
             f"{graph.name}: time={time!r} names no axis. The inputs are {shown}; time= takes an axis, the name of an open size, "
