@@ -93,7 +93,7 @@ def _problem(node: Node) -> str | None:
 
 def _count_fits(op: Op, node: Node) -> bool:
     if op.inputs and op.inputs[-1].endswith("*"):
-        return len(node.inputs) >= 1 and (len(op.inputs) > 1 or all(node.inputs))
+        return len(node.inputs) >= 1 and (all(node.inputs) or any(True for _ in node.nested()))
     least = [index for index, name in enumerate(op.inputs) if not name.endswith("?")]
     return all(index < len(node.inputs) and node.inputs[index] for index in least) and len(node.inputs) <= len(op.inputs)
 
