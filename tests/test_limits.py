@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from driving import agree, in_onnxruntime, whole
 from hostile import onnx_file, onnx_model, refusal
 from onnx import TensorProto, helper, numpy_helper
 
@@ -322,3 +323,16 @@ def test_axes_at_their_ends(tmp_path: Path) -> None:
 def test_options_of_another_kind(options: dict[str, object], tmp_path: Path) -> None:
     text = refusal(onnx_file(tmp_path / "m.onnx"), **options)
     assert "not sound" not in text and str(next(key for key in options if options[key] is not None)) in text
+
+
+def test_sequences_known_at_load_with_a_batch() -> None:
+    """A model of constants alone, and one whose input meets them: each entry of the batch has its own."""
+    rng = np.random.default_rng(3)
+    made = [("k", (6, 2, 3)), ("W", (1, 8, 3)), ("R", (1, 8, 2)), ("start", (1, 2, 2))]
+    constants = [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name) for name, shape in made]
+    layer = node("LSTM", ["k", "W", "R", "", "", "start"], ["h"], hidden_size=2)
+    alone = onnx_model([layer, node("Identity", ["h"], ["y"])], constants=constants)
+    del alone.graph.input[:]
+    met = onnx_model([layer, node("Add", ["h", "x"], ["y"])], constants=constants, shape=(6, 1, 2, 2))
+    for model, given in ((alone, {}), (met, {"x": rng.standard_normal((6, 1, 2, 2)).astype(np.float32)})):
+        agree("close", whole(tinyrnn.load(model), given), in_onnxruntime(model, given))

@@ -49,7 +49,8 @@ def run_file(layout: Layout, code: Any, answer: Any, inputs: Sequence[Any], name
     end = frames if layout.waits else -1
     ends = dict(zip([p.name for p in layout.state_outputs], [p[0] for p in layout.state_parts], strict=False))
     views = part_views(layout, context.state)
-    if layout.kind == "static" and all("batch" in p.roles and p.per_frame for p in (*layout.inputs, *layout.outputs)):
+    by_entry = all("batch" in p.roles and p.per_frame for p in (*layout.inputs, *layout.outputs)) and not layout.batches
+    if layout.kind == "static" and by_entry:
         given = [np.asarray(rows_first(arrays[p.name], p), order="C") for p in layout.inputs]
         made = [np.empty((batch, *p.shape), p.dtype) for p in layout.outputs]
         context.execute(code.run, [*given, *made], batch)  # without state, batch entries are frames
