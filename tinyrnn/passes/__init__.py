@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,8 @@ def prepare(graph: Graph, states: Mapping[str, str] | None = None, time: Time | 
     """
     program = _frames(graph, states, time, 0, doubles)
     if any(isinstance(size, str) for name in graph.inputs for size in graph.specs[name].shape):
-        difference = _difference(program, _frames(graph, states, time, 1, doubles))
+        others = (_frames(graph, states, time, seed, doubles) for seed in (1, *_remainders(program)))
+        difference = next(filter(None, (_difference(program, other) for other in others)), "")
         if difference:
             sizes = sorted({s for name in graph.inputs for s in graph.specs[name].shape if isinstance(s, str)})
             raise UnsupportedError(
@@ -99,6 +101,15 @@ def prepare(graph: Graph, states: Mapping[str, str] | None = None, time: Time | 
     multiply_tables(program)
     fuse(program)
     return program
+
+
+def _remainders(program: Program) -> list[int]:
+    """Seeds beyond 1 for lengths with other remainders: what a cut to another value's length leaves follows from them.
+
+    A length one stride on has one row more. Where time comes in multiples there is no other remainder.
+    """
+    strides = {clock.stride for clock in program.clocks.values()} - {1}
+    return [1 + n for n in sorted({1, *strides})] if strides and not program.sizes else []
 
 
 def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, seed: int, doubles: bool) -> Program:
@@ -252,9 +263,9 @@ def _difference(a: Program, b: Program) -> str:
         other = b.graph.constants.get(name)
         if other is None or not np.array_equal(array, other, equal_nan=array.dtype.kind == "f"):
             return f"constant {name!r}"
-    for x, y in zip(a.graph.every_node(), b.graph.every_node(), strict=True):
-        if x.shapes != y.shapes or not _same(x.attributes, y.attributes):
-            return f"node {x.name!r} ({x.op})"
+    for x, y in zip_longest(a.graph.every_node(), b.graph.every_node()):
+        if x is None or y is None or (x.op, x.shapes) != (y.op, y.shapes) or not _same(x.attributes, y.attributes):
+            return f"node {(x or y).name!r} ({(x or y).op})"
     if a.sizes != b.sizes:
         return "what its open sizes can be"
     if a.clocks != b.clocks:

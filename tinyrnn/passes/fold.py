@@ -68,13 +68,14 @@ def _primes(taken: set[int], candidate: int) -> Iterator[int]:
 def fold(graph: Graph, seed: int) -> tuple[Graph, Sizes]:
     """A graph with all shapes known and all constants computed, and what became of its open sizes.
 
-    `seed` 0 and 1 choose other probes, far apart, so that comparisons with a size come out otherwise. Probes are raised
-    until every kernel, window and cut fits them, and are multiples where something needs one.
+    `seed` 0 and 1 choose other probes, far apart, so that comparisons with a size come out otherwise; 1 + n those n beyond
+    the ones of seed 1. Probes are raised until every kernel, window and cut fits them, and are multiples where something
+    needs one.
     """
     if not any(isinstance(n, str) for name in graph.inputs for n in graph.specs[name].shape):
         return _fold_joined(graph, {}, {})
     for place, leasts in enumerate(LEAST):
-        probes = choose_probes(graph, leasts[seed])
+        probes = {name: n + max(seed - 1, 0) for name, n in choose_probes(graph, leasts[min(seed, 1)]).items()}
         try:
             return _fold_joined(graph, probes, {})
         except _UnevenError as error:
