@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from driving import agree, in_onnxruntime, loaded, whole
 from families import Maker
 
 import tinyrnn
+from tinyrnn.cli import main
 
 
 def trimmed(kernel: int, stride: int, way: str) -> onnx.ModelProto:
@@ -38,3 +41,7 @@ def test_every_length_runs(kernel: int, stride: int, way: str, tmp_path: Path) -
         agree("close", whole(model, {"x": x}), in_onnxruntime(proto, {"x": x}), f"{frames} frames")
     with pytest.raises(tinyrnn.StreamError, match="depends on a size that the file leaves open"):
         model.stream()
+    onnx.save(proto, tmp_path / "cut.onnx")
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "cut.onnx"), "--json"])
+    assert json.loads(shown.output)["streams"] is False
+    assert "passed" in CliRunner().invoke(main, ["check", str(tmp_path / "cut.onnx")]).output

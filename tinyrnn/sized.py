@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class SizedModel(Model):
     ) -> None:
         """`batches` are the open sizes of batch axes: none becomes time where time's size is given."""
         super().__init__(example._layout, example._code, example._source)
-        self._shapes, self._reason, self._specialise = dict(shapes), reason, specialise
+        self._shapes, self._specialise = dict(shapes), specialise
         self.open_sizes = tuple(example_sizes)
         """the names of the sizes that its code has to know"""
         self.example = dict(example_sizes)
@@ -48,6 +49,8 @@ class SizedModel(Model):
         self._streams = example.kind == "step" or (
             example.kind == "sequence" and not timed and any(p.per_frame for p in example.inputs)
         )
+        if not self._streams:
+            self._layout = replace(self._layout, refuses_stream=self._layout.refuses_stream or reason)
 
     def _port(self, name: str) -> Port:
         return next(p for p in (*self._layout.inputs, *self._layout.state_inputs) if p.name == name)
@@ -126,19 +129,14 @@ class SizedModel(Model):
 
     def stream(self) -> Stream:
         """A new live input. Raises `StreamError` with the node that needs the whole sequence."""
-        if not self._streams:
-            reason = self._layout.refuses_stream or self._reason
-            raise StreamError(f"{self.name} cannot stream: {reason}. Run whole sequences with model.run(x)")
-        if self._layout.refuses_stream:
-            return super().stream()
-        return SizedStream(self)
+        return super().stream() if self._layout.refuses_stream else SizedStream(self)
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.kind} model, run-time sizes {', '.join(map(repr, self.open_sizes))}"]
         lines += [f"  input  {n}: [{', '.join(map(str, s))}]" for n, s in self._shapes.items()]
         lines += [f"  output {p}  at one size" for p in self.outputs]
         lines += [f"  state  {p}" for p in self.states] if self._streams else []
-        reason = self._layout.refuses_stream or (not self._streams and self._reason)
+        reason = self._layout.refuses_stream
         return "\n".join([*lines, *([f"  cannot stream: {reason}"] if reason else [])])
 
     __repr__ = __str__
