@@ -18,7 +18,7 @@ from tinyrnn.ops.steps import Steps, in_order, join
 from tinyrnn.ops.unrolled_start import find_start
 from tinyrnn.ops.unrolled_state import carry_less
 from tinyrnn.ops.unrolled_step import Ref, Step, find_step
-from tinyrnn.ops.unrolled_values import FIXED, Family, Values, lengths, steps_of
+from tinyrnn.ops.unrolled_values import FIXED, Family, Values, lengths, levels_of
 
 
 @guess
@@ -50,7 +50,9 @@ def _split_biases(graph: Graph) -> None:
 def _roll_one(graph: Graph) -> bool:
     values = Values(graph)
     for count in lengths(values):
-        found = [(step, back) for back in (False, True) if (step := find_step(values, steps_of(values, count, back))) is not None]
+        found = [
+            (step, back) for back in (False, True) if (step := find_step(values, levels_of(values, count, back))) is not None
+        ]
         for whole, backwards in sorted(found, key=lambda pair: -len(pair[0].nodes)):
             for step in (carry_less(whole), whole):
                 starts = find_start(step)

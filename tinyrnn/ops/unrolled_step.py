@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tinyrnn.ir import Node
-from tinyrnn.ops.unrolled_values import FIXED, Steps, Values
+from tinyrnn.ops.unrolled_values import FIXED, Levels, Values
 
 FIRST = 1
 """the step that stands for all: the one before may look otherwise, since exporters compute what is constant"""
 
 ATTEMPTS = 8
+"""alignments that are tried, each without the node that kept the one before from being in all steps"""
 
 
 class Ref(NamedTuple):
@@ -39,7 +40,7 @@ class Step:
     """The step that is gone through again and again; `images` are its values in each step by their names in step FIRST."""
 
     values: Values
-    steps: Steps
+    steps: Levels
     nodes: list[Node]
     reads: dict[int, tuple[Ref, ...]]
     carried: list[Carried]
@@ -108,7 +109,7 @@ class Step:
             held.end = moved(held.end)
 
 
-def find_step(values: Values, steps: Steps) -> Step | None:
+def find_step(values: Values, steps: Levels) -> Step | None:
     """The step of which all that follow are copies, if there is one that carries something on."""
     if steps.count < FIRST + 2:
         return None
@@ -127,7 +128,7 @@ def find_step(values: Values, steps: Steps) -> Step | None:
 class _Signatures:
     """What nodes of a step look like: within the step, from its inputs on, and by what uses them in it."""
 
-    def __init__(self, values: Values, steps: Steps) -> None:
+    def __init__(self, values: Values, steps: Levels) -> None:
         self.values, self.steps = values, steps
         self.numbers: dict[Any, int] = {}
         self.of_value: dict[str, int] = {}
@@ -163,7 +164,7 @@ class _Signatures:
             self.used[id(node)] = self.number((self.of_node[id(node)], tuple(uses)))
 
 
-def _pairs(values: Values, steps: Steps) -> Iterator[tuple[Node, Node]]:
+def _pairs(values: Values, steps: Levels) -> Iterator[tuple[Node, Node]]:
     """Nodes of step FIRST and those of the next that look alike: by their uses too, then without them, then by their order."""
     looks = _Signatures(values, steps)
     looks.look(FIRST)
@@ -182,7 +183,7 @@ def _pairs(values: Values, steps: Steps) -> Iterator[tuple[Node, Node]]:
         left = [[node for node in nodes if id(node) not in done] for nodes in left]
 
 
-def _aligned(values: Values, steps: Steps, refused: set[int]) -> Step | None:
+def _aligned(values: Values, steps: Levels, refused: set[int]) -> Step | None:
     found = {id(a): b for a, b in _pairs(values, steps) if id(a) not in refused}
     images: dict[str, str] = {}
     places: dict[tuple[str, str], int] = {}
@@ -232,7 +233,7 @@ def _aligned(values: Values, steps: Steps, refused: set[int]) -> Step | None:
 
 
 def _add_last(
-    values: Values, steps: Steps, nodes: list[Node], reads: dict[int, tuple[Ref, ...]], places: dict[tuple[str, str], int]
+    values: Values, steps: Levels, nodes: list[Node], reads: dict[int, tuple[Ref, ...]], places: dict[tuple[str, str], int]
 ) -> None:
     """Of three steps, the nodes that the last one has not, since only a fourth would need what they make."""
     starts = {start: place for (start, _), place in reversed(places.items())}

@@ -141,7 +141,7 @@ class Values:
 
 
 @dataclass
-class Steps:
+class Levels:
     """The steps of a graph, by the slices of axes of one length."""
 
     count: int
@@ -167,13 +167,13 @@ def lengths(values: Values) -> list[int]:
     return sorted(counts, key=lambda n: -counts[n])
 
 
-def steps_of(values: Values, count: int, backwards: bool) -> Steps:
+def levels_of(values: Values, count: int, backwards: bool) -> Levels:
     """Which step each value belongs to, where steps are the slices of all axes of length `count`."""
     complete: dict[tuple[str, int], set[int]] = {}
     for node in values.nodes:
         for _, axis, index in values.picks(node):
             complete.setdefault((values.inputs(node)[0], axis), set()).add(index)
-    found = Steps(count, {}, {}, {}, [[] for _ in range(count)])
+    found = Levels(count, {}, {}, {}, [[] for _ in range(count)])
     for node in values.nodes:
         inputs = values.inputs(node)
         level = max((found.level.get(name, FIXED) for name in inputs if name), default=FIXED)
