@@ -159,7 +159,7 @@ FAMILIES: dict[str, tuple[Callable[[], st.SearchStrategy[Case]], int, float, Che
     "windows": (windows, 4, 0.6, right),
     "cuts": (cuts, 6, 0.5, right),
     "normal": (normal, 5, 0.6, right),
-    "rates": (rates, 2, 0.3, right),
+    "rates": (rates, 8, 0.3, right),
     "halves": (halves, 4, 0.8, right),
     "loops": (loops, 5, 0.8, right),
     "steps": (steps, 5, 1.0, steps_right),

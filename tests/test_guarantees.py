@@ -128,13 +128,16 @@ def test_streams_that_are_gone_give_their_memory_back() -> None:
         for _ in range(count):
             model.stream().fork().step(3)
 
-    streams(20)
-    gc.collect()
-    before = resident()
-    streams(500)
-    gc.collect()
-    after = resident()
-    assert before is None or after is None or after - before < 4 << 20
+    grown = []  # of what the allocator keeps, a later round needs no more
+    for _ in range(3):
+        before = resident()
+        streams(500)
+        gc.collect()
+        after = resident()
+        if before is None or after is None:
+            pytest.skip("this system does not tell a process's memory")
+        grown.append(after - before)
+    assert min(grown) < 1 << 20, grown
 
 
 def test_a_step_alone_keeps_what_it_needs() -> None:

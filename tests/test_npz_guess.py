@@ -103,9 +103,9 @@ def computed(torch: Any, layers: list[tuple[str, Any]], x: Any) -> Array:
 
 
 def ambiguous(layers: list[tuple[str, Any]]) -> bool:
-    """A matrix alone, which may be a Linear or an Embedding, where the names tell nothing."""
+    """Where the names tell nothing: a matrix alone may be a Linear or an Embedding, a kernel for one channel a depthwise one."""
     kind, module = layers[0]
-    return kind == "Linear" and module.bias is None
+    return kind == "Depthwise" or (kind == "Linear" and module.bias is None)
 
 
 @settings(max_examples=12, deadline=None)

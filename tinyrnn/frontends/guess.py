@@ -60,7 +60,7 @@ def guess_layers(arrays: Mapping[str, Array], origins: Mapping[str, str]) -> str
     if any(kind.startswith("RNN") for kind in kinds):
         text += ', {"nonlinearity": "relu"} as a third part of an RNN that has it'
     if "Conv1d" in kinds:
-        text += ', {"padding": 1, "stride": 2, "dilation": 1} or {"padding": "causal"} as a third part of a Conv1d that has them'
+        text += ', {"padding": 1, "stride": 2, "groups": 4} or {"padding": "causal"} as a third part of a Conv1d that has them'
     if kinds & {"RNN", "GRU", "LSTM"}:
         text += ', {"select": "last"} as a third part of a recurrent layer whose last step alone goes on'
     text += f"; on the command line {line}"
