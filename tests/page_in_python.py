@@ -13,6 +13,7 @@ from tinyrnn.targets.kernels import Kernels
 from tinyrnn.targets.machine import host
 from tinyrnn.targets.objects import emit
 from tinyrnn.targets.page import ELEMENTS, read_page, translated
+from tinyrnn.targets.side_by_side import modules
 
 TYPES: dict[str, Any] = {
     "f32": ctypes.c_float, "f64": ctypes.c_double, "i64": ctypes.c_int64, "u64": ctypes.c_uint64, "i32": ctypes.c_int32,
@@ -41,7 +42,7 @@ def in_python(source: Source) -> Callable[[int, int], int]:
     page = read_page(source.text)
     kernels = Kernels(page, host())
     translated(page, {"run": "run"}, 64, kernels)
-    engine = load_object(emit(host(), [], kernels.modules(), list(kernels.called)).data)
+    engine = load_object(emit(host(), [], modules(kernels), list(kernels.called)).data)
 
     def native(symbol: str, kinds: tuple[str, ...]) -> Callable[..., None]:
         arguments = [ctypes.c_double if kind == "d" else ctypes.c_int64 for kind in kinds]

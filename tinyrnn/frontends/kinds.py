@@ -81,6 +81,11 @@ HINTS = {
 }
 
 
+def memory_name(graph: str) -> str:
+    """What a model without a file is called: as its graph."""
+    return re.sub(r"[/\\.]", "_", graph) or "model"
+
+
 def kind_of_model(start: bytes, archive: io.BufferedIOBase | None, suffix: str) -> str | None:
     """One of `READ` or `HINTS`; None where nothing tells.
 

@@ -16,8 +16,8 @@ from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.archive import first_line
 from tinyrnn.frontends.functions import inlined, written_out
+from tinyrnn.frontends.kinds import memory_name
 from tinyrnn.frontends.order import DEEPEST, check_names, model_name, ordered
-from tinyrnn.frontends.source import memory_name
 from tinyrnn.ir import Graph, Node, Size, Spec, refresh_captures
 from tinyrnn.limits import LARGEST_VALUE
 
@@ -42,7 +42,7 @@ def read_onnx(path: Path, source: bytes | onnx.ModelProto | None = None) -> Grap
     if not model.graph.node and not model.graph.output:
         raise LoadError(f"{path}: empty, or not an ONNX file: it has no nodes and no outputs")
     if isinstance(source, bytes):
-        path = Path(memory_name(model))
+        path = Path(memory_name(model.graph.name))
     if model.functions:
         model = inlined(model, path)
     versions = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
 from tinyrnn.errors import LoadError
-from tinyrnn.frontends.kinds import READ, START, hint, kind_of_model
+from tinyrnn.frontends.kinds import READ, START, hint, kind_of_model, memory_name
 from tinyrnn.ir import Graph
 from tinyrnn.limits import LARGEST_FILE, holds, one_load
 
@@ -45,7 +44,7 @@ def _read_source(source: ModelSource, layers: Sequence[Any] | None, names: Any) 
         holds(path.stat().st_size)
         return _read(_kind(path), path, None, layers, names)
     if is_proto(source):
-        return _read("onnx", Path(memory_name(source)), source, layers, names)
+        return _read("onnx", Path(memory_name(source.graph.name)), source, layers, names)
     data = in_memory(source)
     if data is None:
         raise LoadError(f"load takes the path of a file, the bytes of one, or an onnx.ModelProto, not {type(source).__name__}")
@@ -89,11 +88,6 @@ def _kind(source: Any) -> str | None:
             return kind_of_model(file.read(START), file, Path(source).suffix.lower())
     data = bytes(source)
     return kind_of_model(data[:START], io.BytesIO(data), ".onnx")
-
-
-def memory_name(proto: Proto) -> str:
-    """What a model without a file is called: as its graph."""
-    return re.sub(r"[/\\.]", "_", proto.graph.name) or "model"
 
 
 def _check_file(path: Path) -> None:

@@ -17,6 +17,7 @@ from tinyrnn.targets.cache import read, write
 from tinyrnn.targets.kernels import Kernels, key_of
 from tinyrnn.targets.machine import Machine, host
 from tinyrnn.targets.page import read_page, translated
+from tinyrnn.targets.side_by_side import modules
 
 _COMMENT = re.compile(r"^ *#.*\n", re.M)
 
@@ -73,6 +74,6 @@ def _compile(source: Source, machine: Machine) -> bytes:
     page = read_page(source.text)
     kernels = Kernels(page, machine)
     text = translated(page, {name: name for name in source.entries}, machine.bits, kernels)
-    modules = kernels.modules()
+    compiled = modules(kernels)
     tell(LINKING)
-    return emit(machine, [text], modules, list(source.entries), shared=kernels.shared()).data
+    return emit(machine, [text], compiled, list(source.entries), shared=kernels.shared()).data

@@ -1,4 +1,4 @@
-"""Kernels, compiled one by one: each is kept as bitcode under the hash of its text, whichever model asks for it."""
+"""Kernels, compiled one by one: each has a name by the hash of its text, whichever model asks for it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tinyrnn import lanes
-from tinyrnn.progress import KERNELS, tell
-from tinyrnn.targets import cache as kept
 from tinyrnn.targets.machine import Machine
 from tinyrnn.targets.page import KERNEL, Page
-from tinyrnn.targets.side_by_side import compile_all
 
 if TYPE_CHECKING:
     from tinyrnn.targets.lowering import Compiler
@@ -75,23 +72,6 @@ class Kernels:
         """Those that a page calls so often that they stay functions: copies at each call take long to compile, and much code."""
         return [symbol for symbol, count in self._calls.items() if count > OFTEN]
 
-    def modules(self) -> list[bytes]:
-        """The bitcode of each, from the cache or newly compiled."""
-        found = {symbol: data for symbol in self.called if (data := kept.read(_file(symbol))) is not None}
-        missing = [symbol for symbol in self.called if symbol not in found]
-        left = iter(range(len(missing), 0, -1))
-
-        def told() -> None:
-            tell(KERNELS, len(self.called) - next(left, 0), len(self.called))
-
-        if missing:
-            told()
-            made = compile_all(missing, self.page.text, self.machine, self.compile, told)
-            for symbol, data in made.items():
-                kept.write(_file(symbol), data)
-            found |= made
-        return [found[symbol] for symbol in self.called]
-
     def compile(self, symbol: str) -> bytes:
         """The bitcode of one kernel, by its name in LLVM."""
         name, kinds = self.called[symbol]
@@ -107,10 +87,6 @@ class Kernels:
         exec(compile(text, "<kernel>", "exec"), names)
         function: Callable[..., Any] = names[name]
         return function
-
-
-def _file(symbol: str) -> str:
-    return f"kernels/{symbol.partition('.')[2]}.bc"
 
 
 @cache

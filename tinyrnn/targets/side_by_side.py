@@ -1,4 +1,6 @@
-"""`python -m tinyrnn.targets.side_by_side FOLDER`: compile kernels of a page beside the process that asked for it.
+"""The kernels of a page, from the cache, or compiled in as many processes as there are cores.
+
+`python -m tinyrnn.targets.side_by_side FOLDER` compiles beside the process that asked for it.
 
 Numba holds one lock for all that it compiles, so that several cores need several processes. Who has made an empty file for a
 kernel compiles it, and puts the bitcode beside it; all go through the same list until nothing is left.
@@ -13,11 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tinyrnn.progress import KERNELS, tell
+from tinyrnn.targets import cache
+from tinyrnn.targets.kernels import Kernels
 from tinyrnn.targets.machine import Machine
+from tinyrnn.targets.page import read_page, translated
 
 PROCESSES_VARIABLE = "TINYRNN_PROCESSES"
 """environment variable: how many processes may compile at once, by default as many as there are cores"""
@@ -26,26 +32,36 @@ EACH = 6
 POLL = 0.01
 REQUEST, ENDING = "request.json", ".bc"
 
-Compile = Callable[[str], bytes]
-"""the name of a kernel in LLVM → its bitcode"""
+
+def modules(kernels: Kernels) -> list[bytes]:
+    """The bitcode of each kernel, from the cache or newly compiled."""
+    found = {symbol: data for symbol in kernels.called if (data := cache.read(_file(symbol))) is not None}
+    missing = [symbol for symbol in kernels.called if symbol not in found]
+    if missing:
+        for done, (symbol, data) in enumerate(_compiled(kernels, missing), len(found) + 1):
+            cache.write(_file(symbol), data)
+            found[symbol] = data
+            tell(KERNELS, done, len(kernels.called))
+    return [found[symbol] for symbol in kernels.called]
 
 
-def compile_all(
-    symbols: Sequence[str], page: str, machine: Machine, compile_one: Compile, done: Callable[[], None]
-) -> dict[str, bytes]:
-    """The bitcode of each of the kernels of a page; `done` is called after each."""
-    helpers = min(_cores() - 1, len(symbols) // EACH) if _may_start_python() and machine.bits == 64 else 0
-    found: dict[str, bytes] = {}
-    with _helped(helpers, symbols, page, machine) as (folder, running):
+def _file(symbol: str) -> str:
+    return f"kernels/{symbol.partition('.')[2]}.bc"
+
+
+def _compiled(kernels: Kernels, symbols: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Each kernel and its bitcode as it is made, in this process or beside it."""
+    tell(KERNELS, len(kernels.called) - len(symbols), len(kernels.called))
+    helpers = min(_cores() - 1, len(symbols) // EACH) if _may_start_python() and kernels.machine.bits == 64 else 0
+    with _helped(helpers, symbols, kernels.page.text, kernels.machine) as (folder, running):
+        elsewhere = []
         for symbol in symbols:
             if folder is None or _claim(folder, symbol):
-                found[symbol] = compile_one(symbol)
-                done()
-        for symbol in symbols:
-            if symbol not in found:
-                found[symbol] = _awaited(folder, symbol, running) or compile_one(symbol)
-                done()
-    return found
+                yield symbol, kernels.compile(symbol)
+            else:
+                elsewhere.append(symbol)
+        for symbol in elsewhere:
+            yield symbol, _awaited(folder, symbol, running) or kernels.compile(symbol)
 
 
 def _cores() -> int:
@@ -108,9 +124,6 @@ def _awaited(folder: Path | None, symbol: str, running: Sequence[subprocess.Pope
 
 
 def main() -> None:
-    from tinyrnn.targets.kernels import Kernels
-    from tinyrnn.targets.page import read_page, translated
-
     folder = Path(sys.argv[1])
     request = json.loads((folder / REQUEST).read_text())
     machine = Machine(**{**request["machine"], "lacks": frozenset(request["machine"]["lacks"])})

@@ -120,6 +120,7 @@ def _work(folder: Path) -> None:
     from tinyrnn.targets.kernels import Kernels
     from tinyrnn.targets.objects import emit
     from tinyrnn.targets.page import read_page, translated
+    from tinyrnn.targets.side_by_side import modules
     from tinyrnn.targets.stack import deepest
 
     llvm.set_option("tinyrnn", f"--unroll-threshold={UNROLLED}")
@@ -133,9 +134,9 @@ def _work(folder: Path) -> None:
         around = unit.around
         for name, data in unit.data.items():
             around = around.replace(f"DATA({name})", 'c"' + "".join([f"\\{byte:02X}" for byte in data]) + '"')
-        modules = kernels.modules()
+        compiled = modules(kernels)
         before = (folder / PRINTED).stat().st_size
-        made = emit(machine, [text, around], modules, unit.exports, unit.externals, kernels.shared(), alone=True)
+        made = emit(machine, [text, around], compiled, unit.exports, unit.externals, kernels.shared(), alone=True)
         (folder / f"{number}.o").write_bytes(made.data)
         warnings = (folder / PRINTED).read_bytes()[before:].decode(errors="replace")
         stacks.append(deepest(unit.exports, made.calls, warnings, machine))
