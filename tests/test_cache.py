@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 import tinyrnn
 from tinyrnn.cli import main
+from tinyrnn.progress import listening, tell
 from tinyrnn.targets import cache, side_by_side
 
 MODELS = Path(__file__).parent / "models"
@@ -180,3 +181,14 @@ def test_without_other_processes_all_is_compiled_in_this_one(broken: str, folder
     environment = {**os.environ, side_by_side.PROCESSES_VARIABLE: "3"}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert answer.stdout.split() == ["True"], answer.stderr
+
+
+def test_a_load_that_fails_ends_and_nothing_is_told_outside_of_one(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    told: list[str] = []
+    with listening(lambda stage, done, total: told.append(stage)):
+        with pytest.raises(tinyrnn.LoadError):
+            tinyrnn.load(tmp_path / "bad.onnx")
+        assert told == ["reading", ""]
+        tell("kernels", 1, 2)
+    assert told == ["reading", ""]

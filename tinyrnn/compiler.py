@@ -27,7 +27,7 @@ from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
 from tinyrnn.passes.suggest import advice, example
 from tinyrnn.passes.widen import has_doubles
 from tinyrnn.plan import ALIGNMENT, Plan, make_plan
-from tinyrnn.progress import DONE, PAGE, PASSES, PLAN, READING, Listener, listening, tell
+from tinyrnn.progress import PAGE, PASSES, PLAN, READING, Listener, loading, tell
 from tinyrnn.runtime import Layout, Model, aligned
 from tinyrnn.sized import SizedModel
 from tinyrnn.targets.cpu import compile_source
@@ -80,11 +80,9 @@ def load(
     What a load may cost is bounded by what the file holds (`tinyrnn.limits`): a file of less than a megabyte is loaded or
     refused within ten seconds, compiling apart, and 2 GiB. Raises `LoadError`, `UnsupportedError` or `TargetError`.
     """
-    with listening(progress), one_load(label(path)):
+    with loading(progress), one_load(label(path)):
         tell(READING)
-        model = compile_graph(*_read_bound(path, bind, states, outputs, layers, names), time)
-        tell(DONE)
-        return model
+        return compile_graph(*_read_bound(path, bind, states, outputs, layers, names), time)
 
 
 def _read_bound(
@@ -120,7 +118,8 @@ def _check_names(model: str, states: Any, outputs: Any) -> None:
 def load_for_build(path: ModelSource, **how: Any) -> Model:
     """As `load`, with float32 for half precision, as `plan_for` has."""
     given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers", "names")}
-    with one_load(label(path)):
+    with loading(), one_load(label(path)):
+        tell(READING)
         return compile_graph(*_read_bound(path, **given, halves=False), how.get("time"))
 
 

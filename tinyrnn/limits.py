@@ -38,11 +38,11 @@ WEIGHTS, WEIGHTS_PER_BYTE = 256 * MEGABYTE, 16
 ARENA, ARENA_PER_BYTE = 1024 * MEGABYTE, 64
 """bytes of a stream's state and arena where the file fixes all sizes: a minute of sound between a few layers"""
 LINES, LINES_PER_MEGABYTE = 20_000, 20_000
-"""of the page that is compiled, some 5 ms each; the largest model tried has 20,000 in two megabytes"""
+"""of the page that is compiled; the largest model tried has 20,000 in two megabytes"""
 KERNELS, KERNELS_PER_MEGABYTE = 1_500, 1_500
-"""functions on the page, 20 to 100 ms each"""
+"""functions on the page: kernels, 20 to 100 ms each to compile"""
 STEPS, STEPS_PER_KILOBYTE = 600, 8
-"""kernel calls of one step, 15 to 150 ms each to compile; 415 nodes in half a megabyte give 306"""
+"""kernel calls of one step, 1 to 10 ms each to link; 415 nodes in half a megabyte give 306"""
 WIDEST = 200
 """operands of one kernel"""
 ITERATIONS = 1 << 31

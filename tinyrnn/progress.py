@@ -17,22 +17,35 @@ DONE = ""
 """the stage after the last"""
 
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
+_told: ContextVar[tuple[Listener, ...]] = ContextVar("told", default=())
+"""the listeners to the load that is under way; none outside of one, where a new size may be made ready too"""
 
 
 def tell(stage: str, done: int = 0, total: int = 0) -> None:
     """Say what is being done from now on."""
-    for listener in _listeners.get():
+    for listener in _told.get():
         listener(stage, done, total)
 
 
 @contextmanager
-def listening(listener: Listener | None) -> Iterator[None]:
-    """Tell a listener of what is done meanwhile in this thread."""
-    before = _listeners.set((*_listeners.get(), *([listener] if listener else [])))
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell a listener of the loads of this thread meanwhile."""
+    before = _listeners.set((*_listeners.get(), listener))
     try:
         yield
     finally:
         _listeners.reset(before)
+
+
+@contextmanager
+def loading(listener: Listener | None = None) -> Iterator[None]:
+    """A load: what is done in it is told, and its end, whether it succeeds or not."""
+    before = _told.set((*_listeners.get(), *([listener] if listener else [])))
+    try:
+        yield
+    finally:
+        tell(DONE)
+        _told.reset(before)
 
 
 class Stopwatch:

@@ -54,15 +54,19 @@ class Kernels:
         self.called: dict[str, tuple[str, tuple[str, ...]]] = {}
         """name in LLVM → name in the page, and the kind of each argument"""
         self._calls: Counter[str] = Counter()
+        self._symbol = cache(self._named)
 
     def __call__(self, name: str, kinds: tuple[str, ...]) -> str:
         """The name in LLVM of a kernel for arguments of these kinds."""
-        text = self.page.kernels.get(name)
-        what = KERNEL.sub("KERNEL", text, count=1) + self._imports(text) if text else f"{self.page.imports[name]}.{name}"
-        symbol = f"kernel.{key_of(self.machine, what, ''.join(kinds))}"
+        symbol = self._symbol(name, kinds)
         self.called[symbol] = name, kinds
         self._calls[symbol] += 1
         return symbol
+
+    def _named(self, name: str, kinds: tuple[str, ...]) -> str:
+        text = self.page.kernels.get(name)
+        what = KERNEL.sub("KERNEL", text, count=1) + self._imports(text) if text else f"{self.page.imports[name]}.{name}"
+        return f"kernel.{key_of(self.machine, what, ''.join(kinds))}"
 
     def _imports(self, text: str) -> str:
         """Where the names that a kernel may call come from."""

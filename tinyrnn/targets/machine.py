@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 ALLOWED_EXTERNALS = frozenset({"memcpy", "memset", "memmove"})
 """functions that compiled code may call"""
@@ -33,6 +34,14 @@ class Machine:
     code_model: str = "jitdefault"
     abi: str = ""
     """LLVM's name of the calling convention, where a triple does not say it"""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What JSON can hold, for `from_dict` in another process."""
+        return {**asdict(self), "lacks": sorted(self.lacks)}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Machine:
+        return cls(**{**given, "lacks": frozenset(given["lacks"])})
 
     @property
     def architecture(self) -> str:

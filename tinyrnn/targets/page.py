@@ -105,13 +105,13 @@ def translated(page: Page, entries: Mapping[str, str], bits: int, kernel: Kernel
     Raises `TargetError` for what a page cannot say.
     """
     exported = {inner: outer for outer, inner in entries.items()}
-    asked, done, declared = list(exported), list[str](), dict[str, str]()
+    asked, done, declared = list(exported), set[str](), dict[str, str]()
     made: list[str] = []
     while asked:
         name = asked.pop()
         if name in done:
             continue
-        done.append(name)
+        done.add(name)
         if name not in page.functions:
             raise TargetError(f"the page has no function {name!r}")
         function = _Function(page, page.functions[name], f"i{bits}", exported, kernel, declared)

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from tinyrnn.progress import KERNELS, tell
@@ -85,7 +84,7 @@ def _helped(
         return
     with tempfile.TemporaryDirectory(prefix="tinyrnn-", ignore_cleanup_errors=True) as name:
         folder, running = Path(name), list[subprocess.Popen[bytes]]()
-        request = {"machine": {**asdict(machine), "lacks": sorted(machine.lacks)}, "page": page, "symbols": [*symbols]}
+        request = {"machine": machine.as_dict(), "page": page, "symbols": [*symbols]}
         (folder / REQUEST).write_text(json.dumps(request))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         command = [sys.executable, "-m", "tinyrnn.targets.side_by_side", name]
@@ -126,7 +125,7 @@ def _awaited(folder: Path | None, symbol: str, running: Sequence[subprocess.Pope
 def main() -> None:
     folder = Path(sys.argv[1])
     request = json.loads((folder / REQUEST).read_text())
-    machine = Machine(**{**request["machine"], "lacks": frozenset(request["machine"]["lacks"])})
+    machine = Machine.from_dict(request["machine"])
     page = read_page(request["page"])
     kernels = Kernels(page, machine)
     translated(page, {name: name for name in page.functions}, machine.bits, kernels)

@@ -64,7 +64,7 @@ def compile_for(machine: Machine, units: Sequence[Unit]) -> list[Made]:
             for file, data in unit.data.items():
                 (folder / file).write_bytes(data)
         described = [{**asdict(unit), "data": sorted(unit.data)} for unit in units]
-        request = {"machine": {**asdict(machine), "lacks": sorted(machine.lacks)}, "units": described}
+        request = {"machine": machine.as_dict(), "units": described}
         (folder / "request.json").write_text(json.dumps(request))
         environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         command = [sys.executable, "-m", "tinyrnn.targets.worker", name]
@@ -111,7 +111,7 @@ class _WordSize(MetaPathFinder):
 
 def _work(folder: Path) -> None:
     request = json.loads((folder / "request.json").read_text())
-    machine = Machine(**{**request["machine"], "lacks": frozenset(request["machine"]["lacks"])})
+    machine = Machine.from_dict(request["machine"])
     if machine.bits != 64:
         sys.meta_path.insert(0, _WordSize(machine.bits))
     import llvmlite.binding as llvm
