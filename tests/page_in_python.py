@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tinyrnn.codegen import Source
 from tinyrnn.runtime import Model
-from tinyrnn.targets.cpu import load_object
+from tinyrnn.targets.code import load_object
 from tinyrnn.targets.kernels import Kernels
 from tinyrnn.targets.machine import host
 from tinyrnn.targets.objects import emit

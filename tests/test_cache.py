@@ -80,10 +80,10 @@ def test_what_was_not_used_for_longest_goes_first(folder: Path, monkeypatch: pyt
 
 
 @pytest.mark.skipif(os.name != "posix", reason="rights of files are POSIX's")
-@pytest.mark.parametrize("place", [".", "kernels"])
+@pytest.mark.parametrize("place", [".", "kernels", "models"])
 def test_a_folder_that_others_may_write_to_is_not_used(place: str, folder: Path) -> None:
     tinyrnn.load(STEP)
-    assert not any((folder / p).stat().st_mode & 0o022 for p in (".", "kernels"))
+    assert not any((folder / p).stat().st_mode & 0o022 for p in (".", "kernels", "models"))
     (folder / place).chmod(0o777)
     cache._is_ours.cache_clear()
     with pytest.warns(UserWarning, match="others may write"):
@@ -99,11 +99,11 @@ def test_a_folder_that_others_may_write_to_is_not_used(place: str, folder: Path)
 
 def test_a_packed_model_starts_in_another_cache_without_numba(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / "model.pack"
-    assert "1 file" in command("cache", "pack", STEP, "-o", archive)
+    assert "2 files" in command("cache", "pack", STEP, "-o", archive)
     xs = np.random.default_rng(0).standard_normal((5, *tinyrnn.load(STEP).inputs[0].shape)).astype(np.float32)
     expected = tinyrnn.load(STEP).stream().run(xs)
     monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "there"))
-    assert "1 file" in command("cache", "unpack", archive)
+    assert "2 files" in command("cache", "unpack", archive)
     code = f"import sys, tinyrnn; m = tinyrnn.load({str(STEP)!r}); print(m._code.from_cache, 'numba' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True).stdout
     assert answer.split() == ["True", "False"]
@@ -131,11 +131,11 @@ def test_what_is_no_packed_model_is_refused(kind: str, folder: Path, tmp_path: P
 
 
 def test_the_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "0 models and 0 kernels" in command("cache", "list")
+    assert "0 models, code of 0, 0 kernels" in command("cache", "list")
     tinyrnn.load(STEP)
-    assert "1 models" in command("cache", "list") and '"files"' in command("cache", "list", "--json")
+    assert "1 models, code of 1" in command("cache", "list") and '"files"' in command("cache", "list", "--json")
     assert "took" in command("cache", "clear")
-    assert "0 models and 0 kernels" in command("cache", "list") and not tinyrnn.load(STEP)._code.from_cache
+    assert "0 models, code of 0, 0 kernels" in command("cache", "list") and not tinyrnn.load(STEP)._code.from_cache
     monkeypatch.setenv(cache.CACHE_VARIABLE, "")
     for line in (["list"], ["clear"], ["pack", STEP, "-o", folder / "x"], ["unpack", STEP]):
         assert "there is no cache" in refused("cache", *line)

@@ -195,6 +195,7 @@ def test_what_was_kept_is_what_came_out() -> None:
 
 
 def test_a_model_is_compiled_again_once_and_only_when_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYRNN_CACHE", "")  # from the cache nothing is compiled
     compiled: list[str] = []
     before = compiler.compile_source
     monkeypatch.setattr(compiler, "compile_source", lambda source: compiled.append(source.text) or before(source))

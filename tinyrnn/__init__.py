@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinyrnn.compiler import load, save
+    from tinyrnn.compiler import save
     from tinyrnn.errors import (
         CopyError,
         DecodeError,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TinyRNNError,
         UnsupportedError,
     )
+    from tinyrnn.loading import load
     from tinyrnn.native import build
     from tinyrnn.runtime import Model, Stream, load_built
 
@@ -29,7 +30,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "build": "native",
-    "load": "compiler",
+    "load": "loading",
     "load_built": "runtime",
     "save": "compiler",
     "Model": "runtime",

@@ -1,9 +1,8 @@
-"""`load` and `save`: from a file to a Model and back."""
+"""From a file to a Model, through the stages of its compilation; and `save`, back to a file."""
 
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -27,7 +26,7 @@ from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
 from tinyrnn.passes.suggest import advice, example
 from tinyrnn.passes.widen import has_doubles
 from tinyrnn.plan import ALIGNMENT, Plan, make_plan
-from tinyrnn.progress import PAGE, PASSES, PLAN, READING, Listener, loading, tell
+from tinyrnn.progress import PAGE, PASSES, PLAN, tell
 from tinyrnn.runtime import Layout, Model, aligned
 from tinyrnn.sized import SizedModel
 from tinyrnn.targets.cpu import compile_source
@@ -35,7 +34,7 @@ from tinyrnn.targets.machine import Machine, host
 from tinyrnn.trace import Tracer
 from tinyrnn.trace.program import watched
 
-__all__ = ["Stages", "compile_graph", "load", "ops", "read", "save"]
+__all__ = ["Stages", "compile_file", "compile_graph", "ops", "read", "save"]
 
 EXAMPLE_SIZES = (17, 257, 2053)
 """of axes that are only known when a sequence comes: the first for which the shapes fit"""
@@ -52,46 +51,24 @@ class Stages:
     source: Source
 
 
-def load(
-    path: ModelSource,
-    *,
-    bind: Mapping[str, Any] | None = None,
-    states: Mapping[str, str] | None = None,
-    outputs: Sequence[str] | None = None,
-    time: Time | None = None,
-    layers: Sequence[Any] | None = None,
-    names: Mapping[str, str | None] | None = None,
-    progress: Listener | None = None,
-) -> Model:
-    """Load a model from .onnx, .npz or .safetensors and compile it, or take the compiled code from the cache.
+def compile_file(path: ModelSource, time: Time | None = None, **how: Any) -> Model:
+    """The model of a file, for this machine; `how` as for `tinyrnn.load`, and `halves` as for `_read_bound`."""
+    return compile_graph(*_read_bound(path, **how), time)
 
-    path:    a path, the bytes of such a file, or an onnx.ModelProto; one in memory is called as its graph, and holds its
-             weights itself
-    bind:    values for inputs that become constants, or for sizes that the file leaves open
-    states:  state input → state output of a step model, where they are not found by themselves; {} for none
-    outputs: the outputs to keep; what they do not need is dropped
-    time:    which axis of the inputs is time, where no recurrent operator and no open size tells: the axis of every
-             input, the name of an open size, or {input: axis}
-    layers:  for plain weights in .npz or .safetensors, what they belong to (see `frontends.npz`)
-    names:   for plain weights, names of the file's arrays → those that layers expect, None to leave out: {"module.*": "*"}
 
-    progress: is called with the stage that the load is in, what is done of it and of how much (0, 0 where that is not known)
-
-    What a load may cost is bounded by what the file holds (`tinyrnn.limits`): a file of less than a megabyte is loaded or
-    refused within ten seconds, compiling apart, and 2 GiB. Raises `LoadError`, `UnsupportedError` or `TargetError`.
-    """
-    with loading(progress), one_load(label(path)):
-        tell(READING)
-        return compile_graph(*_read_bound(path, bind, states, outputs, layers, names), time)
+def stages_of(path: ModelSource, time: Time | None = None, **how: Any) -> Stages:
+    """What `compile_file` goes through before it compiles."""
+    with one_load(label(path)):
+        return _stages(*_read_bound(path, **how), time)
 
 
 def _read_bound(
     path: ModelSource,
-    bind: Mapping[str, Any] | None,
-    states: Mapping[str, str] | None,
-    outputs: Sequence[str] | None,
-    layers: Sequence[Any] | None,
-    names: Mapping[str, str | None] | None,
+    bind: Mapping[str, Any] | None = None,
+    states: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    layers: Sequence[Any] | None = None,
+    names: Mapping[str, str | None] | None = None,
     halves: bool = True,
 ) -> tuple[Graph, Mapping[str, str] | None]:
     """The bound graph and its state pairs; inputs and outputs of half precision are float32 unless `halves`."""
@@ -115,22 +92,13 @@ def _check_names(model: str, states: Any, outputs: Any) -> None:
         raise LoadError(f"{model}: outputs={outputs!r}; it takes a list of names")
 
 
-def load_for_build(path: ModelSource, **how: Any) -> Model:
-    """As `load`, with float32 for half precision, as `plan_for` has."""
-    given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers", "names")}
-    with loading(), one_load(label(path)):
-        tell(READING)
-        return compile_graph(*_read_bound(path, **given, halves=False), how.get("time"))
-
-
-def plan_for(path: ModelSource, machine: Machine, alignment: int, **how: Any) -> Plan:
-    """The plan of a model for another machine, with float32 for half precision, which C and the web lack; `how` as for `load`.
+def plan_for(path: ModelSource, machine: Machine, alignment: int, time: Time | None = None, **how: Any) -> Plan:
+    """The plan of a model for another machine, with float32 for half precision, which C and the web lack.
 
     Raises `LoadError` and `UnsupportedError`.
     """
-    given = {name: how.get(name) for name in ("bind", "states", "outputs", "layers", "names")}
     with one_load(label(path)):
-        return _stages(*_read_bound(path, **given, halves=False), how.get("time"), machine, alignment).plan
+        return _stages(*_read_bound(path, **how, halves=False), time, machine, alignment).plan
 
 
 def save(model: Model, path: str | PathLike[str]) -> None:
@@ -153,18 +121,23 @@ def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: T
             return model
         except OverLimit:
             raise error from None
-    program, plan = stages.program, stages.plan
+    plan = stages.plan
     check_arena(4 * plan.state_size + plan.arena_fixed + plan.arena_per_row * max(plan.chunk, 1))
-    for rule in program.sizes:
-        if rule.exact:
-            warnings.warn(f"{graph.name}: {rule}. Where that is not meant, export with example sizes that differ", stacklevel=3)
-    for doubt in doubts(program, graph.metadata):
-        warnings.warn(f"{graph.name}: {doubt}", stacklevel=3)
-    return Model(layout_of(plan), compile_source(stages.source), stages, cache(partial(_tracer, stages)))
+    return Model(layout_of(plan), compile_source(stages.source), stages, cache(partial(tracer_of, stages)))
+
+
+def warnings_of(model: Model) -> Iterator[str]:
+    """What is said at the load of a compiled model."""
+    if type(model) is Model:
+        for rule in model._layout.sizes:
+            if rule.exact:
+                yield f"{model.name}: {rule}. Where that is not meant, export with example sizes that differ"
+        for doubt in doubts(model._source.program, model._source.graph.metadata):
+            yield f"{model.name}: {doubt}"
 
 
 def doubts(program: Program, metadata: Mapping[str, str]) -> Iterator[str]:
-    """What is said at load of what may not be as the file's author meant it."""
+    """What may not be as the file's author meant it."""
     if program.narrowed:
         yield f"float64 is computed in float32, about 7 digits; inputs and outputs stay float64 ({program.narrowed})"
     for node in program.graph.nodes:
@@ -173,7 +146,7 @@ def doubts(program: Program, metadata: Mapping[str, str]) -> Iterator[str]:
             yield f"node {node.name!r} ({node.op}): {doubt}"
 
 
-def _tracer(stages: Stages) -> Tracer:
+def tracer_of(stages: Stages) -> Tracer:
     """The model once more, with what its recurrent kernels compute among its outputs; the state lies as in the model."""
     machine = host()
     program, kept = watched(stages.program)
@@ -233,7 +206,7 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
         ranks.update({p.name: len(p.shape) for p in (*layout.inputs, *layout.outputs) if p.name not in ranks})
         layout = replace(layout, inputs=_ranked(layout.inputs, ranks), outputs=_ranked(layout.outputs, ranks))
         code, weights = shared.code(stages.source, layout.weights, lambda: staged(_others(sizes)).source)
-        return Model(replace(layout, weights=weights), code, stages, cache(partial(_tracer, stages)))
+        return Model(replace(layout, weights=weights), code, stages, cache(partial(tracer_of, stages)))
 
     try:
         batches = open_batches(graph, time)

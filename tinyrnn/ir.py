@@ -98,6 +98,8 @@ class Graph:
     constants: dict[str, np.ndarray[Any, Any]]
     nodes: list[Node]
     metadata: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, int] = field(default_factory=dict)
+    """files in the model's folder that hold some of the constants, and when they were changed last, in ns"""
 
     @property
     def nbytes(self) -> int:
@@ -140,7 +142,14 @@ class Graph:
         """A graph that can be rewritten; arrays are shared."""
         nodes = [node.copy() for node in self.nodes]
         return Graph(
-            self.name, list(self.inputs), list(self.outputs), dict(self.specs), dict(self.constants), nodes, dict(self.metadata)
+            self.name,
+            list(self.inputs),
+            list(self.outputs),
+            dict(self.specs),
+            dict(self.constants),
+            nodes,
+            dict(self.metadata),
+            dict(self.beside),
         )
 
     def __str__(self) -> str:

@@ -47,8 +47,8 @@ from tinyrnn.bench.report import (
     here,
     plot,
 )
-from tinyrnn.compiler import load
 from tinyrnn.errors import TinyRNNError
+from tinyrnn.loading import load
 from tinyrnn.passes import Time
 from tinyrnn.runtime import Context, Model, Progress
 from tinyrnn.sized import SizedModel

@@ -108,10 +108,9 @@ def undefined_symbols(data: bytes) -> tuple[str, ...] | None:
 def cached_object(model: Model) -> bytes | None:
     """The compiled object of a model, from the user's cache."""
     from tinyrnn.targets.cache import read
-    from tinyrnn.targets.cpu import object_name
-    from tinyrnn.targets.machine import host
 
-    return None if model._source is None else read(object_name(model._source.source, host()))
+    name = getattr(model._code, "name", "")
+    return read(name) if name else None
 
 
 def resident() -> int | None:

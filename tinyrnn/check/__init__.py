@@ -52,7 +52,7 @@ def check(
 
     Raises what `load` raises, `ShapeError` where data does not fit, `TinyRNNError` where onnxruntime is missing.
     """
-    from tinyrnn.compiler import load
+    from tinyrnn.loading import load
 
     model = load(path, bind=bind, states=states, outputs=outputs, time=time, layers=layers)
     return check_model(model, path, bind=bind, data=data, frames=frames, seed=seed, chunks=chunks, level=level, progress=progress)

@@ -84,15 +84,15 @@ def inspect(
     of its compilation instead; with --timing, how long each took; with --dynamics, whether errors in its state die
     out or grow along an input.
     """
-    from tinyrnn import load
     from tinyrnn.cli.summary import page, summary
+    from tinyrnn.loading import compiled
 
     given = {"data": data, "text": text, "frames": frames, "seed": seed}
     useless = [f"--{name}" for name, value in given.items() if value is not None and not with_dynamics]
     if useless:
         raise click.UsageError(f"{', '.join(useless)}: belongs to --dynamics")
     watch = Stopwatch()
-    loaded = load(model, **how, progress=watch)
+    loaded = compiled(model, watch, **how)
     stages = loaded._source
     shown: dict[str, Any] = {}
     if timing:

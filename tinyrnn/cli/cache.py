@@ -14,7 +14,7 @@ from tinyrnn.errors import TargetError
 
 @click.group(short_help="Show, clear, pack the cache of compiled code.")
 def cache() -> None:
-    """The folder of compiled code: machine code of whole models, and of the kernels that models share.
+    """The folder of what was compiled: whole models, their machine code, and the kernels that models share.
 
     It is named by the variable TINYRNN_CACHE, by default ~/.cache/tinyrnn, and grows up to TINYRNN_CACHE_BYTES (1 GiB); what
     was not used for longest goes first. A folder that others may write to is not used.
@@ -34,19 +34,24 @@ def _folder() -> Path:
 @json_option
 def list_entries(as_json: bool) -> None:
     """Print the files of the cache, those used last first, and how much they take."""
-    from tinyrnn.targets.cache import entries, largest
+    from tinyrnn.model_cache import name_in
+    from tinyrnn.targets.cache import KERNELS, MODELS, entries, largest
 
     folder, found = _folder(), entries()
     total = sum(entry.nbytes for entry in found)
+    called = {entry.name: name_in(entry.name) for entry in found if entry.name.startswith(MODELS)}
     if as_json:
-        files = [{"name": e.name, "bytes": e.nbytes, "used": e.used} for e in found]
+        files = [{"name": e.name, "bytes": e.nbytes, "used": e.used, "model": called.get(e.name)} for e in found]
         print_json({"folder": str(folder), "bytes": total, "largest": largest(), "files": files})
         return
     for entry in found:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
-        click.echo(f"{used}  {entry.nbytes:>10,}  {entry.name}")
-    kernels = sum(entry.name.startswith("kernels/") for entry in found)
-    click.echo(f"{folder}: {len(found) - kernels} models and {kernels} kernels, {total:,} bytes of at most {largest():,}")
+        click.echo(f"{used}  {entry.nbytes:>10,}  {entry.name}  {called.get(entry.name) or ''}".rstrip())
+    kernels = sum(entry.name.startswith(KERNELS) for entry in found)
+    click.echo(
+        f"{folder}: {len(called)} models, code of {len(found) - len(called) - kernels}, {kernels} kernels, "
+        f"{total:,} bytes of at most {largest():,}"
+    )
 
 
 @cache.command(short_help="Take everything away.")
@@ -67,19 +72,21 @@ def clear() -> None:
 @click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="The file to write.")
 @model_options
 def pack(model: Path, output: Path, how: dict[str, Any]) -> None:
-    """Write the compiled code of MODEL to a file, for `tinyrnn cache unpack` on a machine with the same processor.
+    """Write what the cache has of MODEL to a file, for `tinyrnn cache unpack` on a machine with the same processor.
 
     MODEL loaded there with the same options, by the same version of tinyrnn, starts at once, without Numba. A model with
     sizes at run time is packed for the sizes it was compiled for.
     """
-    from tinyrnn import load
+    from tinyrnn import load, model_cache
     from tinyrnn.files import replace_file
-    from tinyrnn.targets.cache import packed
+    from tinyrnn.targets.cache import packed, read
     from tinyrnn.targets.machine import host
 
     _folder()
     loaded = load(model, **how)
     names = sorted({code.name for code in loaded._codes})
+    whole = model_cache.file_name(model, how)
+    names += [whole] if read(whole) else []
     archive = packed(names, repr(host()))
     replace_file(output, lambda file: file.write(archive))
     click.echo(f"{output}: {len(names)} file{'s' * (len(names) > 1)}, {output.stat().st_size:,} bytes, for {host()}")

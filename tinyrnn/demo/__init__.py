@@ -12,8 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tinyrnn.compiler import load
 from tinyrnn.errors import LoadError
+from tinyrnn.loading import load
 from tinyrnn.runtime import Model
 
 DEMOS = ("digits", "char_lm", "sentiment", "translate", "video", "gesture", "caption", "caption_attention", "vqa")

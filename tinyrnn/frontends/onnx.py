@@ -104,6 +104,7 @@ Scope = Mapping[str, str]
 class _Reader:
     def __init__(self, path: Path, versions: dict[str, int], has_folder: bool) -> None:
         self.path, self.versions, self.has_folder = path, versions, has_folder
+        self.beside: dict[str, int] = {}
         self.constants: dict[str, np.ndarray[Any, Any]] = {}
         self.taken: set[str] = set()
         self.scopes: list[Scope] = []
@@ -128,7 +129,7 @@ class _Reader:
         metadata.setdefault("producer", f"{model.producer_name} {model.producer_version}".strip())
         outputs = [value.name for value in proto.output]
         specs |= {v.name: spec for v in proto.output if v.name not in specs and (spec := self.narrow_output(v)) is not None}
-        graph = Graph(model_name(self.path.stem), inputs, outputs, specs, self.constants, nodes, metadata)
+        graph = Graph(model_name(self.path.stem), inputs, outputs, specs, self.constants, nodes, metadata, self.beside)
         graph.nodes = ordered(self.path, graph)
         return graph
 
@@ -295,6 +296,7 @@ class _Reader:
                 f"{self.path}: {what} needs bytes {offset} to {offset + length} of {location!r}, "
                 f"which has {target.stat().st_size} for shape {list(tensor.dims)}"
             )
+        self.beside[location] = target.stat().st_mtime_ns
         try:
             return (
                 np.fromfile(target, dtype.newbyteorder("<"), count, offset=offset)

@@ -18,8 +18,9 @@ import tinyrnn
 from tinyrnn.arrays import Array
 from tinyrnn.check.samples import random_sample
 from tinyrnn.codegen import generate
-from tinyrnn.compiler import layout_of, load_for_build, plan_for
+from tinyrnn.compiler import layout_of, plan_for
 from tinyrnn.errors import TargetError, UnsupportedError
+from tinyrnn.loading import compiled
 from tinyrnn.native import interface, selftest
 from tinyrnn.native.archive import archive
 from tinyrnn.native.bundle import compile_file, python_file
@@ -37,7 +38,7 @@ from tinyrnn.plan import ALIGNMENT, Plan
 from tinyrnn.runtime import Context, Model
 from tinyrnn.runtime.built import weights_header
 from tinyrnn.sized import SizedModel
-from tinyrnn.targets.cpu import Code
+from tinyrnn.targets.code import Code
 from tinyrnn.targets.machine import ALLOWED_EXTERNALS, Machine, host
 from tinyrnn.targets.table import Target, find_target
 from tinyrnn.targets.worker import Unit, compile_for
@@ -115,7 +116,7 @@ def build(
     place = Path(folder)
     prepare(place)
     tell("loading")
-    model = load_for_build(path, **how)
+    model = compiled(path, halves=False, **how)
     plan = _plan(path, model, chosen, how)
     rows = _rows(model, plan, chosen, rows)
     face = _interface(check_name(name or c_name(model.name)), model, plan, chosen, rows, weights == "file")

@@ -28,11 +28,18 @@ class Model(Live):
     )
 
     def __init__(self, layout: Layout, code: Any, source: Any = None, tracer: Callable[[], Any] | None = None) -> None:
-        """`tracer` makes what `trace` uses, when that is first called."""
+        """`source` is what it was compiled from, or makes that when it is first asked for; `tracer` makes what `trace` uses."""
         self._layout, self._code = layout, code
-        self._source, self._tracer = source, tracer
+        self._made_from, self._tracer = source, tracer
         self._result = _named(layout.name, [p.name for p in layout.outputs])
         self._file_result = _named(layout.name, list(layout.file_outputs))
+
+    @property
+    def _source(self) -> Any:
+        """The stages it was compiled through; None where the compiler is not at hand."""
+        if callable(self._made_from):
+            self._made_from = self._made_from()
+        return self._made_from
 
     @property
     def _codes(self) -> list[Any]:

@@ -13,10 +13,7 @@ import os
 import re
 import stat
 import sys
-import tempfile
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -30,10 +27,14 @@ SIZE_VARIABLE = "TINYRNN_CACHE_BYTES"
 """environment variable: how large it may become"""
 LARGEST = 1 << 30
 """bytes, where that variable does not say it"""
-FILE = re.compile(r"(?:kernels/)?[0-9a-f]{32}\.(?:o|bc)")
-"""what its files are called"""
+KERNELS, MODELS = "kernels", "models"
+"""folders in it"""
+FILE = re.compile(rf"[0-9a-f]{{32}}\.o|{KERNELS}/[0-9a-f]{{32}}\.bc|{MODELS}/[0-9a-f]{{32}}\.model")
+"""what its files are called: code, kernels that code is linked from, models that need no more than their code"""
 MACHINE = "machine.txt"
 """in an archive: the machine that it was made on"""
+LOOK = 16
+"""parts of the cache: its files are counted when one is new"""
 DIGEST = 32
 """bytes of the checksum at the end of a file"""
 
@@ -74,7 +75,7 @@ def _reason(folder: Path) -> str:
     """Why the folder must not be used: anybody else could put code there."""
     if os.name != "posix":
         return ""
-    for place in (folder, folder / "kernels"):
+    for place in (folder, folder / KERNELS, folder / MODELS):
         try:
             found = place.stat()
         except OSError:
@@ -107,6 +108,8 @@ def write(name: str, data: bytes) -> None:
     folder = cache_folder()
     if folder is None:
         return
+    import tempfile
+
     path = folder / name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +123,7 @@ def write(name: str, data: bytes) -> None:
         except OSError:
             os.unlink(temporary)
             raise
-        _bound()
+        _grown(len(data))
     except OSError:
         pass
 
@@ -131,7 +134,7 @@ def entries() -> list[Entry]:
     if folder is None:
         return []
     found = []
-    for path in (*folder.glob("*.o"), *folder.glob("kernels/*.bc")):
+    for path in (*folder.glob("*.o"), *folder.glob(f"{KERNELS}/*.bc"), *folder.glob(f"{MODELS}/*.model")):
         name = path.relative_to(folder).as_posix()
         try:
             status = path.lstat()
@@ -150,13 +153,23 @@ def largest() -> int:
     return int(given or LARGEST)
 
 
-def _bound() -> None:
-    """Let go of what was not used for longest, where there is too much."""
-    kept, limit = 0, largest()
+_room: dict[Path, int] = {}
+"""bytes that this process may write to a cache before it looks again how large it is"""
+
+
+def _grown(count: int) -> None:
+    """Let go of what was not used for longest, so that there is room for a part more; that is done when this part is full."""
+    folder, limit = cache_folder() or Path(), largest()
+    room = limit // LOOK
+    _room[folder] = min(_room.get(folder, 0), room) - count
+    if _room[folder] >= 0:
+        return
+    kept = 0
     for entry in entries():
         kept += entry.nbytes
-        if kept > limit:
+        if kept > limit - room:
             remove([entry])
+    _room[folder] = room
 
 
 def remove(unwanted: Iterable[Entry]) -> None:
@@ -170,6 +183,8 @@ def remove(unwanted: Iterable[Entry]) -> None:
 
 def packed(names: Iterable[str], machine: str) -> bytes:
     """Files of the cache as one archive for another machine of the kind. Raises `TargetError` for one that is not there."""
+    import zipfile
+
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(MACHINE, machine)
@@ -187,6 +202,9 @@ def unpack(archive: bytes, machine: str) -> list[str]:
     It is machine code that runs when a model asks for it: take it from nobody whom you would not take a program from.
     Raises `TargetError` for what is no such archive, or one for another machine.
     """
+    import zipfile
+    import zlib
+
     folder = cache_folder()
     if folder is None:
         raise TargetError(f"there is no cache to unpack into: {CACHE_VARIABLE} is empty, or others may write to the folder")

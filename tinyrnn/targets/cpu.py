@@ -1,20 +1,19 @@
-"""This machine: source → object → functions, with the objects cached on disk.
+"""This machine: a page of source → an object, kept in the cache → code of this process.
 
-The cache holds relocatable objects named by a hash of everything they depend on: the page of source,
-every file of the kernel language, the versions of the tools, the machine. A model that is in the cache, or all of
-whose kernels are, loads without Numba.
+An object is named by a hash of everything it depends on: the page, every file of the kernel language, the versions of the
+tools, the machine. A page that is in the cache, or all of whose kernels are, is loaded without Numba.
 """
 
 from __future__ import annotations
 
-import ctypes
 import re
-from typing import Any
 
 from tinyrnn.codegen import Source
 from tinyrnn.progress import LINKING, tell
 from tinyrnn.targets.cache import read, write
-from tinyrnn.targets.kernels import Kernels, key_of
+from tinyrnn.targets.code import Code
+from tinyrnn.targets.kernels import Kernels
+from tinyrnn.targets.keys import key_of
 from tinyrnn.targets.machine import Machine, host
 from tinyrnn.targets.page import read_page, translated
 from tinyrnn.targets.side_by_side import modules
@@ -25,31 +24,6 @@ _COMMENT = re.compile(r"^ *#.*\n", re.M)
 def object_name(source: Source, machine: Machine) -> str:
     """The file of a compiled page in the cache: of what it says, whatever its comments are."""
     return f"{key_of(machine, _COMMENT.sub('', source.text))}.o"
-
-
-class Code:
-    """Compiled entries of one page, resident in this process."""
-
-    def __init__(self, name: str, data: bytes, entries: dict[str, int], from_cache: bool) -> None:
-        """`name` is the object's, in the cache."""
-        self.name, self.size, self.from_cache = name, len(data), from_cache
-        self._engine = load_object(data)
-        self.run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(self._engine.get_function_address("run"))
-        self.calls: tuple[int, ...] = tuple(self._engine.get_function_address(n) for n in ("call", "call_many") if n in entries)
-
-
-def load_object(data: bytes) -> Any:
-    """An engine that holds the functions of an object for as long as it lives."""
-    import llvmlite.binding as llvm
-
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    triple = llvm.get_process_triple()
-    machine = llvm.Target.from_triple(triple).create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(f'target triple="{triple}"\n'), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(data))
-    engine.finalize_object()
-    return engine
 
 
 def compile_source(source: Source) -> Code:

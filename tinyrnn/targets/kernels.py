@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from importlib.metadata import version
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tinyrnn import lanes
+from tinyrnn.targets.keys import key_of
 from tinyrnn.targets.machine import Machine
 from tinyrnn.targets.page import KERNEL, Page
 
 if TYPE_CHECKING:
     from tinyrnn.targets.lowering import Compiler
 
-SOURCES = ("lanes*.py", "ops/*.py", "targets/*.py", "codegen.py", "decode/kernels.py")
-"""the files that can change what a page compiles to"""
 OFTEN = 8
 """calls up to which each has its own copy of a kernel"""
-
-
-@cache
-def language() -> bytes:
-    """A hash of those files and of the tools."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(path for name in SOURCES for path in package.glob(name)):
-        digest.update(path.read_bytes())
-    for text in (version("numba"), version("llvmlite"), platform.python_version()):
-        digest.update(text.encode() + b"\0")
-    return digest.digest()
-
-
-def key_of(machine: Machine, *texts: str) -> str:
-    """The name of what is compiled from texts for a machine."""
-    digest = hashlib.sha256(language())
-    for text in (repr(machine), *texts):
-        digest.update(text.encode() + b"\0")
-    return digest.hexdigest()[:32]
 
 
 class Kernels:

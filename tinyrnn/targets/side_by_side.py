@@ -45,7 +45,7 @@ def modules(kernels: Kernels) -> list[bytes]:
 
 
 def _file(symbol: str) -> str:
-    return f"kernels/{symbol.partition('.')[2]}.bc"
+    return f"{cache.KERNELS}/{symbol.partition('.')[2]}.bc"
 
 
 def _compiled(kernels: Kernels, symbols: Sequence[str]) -> Iterator[tuple[str, bytes]]:
