@@ -35,12 +35,12 @@ def model() -> tinyrnn.Model:
 # --- imports ---------------------------------------------------------------------------------------------------------
 
 LEVELS = [["errors", "clock", "progress"], ["limits"], ["ir", "lanes", "arrays", "picture"], ["lanes_math"], ["lanes_power", "lanes_trig", "lanes_chain"], ["op"], ["ops", "frontends", "passes"], ["plan"], ["codegen"],
-          ["lanes_llvm"], ["targets"], ["runtime"], ["trace"], ["generic", "sized", "vocabulary"], ["audio", "decode", "table"], ["compiler"], ["model_cache"], ["loading"], ["files", "check", "bench"], ["dynamics", "native"], ["demo"], ["cli"], ["__main__"]]
+          ["lanes_numba"], ["lanes_llvm"], ["targets"], ["runtime"], ["trace"], ["generic", "sized", "vocabulary"], ["audio", "decode", "table"], ["compiler"], ["model_cache"], ["loading"], ["files", "check", "bench"], ["dynamics", "native"], ["demo"], ["cli"], ["__main__"]]
 SIDEWAYS = {("frontends", "ops"), ("passes", "ops")}
 """parts of one level that may know each other, in this direction"""
 OUTSIDE = {"onnx": {"frontends/onnx.py", "frontends/functions.py", "check/samples.py", "bench/data.py", "bench/peer.py"},
            "onnxruntime": {"check/oracles.py", "bench/peer.py", "bench/__init__.py", "bench/report.py"},
-           "torch": set(), "numba": {"lanes_llvm.py", "targets/lowering.py"}}
+           "torch": set(), "numba": {"lanes_llvm.py", "lanes_numba.py", "targets/lowering.py"}}
 
 
 def _imports(path: Path) -> set[str]:

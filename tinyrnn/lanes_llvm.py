@@ -20,6 +20,7 @@ from numba.extending import register_jitable, type_callable
 
 from tinyrnn import lanes as words
 from tinyrnn.lanes_chain import CHAINS, chain12
+from tinyrnn.lanes_numba import Pipeline
 
 F32, F64 = ir.FloatType(), ir.DoubleType()
 I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
@@ -328,4 +329,4 @@ def _same(cx: Any, b: ir.IRBuilder, fromty: Any, toty: Any, value: ir.Value) -> 
 def teach(functions: Iterable[Callable[..., Any]]) -> None:
     """Let compiled code call these plain functions, which are compiled with it."""
     for function in functions:
-        register_jitable(function)
+        register_jitable(pipeline_class=Pipeline)(function)

@@ -17,6 +17,7 @@ from numba.core.codegen import AOTCodeLibrary, AOTCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 
 from tinyrnn.errors import TargetError
+from tinyrnn.lanes_numba import Pipeline, remembering
 from tinyrnn.targets.arithmetic import rewritten
 from tinyrnn.targets.machine import Machine
 from tinyrnn.targets.objects import target_machine
@@ -82,7 +83,8 @@ def _toplevel(context: Any) -> Iterator[None]:
     before = target.target_context
     target.__dict__["_toplevel_target_context"] = context
     try:
-        yield
+        with remembering():
+            yield
     finally:
         target.__dict__["_toplevel_target_context"] = before
 
@@ -130,6 +132,8 @@ class Compiler:
         typing.refresh()
         self._context.refresh()
         with _toplevel(self._context):
-            compiled = compiler.compile_extra(typing, self._context, function, tuple(arguments), None, flags, {})
+            compiled = compiler.compile_extra(
+                typing, self._context, function, tuple(arguments), None, flags, {}, pipeline_class=Pipeline
+            )
             compiled.library.finalize()
         return compiled

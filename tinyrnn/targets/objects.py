@@ -100,7 +100,7 @@ def _internalise(module: Any, exports: set[str]) -> None:
 
 
 def _optimise(module: Any, back_end: Any) -> None:
-    tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+    tuning = llvm.create_pipeline_tuning_options(speed_level=2)  # at 3 loops are larger, and no faster
     tuning.loop_vectorization = False
     tuning.slp_vectorization = False
     tuning.loop_unrolling = True
