@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from tinyrnn.codegen import Source
 from tinyrnn.runtime import Model
-from tinyrnn.targets.code import load_object
+from tinyrnn.targets.code import load_objects
 from tinyrnn.targets.kernels import Kernels
 from tinyrnn.targets.machine import host
-from tinyrnn.targets.objects import emit
 from tinyrnn.targets.page import ELEMENTS, read_page, translated
-from tinyrnn.targets.side_by_side import modules
+from tinyrnn.targets.side_by_side import objects
 
 TYPES: dict[str, Any] = {
     "f32": ctypes.c_float, "f64": ctypes.c_double, "i64": ctypes.c_int64, "u64": ctypes.c_uint64, "i32": ctypes.c_int32,
@@ -42,15 +41,15 @@ def in_python(source: Source) -> Callable[[int, int], int]:
     page = read_page(source.text)
     kernels = Kernels(page, host())
     translated(page, {"run": "run"}, 64, kernels)
-    engine = load_object(emit(host(), [], modules(kernels), list(kernels.called)).data)
+    library = load_objects(objects(kernels), kernels.called)
 
     def native(symbol: str, kinds: tuple[str, ...]) -> Callable[..., None]:
         arguments = [ctypes.c_double if kind == "d" else ctypes.c_int64 for kind in kinds]
-        function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *arguments)(engine.get_function_address(symbol))
+        function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *arguments)(library[symbol])
         result, raised = ctypes.create_string_buffer(64), ctypes.create_string_buffer(64)
 
         def call(*given: Any) -> None:
-            assert engine and function(ctypes.addressof(result), ctypes.addressof(raised), *given) == 0
+            assert library and function(ctypes.addressof(result), ctypes.addressof(raised), *given) == 0
 
         return call
 

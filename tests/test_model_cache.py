@@ -118,6 +118,8 @@ def test_bytes_are_kept_and_what_can_change_is_not(folder: Path) -> None:
     assert not from_cache(tinyrnn.load(data)) and from_cache(tinyrnn.load(data))
     assert not from_cache(tinyrnn.load(bytearray(data))) and not from_cache(tinyrnn.load(onnx.load_from_string(data)))
     assert len(kept(folder)) == 1
+    (folder.parent / "model").write_bytes(data)
+    assert tinyrnn.load(folder.parent / "model").name == "model" != tinyrnn.load(data).name
 
 
 def test_weights_beside_the_file_are_part_of_it(folder: Path, tmp_path: Path) -> None:

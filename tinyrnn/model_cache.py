@@ -22,7 +22,7 @@ from tinyrnn.frontends.source import label
 from tinyrnn.runtime.built import layout_from, layout_value
 from tinyrnn.runtime.memory import ALIGNMENT, Layout, aligned
 from tinyrnn.targets import cache
-from tinyrnn.targets.code import Code
+from tinyrnn.targets.code import Code, objects_in
 from tinyrnn.targets.keys import key_of, package
 from tinyrnn.targets.machine import host
 
@@ -52,7 +52,8 @@ def file_name(source: Any, options: Mapping[str, Any]) -> str:
         given = _text({name: value for name, value in options.items() if value is not None})
     except (OSError, ValueError, TypeError):
         return ""
-    return f"{cache.MODELS}/{key_of(host(), label(source), digest, given, basis=package())}.model"
+    kind = "memory" if isinstance(source, bytes) else "file"
+    return f"{cache.MODELS}/{key_of(host(), kind, label(source), digest, given, basis=package())}.model"
 
 
 def find(name: str, source: Any) -> Kept | None:
@@ -70,7 +71,7 @@ def find(name: str, source: Any) -> Kept | None:
         batches=dict(zip(header["batches"], batches, strict=True)),
         sizes=tuple(SizeRule(**rule) for rule in header["sizes"]),
     )
-    return Kept(layout, Code(header["code"], code, header["entries"], True), header["said"])
+    return Kept(layout, Code(header["code"], objects_in(code), header["entries"], True), header["said"])
 
 
 def keep(name: str, source: Any, layout: Layout, code: Code, said: Sequence[str], beside: Mapping[str, int]) -> None:

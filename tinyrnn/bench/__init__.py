@@ -23,7 +23,7 @@ from tinyrnn.arrays import Array
 from tinyrnn.bench.counts import (
     CACHED_LOADS,
     HARMLESS,
-    cached_object,
+    cached_objects,
     count_allocations,
     fresh_loads,
     resident,
@@ -137,7 +137,7 @@ def bench(
     timing = _time(model, data, peer, seconds, tick)
     fresh = fresh_loads(file, options, tick) if loading else None
     steps = min(GROWTH_STEPS, int(GROWTH_SHARE * seconds * 1e6 / timing.step)) if timing.step else 0
-    counted = allocations(model, steps=steps, seed=seed, code=fresh.code if fresh else None)
+    counted = allocations(model, steps=steps, seed=seed, code=fresh.code if fresh else ())
     tick()
     arena = Context(model._layout).arena.nbytes
     layout = model._layout
@@ -201,15 +201,15 @@ def table(
 
 
 def allocations(
-    model: Model, *, steps: int = 1_000_000, seed: int = 0, code: bytes | None = None, progress: Progress | None = None
+    model: Model, *, steps: int = 1_000_000, seed: int = 0, code: Sequence[bytes] = (), progress: Progress | None = None
 ) -> Allocations:
     """Count what a step of a loaded model allocates, and by how much the process grows over `steps` of them.
 
-    code: the compiled object, where it is not in the user's cache
+    code: the compiled objects, where they are not in the user's cache
     """
     data = Data(model, 1, seed, fixed=False)
-    code = code if code is not None else cached_object(model)
-    symbols = undefined_symbols(code) if code is not None else None
+    code = code or cached_objects(model)
+    symbols = undefined_symbols(*code) if code else None
     native = None if symbols is None else len(set(symbols) - HARMLESS)
     if not data.streams:
         return Allocations(native, symbols, None, None, None, 0)

@@ -79,8 +79,20 @@ def _traced(call: Callable[[], Any], calls: int) -> tuple[float, float]:
     return statistics.fmean(peaks), statistics.fmean(alive)
 
 
-def undefined_symbols(data: bytes) -> tuple[str, ...] | None:
-    """The names that an ELF object needs from elsewhere, sorted; None where it is not ELF or is damaged."""
+def undefined_symbols(*objects: bytes) -> tuple[str, ...] | None:
+    """The names that ELF objects need from elsewhere, sorted; None where one is not ELF or is damaged."""
+    needed, given = set[str](), set[str]()
+    for data in objects:
+        found = _symbols(data)
+        if found is None:
+            return None
+        needed |= found[0]
+        given |= found[1]
+    return tuple(sorted(needed - given))
+
+
+def _symbols(data: bytes) -> tuple[set[str], set[str]] | None:
+    """The names that an object needs, and those that it has."""
     if data[:4] != b"\x7fELF" or len(data) < 64:
         return None
     wide, order = data[4] == 2, "<" if data[5] == 1 else ">"
@@ -89,7 +101,7 @@ def undefined_symbols(data: bytes) -> tuple[str, ...] | None:
         size, count = struct.unpack_from(order + "HH", data, 0x3A if wide else 0x2E)
         form = order + ("IIQQQQIIQQ" if wide else "IIIIIIIIII")
         sections = [struct.unpack_from(form, data, start + index * size) for index in range(count)]
-        found = set()
+        found = set[str](), set[str]()
         for _, kind, _, _, offset, length, link, *_ in sections:
             if kind != 2:  # SHT_SYMTAB
                 continue
@@ -98,19 +110,21 @@ def undefined_symbols(data: bytes) -> tuple[str, ...] | None:
             for at in range(offset, offset + length, entry):
                 (name,) = struct.unpack_from(order + "I", data, at)
                 (section,) = struct.unpack_from(order + "H", data, at + (6 if wide else 14))
-                if name and section == 0:
-                    found.add(data[strings + name : data.index(b"\0", strings + name)].decode())
+                if name:
+                    found[section != 0].add(data[strings + name : data.index(b"\0", strings + name)].decode())
     except (struct.error, IndexError, ValueError):
         return None
-    return tuple(sorted(found))
+    return found
 
 
-def cached_object(model: Model) -> bytes | None:
-    """The compiled object of a model, from the user's cache."""
+def cached_objects(model: Model) -> list[bytes]:
+    """The compiled objects of a model, from the user's cache; none where they are not there."""
     from tinyrnn.targets.cache import read
+    from tinyrnn.targets.code import objects_in
 
     name = getattr(model._code, "name", "")
-    return read(name) if name else None
+    data = read(name) if name else None
+    return objects_in(data) if data else []
 
 
 def resident() -> int | None:
@@ -147,8 +161,8 @@ class FreshLoads:
     loading: Loading
     resident: int | None
     """of the last of them"""
-    code: bytes | None
-    """the compiled object that the first left in the cache"""
+    code: list[bytes]
+    """the compiled objects that the first left in the cache"""
 
 
 _LOAD = """
@@ -168,13 +182,15 @@ print(json.dumps([imported - start, loaded - begun, model._code.from_cache, resi
 
 def fresh_loads(path: Path, options: Mapping[str, Any], tick: Callable[[], None]) -> FreshLoads:
     """Load the file once with an empty cache and then from it. Calls `tick` 1 + CACHED_LOADS times."""
+    from tinyrnn.targets.code import objects_in
+
     with tempfile.TemporaryDirectory(prefix="tinyrnn-bench-") as folder:
         runs = []
         for _ in range(1 + CACHED_LOADS):
             runs.append(_fresh_load(path, options, folder))
             tick()
-        objects = sorted(Path(folder).glob("*.o"))
-        code = objects[0].read_bytes()[:-32] if len(objects) == 1 else None
+        files = sorted(Path(folder).glob("*.o"))
+        code = objects_in(files[0].read_bytes()) if len(files) == 1 else []
     cold, cached = runs[0][1], [run for run in runs if run[2]]
     if not cached:
         raise TinyRNNError(f"{path}: no later load took the compiled code from the cache")

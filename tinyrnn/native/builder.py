@@ -232,7 +232,7 @@ def _selftest(model: Model, target: Target, most: int) -> SelfTest:
         plan = model._source.plan
         source = generate(plan)
         (made,) = compile_for(_split(host()), [Unit("expected", source.text, source.entries, exports=tuple(source.entries))])
-        runs = Model(layout_of(plan), Code("", made.data, source.entries, False))
+        runs = Model(layout_of(plan), Code("", [made.data], source.entries, False))
     return SelfTest(frames, tuple(inputs), tuple(expected(runs, inputs, frames)))
 
 

@@ -29,8 +29,8 @@ LARGEST = 1 << 30
 """bytes, where that variable does not say it"""
 KERNELS, MODELS = "kernels", "models"
 """folders in it"""
-FILE = re.compile(rf"[0-9a-f]{{32}}\.o|{KERNELS}/[0-9a-f]{{32}}\.bc|{MODELS}/[0-9a-f]{{32}}\.model")
-"""what its files are called: code, kernels that code is linked from, models that need no more than their code"""
+FILE = re.compile(rf"[0-9a-f]{{32}}\.o|{KERNELS}/[0-9a-f]{{32}}\.(?:o|bc)|{MODELS}/[0-9a-f]{{32}}\.model")
+"""what its files are called: code of pages, kernels that it is linked from, models that need no more than their code"""
 MACHINE = "machine.txt"
 """in an archive: the machine that it was made on"""
 LOOK = 16
@@ -134,7 +134,7 @@ def entries() -> list[Entry]:
     if folder is None:
         return []
     found = []
-    for path in (*folder.glob("*.o"), *folder.glob(f"{KERNELS}/*.bc"), *folder.glob(f"{MODELS}/*.model")):
+    for path in (*folder.glob("*.o"), *folder.glob(f"{KERNELS}/*"), *folder.glob(f"{MODELS}/*.model")):
         name = path.relative_to(folder).as_posix()
         try:
             status = path.lstat()

@@ -1,35 +1,73 @@
-"""Machine code of this process: an object, resident, with the addresses of its entries."""
+"""Machine code of this process: objects, resident, with the addresses of their entries."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
+
+LENGTH = 8
+"""bytes of a number in a bundle"""
+_numbers = itertools.count()
+"""each library that is linked needs a name of its own"""
 
 
 class Code:
-    """Compiled entries of one page."""
+    """Compiled entries of one page, with the kernels that they call."""
 
-    def __init__(self, name: str, data: bytes, entries: Iterable[str], from_cache: bool) -> None:
-        """`name` is the object's, in the cache."""
-        self.name, self.size, self.from_cache = name, len(data), from_cache
+    def __init__(self, name: str, objects: Sequence[bytes], entries: Iterable[str], from_cache: bool) -> None:
+        """`name` is that of the bundle, in the cache."""
+        self.name, self.from_cache = name, from_cache
         self.entries = tuple(entries)
-        self._engine = load_object(data)
-        self.run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(self._engine.get_function_address("run"))
-        self.calls: tuple[int, ...] = tuple(
-            self._engine.get_function_address(n) for n in ("call", "call_many") if n in self.entries
-        )
+        self._library = load_objects(objects, self.entries)
+        self.size = sum(map(code_bytes, objects))
+        self.run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(self._library["run"])
+        self.calls: tuple[int, ...] = tuple(self._library[n] for n in ("call", "call_many") if n in self.entries)
 
 
-def load_object(data: bytes) -> Any:
-    """An engine that holds the functions of an object for as long as it lives."""
+def load_objects(objects: Sequence[bytes], entries: Iterable[str]) -> Any:
+    """What holds the functions of objects, which may call each other, while it lives; in it the address of each entry."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    triple = llvm.get_process_triple()
-    machine = llvm.Target.from_triple(triple).create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(f'target triple="{triple}"\n'), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(data))
-    engine.finalize_object()
-    return engine
+    library = llvm.JITLibraryBuilder()
+    for data in objects:
+        library.add_object_img(data)
+    for entry in entries:
+        library.export_symbol(entry)
+    return library.add_current_process().link(_linker(), f"code {next(_numbers)}")
+
+
+@cache
+def _linker() -> Any:
+    """LLVM's linker into this process."""
+    import llvmlite.binding as llvm
+
+    return llvm.create_lljit_compiler(use_jit_link=True)
+
+
+def code_bytes(data: bytes) -> int:
+    """Bytes of machine code in an object."""
+    import llvmlite.binding as llvm
+
+    return sum(section.size() for section in llvm.ObjectFileRef.from_data(data).sections() if section.is_text())
+
+
+def bundled(objects: Sequence[bytes]) -> bytes:
+    """Objects as one file: how many, how long each is, and they."""
+    numbers = [len(objects), *map(len, objects)]
+    return b"".join([*(number.to_bytes(LENGTH, "little") for number in numbers), *objects])
+
+
+def objects_in(bundle: bytes) -> list[bytes]:
+    """The objects in a file of the cache."""
+    count = int.from_bytes(bundle[:LENGTH], "little")
+    sizes = [int.from_bytes(bundle[LENGTH * at : LENGTH * (at + 1)], "little") for at in range(1, count + 1)]
+    found, end = [], LENGTH * (count + 1)
+    for size in sizes:
+        found.append(bundle[end : end + size])
+        end += size
+    return found

@@ -1,7 +1,8 @@
-"""This machine: a page of source → an object, kept in the cache → code of this process.
+"""This machine: a page of source → objects, kept in the cache → code of this process.
 
-An object is named by a hash of everything it depends on: the page, every file of the kernel language, the versions of the
-tools, the machine. A page that is in the cache, or all of whose kernels are, is loaded without Numba.
+A page has an object, and each kernel one of its own, whichever page calls it. They are named by a hash of everything they
+depend on: the page, every file of the kernel language, the versions of the tools, the machine. A page that is in the cache
+with its kernels, or all of whose kernels are, is loaded without Numba.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ import re
 from tinyrnn.codegen import Source
 from tinyrnn.progress import LINKING, tell
 from tinyrnn.targets.cache import read, write
-from tinyrnn.targets.code import Code
+from tinyrnn.targets.code import Code, bundled, objects_in
 from tinyrnn.targets.kernels import Kernels
 from tinyrnn.targets.keys import key_of
 from tinyrnn.targets.machine import Machine, host
 from tinyrnn.targets.page import read_page, translated
-from tinyrnn.targets.side_by_side import modules
+from tinyrnn.targets.side_by_side import objects
 
 _COMMENT = re.compile(r"^ *#.*\n", re.M)
 
 
 def object_name(source: Source, machine: Machine) -> str:
-    """The file of a compiled page in the cache: of what it says, whatever its comments are."""
+    """The file of a compiled page and its kernels in the cache: of what the page says, whatever its comments are."""
     return f"{key_of(machine, _COMMENT.sub('', source.text))}.o"
 
 
@@ -36,18 +37,18 @@ def compile_source(source: Source) -> Code:
     name = object_name(source, machine)
     data = read(name)
     if data is not None:
-        return Code(name, data, source.entries, True)
-    data = _compile(source, machine)
-    write(name, data)
-    return Code(name, data, source.entries, False)
+        return Code(name, objects_in(data), source.entries, True)
+    made = _compile(source, machine)
+    write(name, bundled(made))
+    return Code(name, made, source.entries, False)
 
 
-def _compile(source: Source, machine: Machine) -> bytes:
+def _compile(source: Source, machine: Machine) -> list[bytes]:
     from tinyrnn.targets.objects import emit
 
     page = read_page(source.text)
     kernels = Kernels(page, machine)
     text = translated(page, {name: name for name in source.entries}, machine.bits, kernels)
-    compiled = modules(kernels)
+    compiled = objects(kernels)
     tell(LINKING)
-    return emit(machine, [text], compiled, list(source.entries), shared=kernels.shared()).data
+    return [*compiled, emit(machine, [text], [], list(source.entries), externals=list(kernels.called)).data]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tinyrnn.targets.lowering import Compiler
 
 OFTEN = 8
-"""calls up to which each has its own copy of a kernel"""
+"""calls in one object up to which each has its own copy of a kernel"""
 
 
 class Kernels:
@@ -56,6 +56,12 @@ class Kernels:
         name, kinds = self.called[symbol]
         data: bytes = _compiler(self.machine).kernel(self._function(name), kinds, symbol)
         return data
+
+    def object(self, symbol: str) -> bytes:
+        """The object of one kernel, by its name in LLVM."""
+        from tinyrnn.targets.objects import emit
+
+        return emit(self.machine, [], [self.compile(symbol)], [symbol]).data
 
     def _function(self, name: str) -> Callable[..., Any]:
         text = self.page.kernels.get(name)

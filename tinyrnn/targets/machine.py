@@ -31,7 +31,6 @@ class Machine:
     thumb: bool = False
     """Arm's M profile: has the machine code of `tinyrnn.targets.thumb`"""
     reloc: str = "pic"
-    code_model: str = "jitdefault"
     abi: str = ""
     """LLVM's name of the calling convention, where a triple does not say it"""
 

@@ -38,8 +38,6 @@ def target_machine(machine: Machine) -> Any:
         features=machine.features,
         opt=3,
         reloc=machine.reloc,
-        codemodel=machine.code_model,
-        jit=machine.code_model == "jitdefault",
         abiname=machine.abi,
     )
 

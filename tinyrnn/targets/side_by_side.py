@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 from tinyrnn.progress import KERNELS, tell
 from tinyrnn.targets import cache
@@ -29,38 +30,55 @@ PROCESSES_VARIABLE = "TINYRNN_PROCESSES"
 EACH = 6
 """kernels for which another process is started: it takes a second before it can begin"""
 POLL = 0.01
-REQUEST, ENDING = "request.json", ".bc"
+REQUEST, ENDING = "request.json", ".made"
+
+
+Form = Literal["o", "bc"]
+"""what a kernel becomes: an object for this process, or bitcode that objects for others are made of"""
+
+
+def objects(kernels: Kernels) -> list[bytes]:
+    """The object of each kernel, from the cache or newly compiled."""
+    return _made(kernels, "o")
 
 
 def modules(kernels: Kernels) -> list[bytes]:
     """The bitcode of each kernel, from the cache or newly compiled."""
-    found = {symbol: data for symbol in kernels.called if (data := cache.read(_file(symbol))) is not None}
+    return _made(kernels, "bc")
+
+
+def _made(kernels: Kernels, form: Form) -> list[bytes]:
+    found = {symbol: data for symbol in kernels.called if (data := cache.read(_file(symbol, form))) is not None}
     missing = [symbol for symbol in kernels.called if symbol not in found]
     if missing:
-        for done, (symbol, data) in enumerate(_compiled(kernels, missing), len(found) + 1):
-            cache.write(_file(symbol), data)
+        for done, (symbol, data) in enumerate(_compiled(kernels, missing, form), len(found) + 1):
+            cache.write(_file(symbol, form), data)
             found[symbol] = data
             tell(KERNELS, done, len(kernels.called))
     return [found[symbol] for symbol in kernels.called]
 
 
-def _file(symbol: str) -> str:
-    return f"{cache.KERNELS}/{symbol.partition('.')[2]}.bc"
+def _file(symbol: str, form: Form) -> str:
+    return f"{cache.KERNELS}/{symbol.partition('.')[2]}.{form}"
 
 
-def _compiled(kernels: Kernels, symbols: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+def _compile(kernels: Kernels, symbol: str, form: Form) -> bytes:
+    return kernels.object(symbol) if form == "o" else kernels.compile(symbol)
+
+
+def _compiled(kernels: Kernels, symbols: Sequence[str], form: Form) -> Iterator[tuple[str, bytes]]:
     """Each kernel and its bitcode as it is made, in this process or beside it."""
     tell(KERNELS, len(kernels.called) - len(symbols), len(kernels.called))
     helpers = min(_cores() - 1, len(symbols) // EACH) if _may_start_python() and kernels.machine.bits == 64 else 0
-    with _helped(helpers, symbols, kernels.page.text, kernels.machine) as (folder, running):
+    with _helped(helpers, symbols, kernels.page.text, kernels.machine, form) as (folder, running):
         elsewhere = []
         for symbol in symbols:
             if folder is None or _claim(folder, symbol):
-                yield symbol, kernels.compile(symbol)
+                yield symbol, _compile(kernels, symbol, form)
             else:
                 elsewhere.append(symbol)
         for symbol in elsewhere:
-            yield symbol, _awaited(folder, symbol, running) or kernels.compile(symbol)
+            yield symbol, _awaited(folder, symbol, running) or _compile(kernels, symbol, form)
 
 
 def _cores() -> int:
@@ -77,14 +95,14 @@ def _may_start_python() -> bool:
 
 @contextlib.contextmanager
 def _helped(
-    count: int, symbols: Sequence[str], page: str, machine: Machine
+    count: int, symbols: Sequence[str], page: str, machine: Machine, form: Form
 ) -> Iterator[tuple[Path | None, list[subprocess.Popen[bytes]]]]:
     if count < 1:
         yield None, []
         return
     with tempfile.TemporaryDirectory(prefix="tinyrnn-", ignore_cleanup_errors=True) as name:
         folder, running = Path(name), list[subprocess.Popen[bytes]]()
-        request = {"machine": machine.as_dict(), "page": page, "symbols": [*symbols]}
+        request = {"machine": machine.as_dict(), "page": page, "symbols": [*symbols], "form": form}
         (folder / REQUEST).write_text(json.dumps(request))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         command = [sys.executable, "-m", "tinyrnn.targets.side_by_side", name]
@@ -132,7 +150,7 @@ def main() -> None:
     for symbol in reversed(request["symbols"]):
         if _claim(folder, symbol):
             made = folder / f"{symbol}.part"
-            made.write_bytes(kernels.compile(symbol))
+            made.write_bytes(_compile(kernels, symbol, request["form"]))
             made.replace(folder / (symbol + ENDING))
 
 

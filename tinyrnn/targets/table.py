@@ -36,9 +36,7 @@ class Target:
 
 
 def _linux(architecture: str, cpu: str, lanes: int, registers: int, features: str = "", environment: str = "gnu") -> Machine:
-    return Machine(
-        f"{architecture}-unknown-linux-{environment}", cpu, features, lanes, registers, code_model="default", reloc="pic"
-    )
+    return Machine(f"{architecture}-unknown-linux-{environment}", cpu, features, lanes, registers, reloc="pic")
 
 
 def _cortex_m(architecture: str, cpu: str, features: str = "", rounds: bool = True) -> Machine:
@@ -52,7 +50,6 @@ def _cortex_m(architecture: str, cpu: str, features: str = "", rounds: bool = Tr
         thumb=True,
         lacks=frozenset({"div"} if rounds else {"div", "floor", "rint", "trunc"}),
         reloc="static",
-        code_model="default",
     )
 
 
@@ -64,13 +61,13 @@ _ARM7 = replace(
     _linux("armv7", "cortex-a7", 4, 16, "+neon,+vfp4", "gnueabihf"), bits=32, lacks=frozenset({"div", "floor", "rint", "trunc"})
 )
 _X86_64_V2 = replace(_linux("x86_64", "x86-64-v2", 4, 16), fma="split")
-_WASM = Machine("wasm32-unknown-unknown", "", "+simd128", 4, 32, bits=32, fma="split", reloc="static", code_model="default")
+_WASM = Machine("wasm32-unknown-unknown", "", "+simd128", 4, 32, bits=32, fma="split", reloc="static")
 
 
 def _host() -> Machine:
     machine = host()
     lacking = machine.architecture == "x86_64" and "+fma," not in f"{machine.features},"
-    return replace(machine, code_model="default", fma="exact" if lacking else "unit")
+    return replace(machine, fma="exact" if lacking else "unit")
 
 
 def _table() -> dict[str, Target]:
