@@ -38,6 +38,7 @@ def target_machine(machine: Machine) -> Any:
         features=machine.features,
         opt=3,
         reloc=machine.reloc,
+        codemodel="default",
         abiname=machine.abi,
     )
 
