@@ -17,8 +17,9 @@ from hostile import onnx_file
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
-from tinyrnn import model_cache
+from tinyrnn import compiler, model_cache
 from tinyrnn.cli import main
+from tinyrnn.sized import SizedModel
 from tinyrnn.targets import cache, keys
 
 MODELS = Path(__file__).parent / "models"
@@ -165,6 +166,33 @@ def test_its_stages_are_made_when_they_are_asked_for(tmp_path: Path) -> None:
     scaled(path, 1.0)
     with pytest.raises(tinyrnn.LoadError, match="has changed since"):
         tinyrnn.save(changed, tmp_path / "saved.npz")
+
+
+def similar(path: Path) -> Path:
+    """y = x xᵀ, whose size the file leaves open in axes that are no time."""
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]), helper.make_node("MatMul", ["x", "t"], ["y"])]
+    return onnx_file(path, nodes, shape=(1, "N", "M"), constants=[])
+
+
+def test_models_with_run_time_sizes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rng = similar(tmp_path / "m.onnx"), np.random.default_rng(0)
+    given = [rng.standard_normal((1, n, m)).astype(np.float32) for n, m in ((5, 4), (6, 9), (5, 4), (33, 7))]
+    first = tinyrnn.load(path)
+    assert isinstance(first, SizedModel) and not from_cache(first) and len(kept(folder)) == 1
+    expected = [first.run(x) for x in given]
+    assert len(kept(folder)) == 2, "of the sizes that come the first are kept"
+    again = tinyrnn.load(path)
+    assert isinstance(again, SizedModel) and from_cache(again) and str(again) == str(first) and again.kind == first.kind
+    compiled: list[Any] = []
+    made = compiler.compile_file
+    monkeypatch.setattr(compiler, "compile_file", lambda *a, **k: compiled.append(a) or made(*a, **k))
+    assert np.array_equal(again.run(given[0]), expected[0]) and not compiled
+    assert all(np.array_equal(again.run(x), y) for x, y in zip(given, expected, strict=True)) and len(compiled) == 1
+    assert np.allclose(expected[1], given[1] @ given[1].transpose(0, 2, 1), atol=1e-5)
+    with pytest.raises(tinyrnn.ShapeError, match="the file says"):
+        again.run(given[0][0])
+    path.unlink()
+    assert np.array_equal(again.run(given[3]), expected[3]), "what was compiled needs no file"
 
 
 def test_warnings_are_said_each_time(tmp_path: Path) -> None:

@@ -56,12 +56,6 @@ def compile_file(path: ModelSource, time: Time | None = None, **how: Any) -> Mod
     return compile_graph(*_read_bound(path, **how), time)
 
 
-def stages_of(path: ModelSource, time: Time | None = None, **how: Any) -> Stages:
-    """What `compile_file` goes through before it compiles."""
-    with one_load(label(path)):
-        return _stages(*_read_bound(path, **how), time)
-
-
 def _read_bound(
     path: ModelSource,
     bind: Mapping[str, Any] | None = None,
@@ -205,8 +199,8 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
         layout = layout_of(stages.plan)
         ranks.update({p.name: len(p.shape) for p in (*layout.inputs, *layout.outputs) if p.name not in ranks})
         layout = replace(layout, inputs=_ranked(layout.inputs, ranks), outputs=_ranked(layout.outputs, ranks))
-        code, weights = shared.code(stages.source, layout.weights, lambda: staged(_others(sizes)).source)
-        return Model(replace(layout, weights=weights), code, stages, cache(partial(tracer_of, stages)))
+        code, table, weights = shared.code(stages.source, layout.weights, lambda: staged(_others(sizes)).source)
+        return Model(replace(layout, table=table, weights=weights), code, stages, cache(partial(tracer_of, stages)))
 
     try:
         batches = open_batches(graph, time)

@@ -80,8 +80,8 @@ class Shared:
     def __init__(self) -> None:
         self.variants: list[Variant] = []
 
-    def code(self, source: Source, weights: Array, neighbour: Callable[[], Source]) -> tuple[Any, Array]:
-        """Code for a page, and the weights with its table before them.
+    def code(self, source: Source, weights: Array, neighbour: Callable[[], Source]) -> tuple[Any, Array, Array]:
+        """Code for a page, its table, and the weights behind that in the same memory.
 
         `neighbour` makes the page of other sizes, which shows what differs; it is called where the page is a new one.
         """
@@ -96,7 +96,7 @@ class Shared:
             variant = Variant(page, sorted(opened), compile_source(_opened(source, sorted(opened))))
             self.variants = [variant, *(v for v in self.variants if v not in like)]
         values = [page.numbers[place] for place in variant.open]
-        return variant.code, _after_table(values, weights)
+        return variant.code, *_with_table(values, weights)
 
 
 def _differing(a: Page, b: Page) -> list[int]:
@@ -107,8 +107,8 @@ def _table_bytes(count: int) -> int:
     return -(-count * WORD // ALIGNMENT) * ALIGNMENT
 
 
-def _after_table(values: Sequence[int | float], weights: Array) -> Array:
-    """The weights, aligned, in memory that begins with the table."""
+def _with_table(values: Sequence[int | float], weights: Array) -> tuple[Array, Array]:
+    """The table and the weights, aligned, in one piece of memory."""
     start = _table_bytes(len(values))
     memory = aligned(start + max(len(weights), 1))  # an empty array has no address of its own
     for place, value in enumerate(values):
@@ -116,7 +116,7 @@ def _after_table(values: Sequence[int | float], weights: Array) -> Array:
             np.uint8
         )
     memory[start : start + len(weights)] = weights
-    return memory[start:]
+    return memory[:start], memory[start:]
 
 
 def _opened(source: Source, places: Sequence[int]) -> Source:

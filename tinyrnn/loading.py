@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ from tinyrnn.frontends.source import ModelSource, label
 from tinyrnn.limits import one_load
 from tinyrnn.progress import READING, Listener, loading, tell
 from tinyrnn.runtime import Model
+from tinyrnn.sized import SizedModel
 
 if TYPE_CHECKING:
-    from tinyrnn.compiler import Stages
     from tinyrnn.passes import Time
 
 
@@ -75,25 +75,48 @@ def _compiled(name: str, path: ModelSource, options: Mapping[str, Any]) -> tuple
 
     model = compile_file(path, **options)
     said = [*warnings_of(model)]
-    if type(model) is Model and model_cache.file_name(path, options) == name:
-        model_cache.keep(name, path, model._layout, model._code, said, model._source.graph.beside)
-    return model, said
+    if model_cache.file_name(path, options) != name:
+        return model, said  # the file has changed meanwhile
+    model_cache.keep(name, path, model, said, model._source.graph.beside)
+    return model.through(_AtSizes(name, path, lambda: model)) if isinstance(model, SizedModel) else model, said
 
 
 def _model(kept: model_cache.Kept, name: str, path: ModelSource, options: Mapping[str, Any]) -> Model:
-    """The model, which goes through the compiler's stages when somebody asks for them."""
+    """The model, which goes through the compiler when somebody asks for what only that knows."""
 
     @cache
-    def stages() -> Stages:
-        from tinyrnn.compiler import stages_of
+    def anew() -> Model:
+        from tinyrnn.compiler import compile_file
 
         if model_cache.file_name(path, options) != name:
             raise LoadError(f"{label(path)}: the file has changed since the model was loaded; load it again")
-        return stages_of(path, **options)
+        with one_load(label(path)):
+            return compile_file(path, **options)
 
-    def tracer() -> Any:
-        from tinyrnn.compiler import tracer_of
+    model = Model(kept.layout, kept.code, lambda: anew()._source, lambda: anew().traced())
+    return model if kept.sized is None else SizedModel(model, **kept.sized, specialise=_AtSizes(name, path, anew))
 
-        return tracer_of(stages())
 
-    return Model(kept.layout, kept.code, stages, cache(tracer))
+class _AtSizes:
+    """Makes a model with run-time sizes ready for some, by the compiler, unless the cache has it; the first ones are kept."""
+
+    def __init__(self, name: str, path: ModelSource, compiled: Callable[[], Model]) -> None:
+        """`name` is the model's file in the cache, `compiled` gives the model as the compiler makes it."""
+        self.name, self.path, self.compiled = name, path, compiled
+        self.first = True
+
+    def __call__(self, sizes: dict[str, int]) -> Model:
+        first, self.first = self.first, False
+        name = model_cache.at_sizes(self.name, sizes)
+        kept = model_cache.find(name, self.path)
+        if kept is not None:
+            return Model(kept.layout, kept.code, lambda: self.made(sizes)._source, lambda: self.made(sizes).traced())
+        model = self.made(sizes)
+        if first:
+            model_cache.keep(name, self.path, model, (), self.compiled()._source.graph.beside)
+        return model
+
+    def made(self, sizes: dict[str, int]) -> Model:
+        model = self.compiled()
+        assert isinstance(model, SizedModel)
+        return model._specialise(sizes)

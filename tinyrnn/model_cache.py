@@ -19,8 +19,10 @@ import numpy as np
 
 from tinyrnn.arrays import Array, SizeRule
 from tinyrnn.frontends.source import label
+from tinyrnn.runtime import Model
 from tinyrnn.runtime.built import layout_from, layout_value
 from tinyrnn.runtime.memory import ALIGNMENT, Layout, aligned
+from tinyrnn.sized import SizedModel
 from tinyrnn.targets import cache
 from tinyrnn.targets.code import Code, objects_in
 from tinyrnn.targets.keys import key_of, package
@@ -40,6 +42,8 @@ class Kept:
     code: Code
     said: Sequence[str]
     """the warnings of its load"""
+    sized: Mapping[str, Any] | None
+    """of a model with run-time sizes, what `SizedModel` takes"""
 
 
 def file_name(source: Any, options: Mapping[str, Any]) -> str:
@@ -53,7 +57,16 @@ def file_name(source: Any, options: Mapping[str, Any]) -> str:
     except (OSError, ValueError, TypeError):
         return ""
     kind = "memory" if isinstance(source, bytes) else "file"
-    return f"{cache.MODELS}/{key_of(host(), kind, label(source), digest, given, basis=package())}.model"
+    return _file_name(kind, label(source), digest, given)
+
+
+def at_sizes(name: str, sizes: Mapping[str, int]) -> str:
+    """Where the cache has a model with run-time sizes, itself in the file `name`, for given ones."""
+    return _file_name(name, _text(sizes)) if name else ""
+
+
+def _file_name(*texts: str) -> str:
+    return f"{cache.MODELS}/{key_of(host(), *texts, basis=package())}.model"
 
 
 def find(name: str, source: Any) -> Kept | None:
@@ -61,23 +74,29 @@ def find(name: str, source: Any) -> Kept | None:
     data = cache.read(name) if name else None
     if data is None:
         return None
-    header, (initial, weights, *batches) = _opened(data)
+    header, (initial, memory, *batches) = _opened(data)
     code = cache.read(header["code"])
     if code is None or any(_of_file(_folder(source) / place) != digest for place, digest in header["beside"].items()):
         return None
     layout = replace(
-        layout_from(header["layout"], weights),
+        layout_from(header["layout"], memory[header["table"] :]),
+        table=memory[: header["table"]],
         initial_state=initial,
         batches=dict(zip(header["batches"], batches, strict=True)),
         sizes=tuple(SizeRule(**rule) for rule in header["sizes"]),
     )
-    return Kept(layout, Code(header["code"], objects_in(code), header["entries"], True), header["said"])
+    return Kept(layout, Code(header["code"], objects_in(code), header["entries"], True), header["said"], header["sized"])
 
 
-def keep(name: str, source: Any, layout: Layout, code: Code, said: Sequence[str], beside: Mapping[str, int]) -> None:
-    """Put a model into the cache, unless it is large for that, or has types that NumPy lacks."""
+def keep(name: str, source: Any, model: Model, said: Sequence[str], beside: Mapping[str, int]) -> None:
+    """Put a model into the cache, unless it is large for that, or has types that NumPy lacks.
+
+    said:   the warnings of its load
+    beside: the files in its folder that hold weights, as `Graph.beside`
+    """
+    layout, code = model._layout, model._code
     ports = (*layout.inputs, *layout.outputs, *layout.state_inputs, *layout.state_outputs)
-    arrays = (layout.initial_state, layout.weights, *layout.batches.values())
+    arrays = (layout.initial_state, np.concatenate([layout.table, layout.weights]), *layout.batches.values())
     types = {*(p.dtype for p in ports), *(part[3] for part in layout.state_parts), *(a.dtype for a in arrays)}
     if not name or any(dtype.isbuiltin != 1 for dtype in types) or SHARE * sum(a.nbytes for a in arrays) > cache.largest():
         return
@@ -94,8 +113,10 @@ def keep(name: str, source: Any, layout: Layout, code: Code, said: Sequence[str]
         "said": [*said],
         "beside": {place: _of_file(folder / place) for place in sorted(beside)},
         "layout": layout_value(layout),
+        "table": len(layout.table),
         "batches": [*layout.batches],
         "sizes": [asdict(rule) for rule in layout.sizes],
+        "sized": model._described if isinstance(model, SizedModel) else None,
     }
     cache.write(name, _closed(header, arrays))
 

@@ -27,15 +27,21 @@ class SizedModel(Model):
     def __init__(
         self,
         example: Model,
-        shapes: Mapping[str, tuple[int | str, ...]],
+        shapes: Mapping[str, Sequence[int | str]],
         example_sizes: Mapping[str, int],
         batches: Collection[str],
         reason: str,
         specialise: Callable[[dict[str, int]], Model],
     ) -> None:
         """`batches` are the open sizes of batch axes: none becomes time where time's size is given."""
-        super().__init__(example._layout, example._code, example._source)
-        self._shapes, self._specialise = dict(shapes), specialise
+        super().__init__(example._layout, example._code, example._made_from)
+        self._shapes, self._specialise = {name: tuple(shape) for name, shape in shapes.items()}, specialise
+        self._described: dict[str, Any] = {
+            "shapes": self._shapes,
+            "example_sizes": dict(example_sizes),
+            "batches": sorted(batches),
+            "reason": reason,
+        }
         self.open_sizes = tuple(example_sizes)
         """the names of the sizes that its code has to know"""
         self.example = dict(example_sizes)
@@ -51,6 +57,10 @@ class SizedModel(Model):
         )
         if not self._streams:
             self._layout = replace(self._layout, refuses_stream=self._layout.refuses_stream or reason)
+
+    def through(self, specialise: Callable[[dict[str, int]], Model]) -> SizedModel:
+        """The same model, made ready for a size by another function."""
+        return SizedModel(self, **self._described, specialise=specialise)
 
     def _port(self, name: str) -> Port:
         return next(p for p in (*self._layout.inputs, *self._layout.state_inputs) if p.name == name)
