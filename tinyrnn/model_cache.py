@@ -80,7 +80,7 @@ def find(name: str, source: Any) -> Kept | None:
         return None
     layout = replace(
         layout_from(header["layout"], memory[header["table"] :]),
-        table=memory[: header["table"]],
+        table=memory[: header["table"]] if header["table"] else None,
         initial_state=initial,
         batches=dict(zip(header["batches"], batches, strict=True)),
         sizes=tuple(SizeRule(**rule) for rule in header["sizes"]),
@@ -96,7 +96,8 @@ def keep(name: str, source: Any, model: Model, said: Sequence[str], beside: Mapp
     """
     layout, code = model._layout, model._code
     ports = (*layout.inputs, *layout.outputs, *layout.state_inputs, *layout.state_outputs)
-    arrays = (layout.initial_state, np.concatenate([layout.table, layout.weights]), *layout.batches.values())
+    table = np.zeros(0, np.uint8) if layout.table is None else layout.table
+    arrays = (layout.initial_state, np.concatenate([table, layout.weights]), *layout.batches.values())
     types = {*(p.dtype for p in ports), *(part[3] for part in layout.state_parts), *(a.dtype for a in arrays)}
     if not name or any(dtype.isbuiltin != 1 for dtype in types) or SHARE * sum(a.nbytes for a in arrays) > cache.largest():
         return
@@ -113,7 +114,7 @@ def keep(name: str, source: Any, model: Model, said: Sequence[str], beside: Mapp
         "said": [*said],
         "beside": {place: _of_file(folder / place) for place in sorted(beside)},
         "layout": layout_value(layout),
-        "table": len(layout.table),
+        "table": len(table),
         "batches": [*layout.batches],
         "sizes": [asdict(rule) for rule in layout.sizes],
         "sized": model._described if isinstance(model, SizedModel) else None,

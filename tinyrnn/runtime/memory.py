@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -50,7 +50,7 @@ class Layout:
     metadata: Mapping[str, str]
     sizes: tuple[SizeRule, ...] = ()
     """what open sizes can be"""
-    table: Array = field(default_factory=lambda: np.zeros(0, np.uint8))
+    table: Array | None = None
     """what code for several sizes reads before the weights, in the same memory"""
 
     @property
