@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -148,6 +149,40 @@ def test_a_full_disk_is_done_without(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cache.os, "replace", full)
     assert not tinyrnn.load(STEP)._code.from_cache
     assert not [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_an_interrupted_compile_goes_on_where_it_was(folder: Path) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage == "kernels" and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tinyrnn.load(OTHER, progress=interrupt)
+    assert len(list(folder.glob("kernels/*.o"))) == 2 and not list(folder.glob("*.o"))
+    told: list[tuple[str, int, int]] = []
+    assert not tinyrnn.load(OTHER, progress=lambda *each: told.append(each))._code.from_cache
+    assert min(done for stage, done, _ in told if stage == "kernels") == 2
+    assert tinyrnn.load(OTHER)._code.from_cache
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+def test_a_killed_compile_leaves_nothing_that_harms(folder: Path, tmp_path: Path) -> None:
+    path = Path(tinyrnn.__file__).parent / "models" / "gesture.onnx"
+    code = (
+        "import os, signal, sys, tinyrnn\nfrom tinyrnn.targets import side_by_side\nside_by_side.EACH = 1\n"
+        "def kill(stage, done, total):\n    if stage == 'kernels' and done: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"tinyrnn.load({str(path)!r}, progress=kill)"
+    )
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, side_by_side.PROCESSES_VARIABLE: "2", "TMPDIR": str(temporary)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode < 0
+    begun = time.monotonic()
+    while list(temporary.iterdir()) and time.monotonic() < begun + 60:
+        time.sleep(0.05)
+    assert not list(temporary.iterdir()), "those who compiled beside it have ended and taken their folder away"
+    assert not [file for file in folder.rglob("*") if file.is_file() and not cache.FILE.fullmatch(file.relative_to(folder).as_posix())]
+    assert tinyrnn.load(path)._code.size and tinyrnn.load(path)._code.from_cache
 
 
 def test_stages_are_told_in_order(folder: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -102,7 +103,7 @@ def _helped(
         return
     with tempfile.TemporaryDirectory(prefix="tinyrnn-", ignore_cleanup_errors=True) as name:
         folder, running = Path(name), list[subprocess.Popen[bytes]]()
-        request = {"machine": machine.as_dict(), "page": page, "symbols": [*symbols], "form": form}
+        request = {"machine": machine.as_dict(), "page": page, "symbols": [*symbols], "form": form, "parent": os.getpid()}
         (folder / REQUEST).write_text(json.dumps(request))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         command = [sys.executable, "-m", "tinyrnn.targets.side_by_side", name]
@@ -148,10 +149,12 @@ def main() -> None:
     kernels = Kernels(page, machine)
     translated(page, {name: name for name in page.functions}, machine.bits, kernels)
     for symbol in reversed(request["symbols"]):
-        if _claim(folder, symbol):
+        if os.getppid() == request["parent"] and _claim(folder, symbol):
             made = folder / f"{symbol}.part"
             made.write_bytes(_compile(kernels, symbol, request["form"]))
             made.replace(folder / (symbol + ENDING))
+    if os.getppid() != request["parent"]:  # it was killed
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
