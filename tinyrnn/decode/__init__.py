@@ -51,49 +51,22 @@ def _fitting(model: str, name: str, view: Array, value: Any) -> Array:
     return frame_input(model, Port(name, view.shape, view.dtype), value, False)[0]
 
 
-def generate(
-    stream: Stream | Model,
-    start: Tokens,
-    steps: int,
-    *,
-    output: str | None = None,
-    feed: str | None = None,
-    table: Any = None,
-    scores: str | None = None,
-    inputs: Mapping[str, Any] | None = None,
-    **how: Any,
-) -> Generation:
-    """`Decoder.generate`, which takes `how`, of a `Decoder` made for this call."""
-    return Decoder(stream, output=output, feed=feed, table=table, scores=scores, inputs=inputs).generate(start, steps, **how)
+def generate(stream: Stream | Model, start: Tokens, steps: int, **options: Any) -> Generation:
+    """`Decoder.generate` of a `Decoder` made for this call; `options` are those of either, by name."""
+    return _decoder(stream, options).generate(start, steps, **options)
 
 
-def tokens(
-    stream: Stream | Model,
-    start: Tokens,
-    steps: int,
-    *,
-    output: str | None = None,
-    feed: str | None = None,
-    table: Any = None,
-    scores: str | None = None,
-    inputs: Mapping[str, Any] | None = None,
-    **how: Any,
-) -> Iterator[int]:
-    """`Decoder.tokens`, which takes `how`, of a `Decoder` made for this call."""
-    return Decoder(stream, output=output, feed=feed, table=table, scores=scores, inputs=inputs).tokens(start, steps, **how)
+def tokens(stream: Stream | Model, start: Tokens, steps: int, **options: Any) -> Iterator[int]:
+    """`Decoder.tokens` of a `Decoder` made for this call; `options` are those of either, by name."""
+    return _decoder(stream, options).tokens(start, steps, **options)
 
 
-def beam(
-    stream: Stream | Model,
-    start: Tokens,
-    steps: int,
-    *,
-    output: str | None = None,
-    feed: str | None = None,
-    table: Any = None,
-    scores: str | None = None,
-    inputs: Mapping[str, Any] | None = None,
-    **how: Any,
-) -> list[Hypothesis]:
-    """`Decoder.beam`, which takes `how`, of a `Decoder` made for this call."""
-    return Decoder(stream, output=output, feed=feed, table=table, scores=scores, inputs=inputs).beam(start, steps, **how)
+def beam(stream: Stream | Model, start: Tokens, steps: int, **options: Any) -> list[Hypothesis]:
+    """`Decoder.beam` of a `Decoder` made for this call; `options` are those of either, by name."""
+    return _decoder(stream, options).beam(start, steps, **options)
+
+
+def _decoder(stream: Stream | Model, options: dict[str, Any]) -> Decoder:
+    """A decoder with its options, which are taken out of those given."""
+    names = {"output", "feed", "table", "scores", "inputs"} & options.keys()
+    return Decoder(stream, **{name: options.pop(name) for name in names})

@@ -7,16 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from math import isfinite
 from operator import index
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 
 from tinyrnn.arrays import Array, describe, frame_input
-from tinyrnn.decode import kernels as k
+from tinyrnn.decode import job as k
+from tinyrnn.decode.generation import PAGE
 from tinyrnn.decode.ports import find_feedback
 from tinyrnn.decode.search import Search
 from tinyrnn.errors import DecodeError
 from tinyrnn.runtime import Live, Model, Progress, Stream, aligned
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 PIECE = 4096
 """tokens of one native call, after which progress is told and an interrupt is heard"""
@@ -24,6 +28,17 @@ MOST_LANES = 16
 """of any target"""
 Tokens = int | Sequence[int] | Array
 KINDS = {None: k.UNKNOWN, "logits": k.LOGITS, "probabilities": k.PROBABILITIES}
+
+
+class Choice(TypedDict, total=False):
+    """How tokens are chosen, and which end it: options of `Decoder.generate`, which says what they mean."""
+
+    method: str
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    stop: Tokens
 
 
 class Generation(NamedTuple):
@@ -125,24 +140,22 @@ class Decoder(Live):
         start: Tokens,
         steps: int,
         *,
-        method: str = "greedy",
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        stop: Tokens = (),
         log_probabilities: bool = True,
         out: Array | None = None,
         progress: Progress | None = None,
+        **choice: Unpack[Choice],
     ) -> Generation:
         """At most `steps` tokens that follow `start`, a token or the tokens [n] of a prompt, n >= 1.
 
-        method:      "greedy": the token of the largest score, the lowest of several; "sample": one drawn from
-                     softmax(log-probabilities / temperature), cut to the `top_k` likeliest (0: all), then to the fewest
-                     of these that hold `top_p` of their probability; the lower token first where two are as likely
-        temperature: 0 is "greedy"
-        seed:        of what is drawn, 0 to 2**64 - 1; the same one gives the same tokens on every machine with fma
-        stop:        a token or tokens that end the generation
+        method:      "greedy", the default: the token of the largest score, the lowest of several; "sample": one drawn from
+                     softmax(log-probabilities / temperature), cut to the `top_k` likeliest, then to the fewest of these
+                     that hold `top_p` of their probability; the lower token first where two are as likely
+        temperature: 1 by default; 0 is "greedy"
+        top_k:       0 by default: all
+        top_p:       1 by default
+        seed:        of what is drawn, 0 to 2**64 - 1, 0 by default; the same one gives the same tokens on every machine
+                     with fma
+        stop:        a token or tokens that end the generation; none by default
         log_probabilities: whether they are wanted; they cost a pass over the vocabulary for each token
         out:         int64 [steps or more], C-contiguous, to hold the tokens
         progress:    called with tokens done and `steps`, between pieces of the run
@@ -150,7 +163,7 @@ class Decoder(Live):
         The state goes on: the stream has then been fed everything but the last token. Raises `DecodeError`, with the
         state unchanged.
         """
-        job, ends = self._asked(start, steps, method, temperature, top_k, top_p, seed, stop)
+        job, ends = self._asked(start, steps, **choice)
         made = self._room(out, steps)
         likelihoods = np.empty(steps if log_probabilities else 0, np.float32)
         before = self.stream.state.copy()
@@ -170,25 +183,13 @@ class Decoder(Live):
             raise
         return Generation(made[:done], likelihoods[:done], stopped)
 
-    def tokens(
-        self,
-        start: Tokens,
-        steps: int,
-        *,
-        method: str = "greedy",
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        stop: Tokens = (),
-        burst: int = 16,
-    ) -> Iterator[int]:
+    def tokens(self, start: Tokens, steps: int, *, burst: int = 16, **choice: Unpack[Choice]) -> Iterator[int]:
         """The tokens of `generate` as they come, in native bursts of at most `burst`.
 
         The stream may be used for nothing else until the last one is taken. It is ahead of the tokens taken by what
         is left of a burst. Raises `DecodeError`, with the state that it had before the burst.
         """
-        job, ends = self._asked(start, steps, method, temperature, top_k, top_p, seed, stop)
+        job, ends = self._asked(start, steps, **choice)
         burst = _whole(self.name, "burst", burst, 1)
         room = np.empty(burst, np.int64)
         job[k.TOKENS] = room.ctypes.data
@@ -234,7 +235,7 @@ class Decoder(Live):
             raise DecodeError(f"{self.name}: n_best={n_best} of width={width} hypotheses; it is at most the width")
         if not isfinite(length_penalty):
             raise DecodeError(f"{self.name}: length_penalty={length_penalty}; it is a finite number")
-        job, ends = self._asked(start, steps, "greedy", 1.0, 0, 1.0, 0, stop)
+        job, ends = self._asked(start, steps, stop=stop)
         context = self.stream._context
         size = (width, steps, float(length_penalty), width * (1 + int(np.count_nonzero(ends))))
         if self._search is None or self._search.size != size:
@@ -253,7 +254,15 @@ class Decoder(Live):
         ]
 
     def _asked(
-        self, start: Tokens, steps: int, method: str, temperature: float, top_k: int, top_p: float, seed: int, stop: Tokens
+        self,
+        start: Tokens,
+        steps: int,
+        method: str = "greedy",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Tokens = (),
     ) -> tuple[Array, Array]:
         """A job for what is asked, all of it checked, the prompt behind it; and which tokens end it, which it points to."""
         name = self.name
@@ -335,7 +344,7 @@ def _native() -> Any:
     from tinyrnn.codegen import Source
     from tinyrnn.targets.cpu import compile_source
 
-    return compile_source(Source(k.PAGE, {"run": 2}))
+    return compile_source(Source(PAGE, {"run": 2}))
 
 
 def _whole(model: str, what: str, value: Any, least: int) -> int:

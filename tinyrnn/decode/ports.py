@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyrnn.arrays import Array, Port
-from tinyrnn.decode import kernels as k
+from tinyrnn.decode import job as k
 from tinyrnn.errors import DecodeError
 from tinyrnn.runtime import Model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinyrnn.arrays import Array
-from tinyrnn.decode import kernels as k
+from tinyrnn.decode import job as k
 from tinyrnn.runtime import Live, aligned
 
 

@@ -84,7 +84,7 @@ def _compiler(machine: Machine) -> Compiler:
 
 
 def _library(module: str, name: str) -> Callable[..., Any]:
-    """A kernel of a module; one that is not registered may call the plain functions beside it."""
+    """A kernel of a module; one that is not registered may call the plain functions beside it, and of modules beside its own."""
     home = import_module(module)
     function: Callable[..., Any] = getattr(home, name)
     if function not in lanes.KERNELS:
@@ -96,4 +96,7 @@ def _library(module: str, name: str) -> Callable[..., Any]:
 def _teach(home: ModuleType) -> None:
     from tinyrnn.lanes_llvm import teach
 
-    teach([f for f in vars(home).values() if getattr(f, "__module__", "") == home.__name__ and hasattr(f, "__code__")])
+    functions = [f for f in vars(home).values() if hasattr(f, "__code__")]
+    for name in {f.__module__ for f in functions if f.__module__.rpartition(".")[0] == home.__package__} - {home.__name__}:
+        _teach(import_module(name))
+    teach([f for f in functions if f.__module__ == home.__name__])

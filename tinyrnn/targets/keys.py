@@ -13,7 +13,8 @@ import llvmlite
 from tinyrnn.targets.machine import Machine
 
 PACKAGE = Path(__file__).parents[1]
-LANGUAGE = ("lanes*.py", "ops/*.py", "targets/*.py", "codegen.py", "decode/kernels.py")
+DECODE = ("decode/job.py", "decode/scoring.py", "decode/generation.py", "decode/beam_search.py")
+LANGUAGE = ("lanes*.py", "ops/*.py", "targets/*.py", "codegen.py", *DECODE)
 """the files that can change what a page compiles to"""
 LENGTH = 32
 """hexadecimal digits of a key"""
