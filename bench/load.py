@@ -95,6 +95,7 @@ def loads(path: str, bind: str, runs: int, folder: Path) -> dict[str, float]:
                 for each in cache.glob("*.o"):
                     each.unlink()
             environment = {**os.environ, "TINYRNN_CACHE": str(cache)}
+            environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as people have it
             done = subprocess.run([sys.executable, "-c", LOAD, path, bind], env=environment, capture_output=True, text=True)
             if done.returncode:
                 sys.exit(done.stderr)

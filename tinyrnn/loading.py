@@ -89,7 +89,7 @@ def _model(kept: model_cache.Kept, name: str, path: ModelSource, options: Mappin
         from tinyrnn.compiler import compile_file
 
         if model_cache.file_name(path, options) != name:
-            raise LoadError(f"{label(path)}: the file has changed since the model was loaded; load it again")
+            raise LoadError(f"{label(path)}: the file has changed since the model was loaded, or is gone; load it again")
         with one_load(label(path)):
             return compile_file(path, **options)
 

@@ -68,6 +68,10 @@ class _Codegen(AOTCPUCodegen):
 
 
 class _Context(cpu.CPUContext):
+    def load_additional_registries(self) -> None:
+        """Numbers, ranges and tuples; the rest of Python and NumPy, which takes long to load, is not in the kernel language."""
+        from numba.cpython import builtins, iterators, numbers, rangeobj, tupleobj  # noqa: F401
+
     def post_lowering(self, mod: Any, library: Any) -> None:
         if self.fastmath:
             fastmathpass.rewrite_module(mod, self.fastmath)
