@@ -1,4 +1,4 @@
-"""Print the table of operators in the README, from the registry: `python bench/operators.py`."""
+"""Print the table of operators in the guide, from the registry: `python bench/operators.py`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""What the README prints is what the project does."""
+"""What README.md and the pages of the guide print is what the project does."""
 
 from __future__ import annotations
 
 import re
 import runpy
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,24 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+from tinyrnn import guide
 from tinyrnn.cli import main
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+SHARED = ROOT.parent / "shared" / "models"
+README = (ROOT / "README.md").read_text("utf-8")
+PAGES = {"README": README, **{page: guide.read(page) for page in guide.PAGES}}
+FOREIGN = ("dtln_model_1.onnx", "dtln_model_2.onnx")
+"""models that pages show and that are not part of the project"""
+
+
+def test_every_page_is_in_the_guide() -> None:
+    assert sorted(guide.PAGES) == sorted(path.stem for path in (ROOT / "tinyrnn" / "guide").glob("*.md"))
+    assert all(guide.read(page).startswith(f"# {guide.title(page)}\n") for page in guide.PAGES)
 
 
 def test_operator_table_is_the_registrys() -> None:
-    printed = re.search(r"<!-- operators -->\n(.*?)\n<!-- end of operators -->", README, re.S)
+    printed = re.search(r"<!-- operators -->\n(.*?)\n<!-- end of operators -->", PAGES["operators"], re.S)
     assert printed and printed.group(1) == runpy.run_path(str(ROOT / "bench" / "operators.py"))["table"]()
 
 
@@ -30,7 +41,17 @@ def test_two_commands_are_one_line_each() -> None:
     assert commands[0].endswith("tinyrnn demo") and commands[1].endswith("-m pytest")
 
 
-def _model(path: Path) -> None:
+def test_figures_of_the_readme_are_those_of_the_guide() -> None:
+    rows = [line.removesuffix("|") for line in README.splitlines() if line.startswith("|") and re.search(r"\d\.\d", line)]
+    theirs = [line for page in guide.PAGES for line in PAGES[page].splitlines()]
+    assert len(rows) > 10
+    assert not [row for row in rows if not any(line.startswith(row) for line in theirs)]
+
+
+# Python
+
+
+def _model(folder: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {"W": rng.standard_normal((1, 32, 5)), "R": rng.standard_normal((1, 32, 8)), "B": rng.standard_normal((1, 64))}
     node = helper.make_node("LSTM", ["x", "W", "R", "B"], ["y"], hidden_size=8)
@@ -38,24 +59,73 @@ def _model(path: Path) -> None:
         [node], "readme", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", 1, 5])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["T", 1, 1, 8])],
         [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx")
 
 
-def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _model(tmp_path / "model.onnx")
+def _weights(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"embed.weight": (20, 6), "rnn.weight_ih_l0": (32, 6), "rnn.weight_hh_l0": (32, 8), "rnn.bias_ih_l0": (32,),
+              "rnn.bias_hh_l0": (32,), "head.weight": (3, 8), "head.bias": (3,)}
+    np.savez(folder / "m.npz", **{name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+
+
+def _denoiser(folder: Path) -> None:
+    for name in FOREIGN:
+        if not (SHARED / name).is_file():
+            pytest.skip(f"../shared/models/{name}, which the page loads, is not here")
+        (folder / name).write_bytes((SHARED / name).read_bytes())
+
+
+PREPARED: dict[str, Callable[[Path], None]] = {"README": _model, "streaming": _model, "loading": _weights, "sound": _denoiser}
+"""what the code of a page finds in its folder"""
+GIVEN = {"sound": {"noisy": np.random.default_rng(0).uniform(-0.5, 0.5, 4000).astype(np.float32)}}
+"""names that the text of a page gives a meaning"""
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+
+
+def _blocks(page: str) -> list[str]:
+    text = PAGES[page]
+    found = [match[1] for match in BLOCK.finditer(text)]
+    assert len(found) == len(re.findall(r"^```\w", text, re.M)), f"{page}: a block is not Python"
+    assert not re.search(r"^    (>>>|import |from \w+ import )", text, re.M), f"{page}: Python that is not in a fence"
+    return found
+
+
+def _ran(page: str, folder: Path) -> dict[str, object]:
+    """The names that a page's blocks make, run one after the other in this folder."""
+    PREPARED.get(page, lambda _: None)(folder)
+    names: dict[str, object] = dict(GIVEN.get(page, {}))
+    for block in _blocks(page):
+        exec(compile(block, f"{page}.md", "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page)])
+def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    example = re.search(r"```python\n(import numpy.*?)```", README, re.S)
-    assert example
-    names: dict[str, object] = {}
-    exec(example.group(1), names)
-    assert np.shape(names["ys"]) == (100, 1, 8)
-    assert (tmp_path / "model.npz").is_file()
+    names = _ran(page, tmp_path)
+    if PREPARED.get(page) is _model:
+        assert np.shape(names["ys"]) == (100, 1, 8)
+    if page == "streaming":
+        assert (tmp_path / "model.npz").is_file()
+        np.testing.assert_array_equal(names["y"], names["again"])
+    if page == "sound":
+        parts = names["parts"]
+        assert isinstance(parts, list)
+        np.testing.assert_array_equal(np.concatenate(parts)[:4000], names["clean"])
+
+
+def test_pages_with_python() -> None:
+    assert {"README", "streaming", "loading", "generation", "sound"} <= {page for page in PAGES if _blocks(page)}
+
+
+# The command line
 
 
 def _examples() -> list[tuple[str, list[str]]]:
     """Command lines that are shown with their output, and its lines."""
     found: list[tuple[str, list[str]]] = []
-    for line in README.splitlines():
+    for line in "\n\n.\n".join(PAGES.values()).splitlines():
         if line.startswith("    $ tinyrnn "):
             found.append((line[6:], []))
         elif found and line.startswith("    "):
@@ -65,23 +135,31 @@ def _examples() -> list[tuple[str, list[str]]]:
     return [example for example in found if example[0]]
 
 
+def test_all_examples_are_found() -> None:
+    assert len(_examples()) == sum(text.count("$ tinyrnn ") for text in PAGES.values()) >= 11
+
+
 @pytest.mark.parametrize(("line", "shown"), _examples(), ids=lambda value: value if isinstance(value, str) else "")
 def test_command_line_examples_run(line: str, shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    model = ROOT.parent / "shared" / "models" / "dtln_model_1.onnx"
-    foreign = model.name in line
-    if foreign and not model.is_file():
-        pytest.skip("../shared/models/dtln_model_1.onnx, which the example shows, is not here")
-    words = [str(model) if word == model.name else word for word in shlex.split(line)[1:]]
+    foreign = [name for name in FOREIGN if name in line]
+    for name in foreign:
+        if not (SHARED / name).is_file():
+            pytest.skip(f"../shared/models/{name}, which the example shows, is not here")
+    words = [str(SHARED / word) if word in FOREIGN else word for word in shlex.split(line)[1:]]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     if foreign:  # its figures depend on the machine
-        assert "dtln_model_1" in result.output
+        assert all(Path(name).stem in result.output for name in foreign)
     else:
         printed = [text.rstrip() for text in result.output.splitlines()]
         assert shown and all(text in printed for text in shown if text), result.output
 
 
-@pytest.mark.parametrize("command", re.findall(r"^\| `tinyrnn (\w+)", README, re.M))
+@pytest.mark.parametrize("command", re.findall(r"^\| `tinyrnn (\w+)", PAGES["cli"], re.M))
 def test_commands_of_the_table_exist(command: str) -> None:
     assert CliRunner().invoke(main, [command, "--help"]).exit_code == 0
+
+
+def test_every_command_is_in_the_table() -> None:
+    assert set(re.findall(r"^\| `tinyrnn (\w+)", PAGES["cli"], re.M)) == set(main.commands)
