@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from tinyrnn import model_cache
 from tinyrnn.errors import LoadError
@@ -17,6 +17,17 @@ from tinyrnn.sized import SizedModel
 
 if TYPE_CHECKING:
     from tinyrnn.passes import Time
+
+
+class LoadOptions(TypedDict, total=False):
+    """What every function that loads a model takes by name, as `load` does, which says what it means."""
+
+    bind: Mapping[str, Any] | None
+    states: Mapping[str, str] | None
+    outputs: Sequence[str] | None
+    time: Time | None
+    layers: Sequence[Any] | None
+    names: Mapping[str, str | None] | None
 
 
 def load(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,10 +48,12 @@ from tinyrnn.bench.report import (
     plot,
 )
 from tinyrnn.errors import TinyRNNError
-from tinyrnn.loading import load
-from tinyrnn.passes import Time
+from tinyrnn.loading import LoadOptions, load
 from tinyrnn.runtime import Context, Model, Progress
 from tinyrnn.sized import SizedModel
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "Allocations",
@@ -91,12 +93,6 @@ _now = time.perf_counter_ns
 def bench(
     path: str | PathLike[str],
     *,
-    bind: Mapping[str, Any] | None = None,
-    states: Mapping[str, str] | None = None,
-    outputs: Sequence[str] | None = None,
-    time: Time | None = None,
-    layers: Sequence[Any] | None = None,
-    names: Mapping[str, str | None] | None = None,
     frames: int = 1000,
     seconds: float = 3.0,
     rate: float | None = None,
@@ -104,16 +100,17 @@ def bench(
     seed: int = 0,
     loading: bool = True,
     progress: Progress | None = None,
+    **options: Unpack[LoadOptions],
 ) -> Result:
     """Measure a model: latency of single steps, time of whole runs, allocations, loading, memory.
 
-    bind, states, outputs, time, layers, names: as for `tinyrnn.load`
     frames:   of one whole run
     seconds:  to spend on timing, roughly; what is slow takes longer, for every round needs one pass
     rate:     frames per second of the live source, for × real time and missed deadlines
     versus:   'onnxruntime' (an .onnx file is needed)
     loading:  measure `import` and `load` in fresh processes too
     progress: called with pieces of work done and in all, never inside a measurement
+    options:  those of `tinyrnn.load`: bind, states, outputs, time, layers, names
 
     Where the peer cannot run the file, the result says why in `refusal` and has the model's own figures only.
     Raises what `load` raises, and `TinyRNNError` where an argument makes no sense or the peer is not installed.
@@ -121,8 +118,6 @@ def bench(
     if frames < 1 or not seconds > 0 or (rate is not None and not rate > 0):
         raise TinyRNNError(f"bench needs frames ≥ 1, seconds > 0 and rate > 0, not {frames}, {seconds:g} and {rate}")
     file = Path(path)
-    given = {"bind": bind, "states": states, "outputs": outputs, "time": time, "layers": layers, "names": names}
-    options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     tick = _ticker(progress, ROUNDS + 2 + (1 + CACHED_LOADS if loading else 0))
     model = load(file, **options)
     if isinstance(model, SizedModel):
@@ -130,7 +125,7 @@ def bench(
     data = Data(model, frames, seed, fixed=versus is not None)
     peer, refusal = None, ""
     try:
-        peer = Session(versus, file, model, data, bind or {}, outputs) if versus else None
+        peer = Session(versus, file, model, data, options.get("bind") or {}, options.get("outputs")) if versus else None
     except PeerError as error:
         refusal = str(error)
     tick()

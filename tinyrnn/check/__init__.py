@@ -18,7 +18,9 @@ from tinyrnn.runtime import Model, Progress
 from tinyrnn.sized import SizedModel
 
 if TYPE_CHECKING:
-    from tinyrnn.passes import Time
+    from typing_extensions import Unpack
+
+    from tinyrnn.loading import LoadOptions
 
 __all__ = ["TOLERANCES", "Difference", "Report", "Row", "Tolerance", "check", "check_model", "difference", "excess", "within"]
 
@@ -29,32 +31,28 @@ WHOLE = 64
 def check(
     path: ModelSource,
     *,
-    bind: Mapping[str, Any] | None = None,
-    states: Mapping[str, str] | None = None,
-    outputs: Sequence[str] | None = None,
-    time: Time | None = None,
-    layers: Sequence[Any] | None = None,
     data: Mapping[str, Any] | None = None,
     frames: int = 256,
     seed: int = 0,
     chunks: Sequence[int] = (1, 7, 64),
     level: str = "close",
     progress: Progress | None = None,
+    **options: Unpack[LoadOptions],
 ) -> Report:
     """Load a model and compare it with onnxruntime, in every way of running.
 
-    bind, states, outputs, time, layers: as in `load`
     data:     arrays by input name, frames [T, *frame] or in the file's shapes; by default seeded random input
     frames:   of random input, where the file leaves their number open
     chunks:   lengths of the chunks in which a stream is run
     level:    of `TOLERANCES`
     progress: called with work done and work in all, in frames
+    options:  those of `tinyrnn.load`: bind, states, outputs, time, layers, names
 
     Raises what `load` raises, `ShapeError` where data does not fit, `TinyRNNError` where onnxruntime is missing.
     """
     from tinyrnn.loading import load
 
-    model = load(path, bind=bind, states=states, outputs=outputs, time=time, layers=layers)
+    model, bind = load(path, **options), options.get("bind")
     return check_model(model, path, bind=bind, data=data, frames=frames, seed=seed, chunks=chunks, level=level, progress=progress)
 
 

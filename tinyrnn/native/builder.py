@@ -10,7 +10,7 @@ from functools import partial
 from math import prod
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from tinyrnn.check.samples import random_sample
 from tinyrnn.codegen import generate
 from tinyrnn.compiler import layout_of, plan_for
 from tinyrnn.errors import TargetError, UnsupportedError
-from tinyrnn.loading import compiled
+from tinyrnn.loading import LoadOptions, compiled
 from tinyrnn.native import interface, selftest
 from tinyrnn.native.archive import archive
 from tinyrnn.native.bundle import compile_file, python_file
@@ -42,6 +42,9 @@ from tinyrnn.targets.code import Code
 from tinyrnn.targets.machine import ALLOWED_EXTERNALS, Machine, host
 from tinyrnn.targets.table import Target, find_target
 from tinyrnn.targets.worker import Unit, compile_for
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Say = Callable[[str], None]
 
@@ -93,7 +96,7 @@ def build(
     max_ram: int | None = None,
     max_flash: int | None = None,
     say: Say | None = None,
-    **how: Any,
+    **options: Unpack[LoadOptions],
 ) -> Built:
     """Compile a model (.onnx or .npz) for a target and write it to a folder, which is made if it is not there.
 
@@ -105,7 +108,7 @@ def build(
                  Of a model that cannot stream, the longest sequence
     max_ram, max_flash: bytes that the build may take
     say:         is called with each step of the work
-    how:         as for `tinyrnn.load`
+    options:     those of `tinyrnn.load`: bind, states, outputs, time, layers, names
 
     Raises `TargetError` where the target cannot have the model, `LoadError` and `UnsupportedError` as `load` does.
     """
@@ -116,8 +119,8 @@ def build(
     place = Path(folder)
     prepare(place)
     tell("loading")
-    model = compiled(path, halves=False, **how)
-    plan = _plan(path, model, chosen, how)
+    model = compiled(path, halves=False, **options)
+    plan = _plan(path, model, chosen, options)
     rows = _rows(model, plan, chosen, rows)
     face = _interface(check_name(name or c_name(model.name)), model, plan, chosen, rows, weights == "file")
     tell("compiling")
@@ -151,7 +154,7 @@ def build(
     return Built(place, manifest, sizes)
 
 
-def _plan(path: str | PathLike[str], model: Model, target: Target, how: Mapping[str, Any]) -> Plan:
+def _plan(path: str | PathLike[str], model: Model, target: Target, options: LoadOptions) -> Plan:
     if isinstance(model, SizedModel):
         sizes = ", ".join(f"--bind {size}=16" for size in model.open_sizes)
         raise UnsupportedError(f"{model.name}: its code has to know its sizes. Fix them: {sizes}, for instance")
@@ -159,7 +162,7 @@ def _plan(path: str | PathLike[str], model: Model, target: Target, how: Mapping[
         names = ", ".join(model._layout.batches)
         raise UnsupportedError(f"{model.name}: the constants {names} have a batch axis, which build has not")
     alignment = max(8, 4 * target.machine.lanes) if target.system in ("none", "web") else ALIGNMENT
-    return plan_for(path, target.machine, alignment, **how)
+    return plan_for(path, target.machine, alignment, **options)
 
 
 def _walks_whole(plan: Plan) -> bool:
