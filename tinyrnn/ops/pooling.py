@@ -34,28 +34,15 @@ from tinyrnn.ops.convolution import Sliding, refuse_same_over_time, slidings
 from tinyrnn.ops.elementwise import larger
 from tinyrnn.ops.grid import Slide, arrange_call, make_grid
 
+MAX, MEAN, L1, L2 = range(4)
+"""kinds of pools"""
+
 # fmt: off
 
 
 @kernel
-def pool_max(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int) -> None:
-    """y[r, i] = the largest of x[places[r] + taps[k] + i] over k."""
-    y = f32(y)
-    x = f32(x)
-    taps = i32(taps)
-    places = i32(places)
-    for r in range(runs):
-        for i in range(0, n, lanes()):
-            start, left = get(places, r) + i, n - i
-            total = load_part(x, start + get(taps, 0), left)
-            for k in range(1, K):
-                total = larger(total, load_part(x, start + get(taps, k), left))
-            store_part(y, r * n + i, total, left)
-
-
-@kernel
-def pool_mean(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int) -> None:
-    """y[r, i] = the sum of x[places[r] + taps[k] + i] over k, by divisors[(r * n + i) % period], or by divisors[0]."""
+def pool_f32(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int, kind: int) -> None:
+    """y[r, i] = what `kind` makes of x[places[r] + taps[k] + i] over k."""
     y = f32(y)
     x = f32(x)
     taps = i32(taps)
@@ -65,43 +52,50 @@ def pool_mean(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, run
         for i in range(0, n, lanes()):
             start, left = get(places, r) + i, n - i
             total = splat(0.0)
-            for k in range(K):
-                total = total + load_part(x, start + get(taps, k), left)
-            by = splat(get(divisors, 0))
-            if period > 1:
-                by = load_part(divisors, r * n % period + i, left)
-            store_part(y, r * n + i, total / by, left)
+            if kind == MAX:
+                total = load_part(x, start + get(taps, 0), left)
+            for k in range(1 if kind == MAX else 0, K):
+                v = load_part(x, start + get(taps, k), left)
+                if kind == MAX:
+                    total = larger(total, v)
+                elif kind == L1:
+                    total = total + absolute(v)
+                elif kind == L2:
+                    total = total + v * v
+                else:
+                    total = total + v
+            if kind == MEAN:
+                by = splat(get(divisors, 0))
+                if period > 1:
+                    by = load_part(divisors, r * n % period + i, left)
+                total = total / by
+            elif kind == L2:
+                total = square_root(total)
+            store_part(y, r * n + i, total, left)
+
+
+@kernel
+def pool_max(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int) -> None:
+    """The largest."""
+    pool_f32(y, x, taps, places, divisors, K, runs, n, period, MAX)
+
+
+@kernel
+def pool_mean(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int) -> None:
+    """The sum, by divisors[(r * n + i) % period], or by divisors[0]."""
+    pool_f32(y, x, taps, places, divisors, K, runs, n, period, MEAN)
 
 
 @kernel
 def pool_l1(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int) -> None:
-    """y[r, i] = the sum of |x[places[r] + taps[k] + i]| over k."""
-    y = f32(y)
-    x = f32(x)
-    taps = i32(taps)
-    places = i32(places)
-    for r in range(runs):
-        for i in range(0, n, lanes()):
-            total = splat(0.0)
-            for k in range(K):
-                total = total + absolute(load_part(x, get(places, r) + i + get(taps, k), n - i))
-            store_part(y, r * n + i, total, n - i)
+    """The sum of magnitudes."""
+    pool_f32(y, x, taps, places, divisors, K, runs, n, period, L1)
 
 
 @kernel
 def pool_l2(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int) -> None:
-    """y[r, i] = the square root of the sum of x[places[r] + taps[k] + i]² over k."""
-    y = f32(y)
-    x = f32(x)
-    taps = i32(taps)
-    places = i32(places)
-    for r in range(runs):
-        for i in range(0, n, lanes()):
-            total = splat(0.0)
-            for k in range(K):
-                v = load_part(x, get(places, r) + i + get(taps, k), n - i)
-                total = total + v * v
-            store_part(y, r * n + i, square_root(total), n - i)
+    """The square root of the sum of squares."""
+    pool_f32(y, x, taps, places, divisors, K, runs, n, period, L2)
 
 
 # fmt: on

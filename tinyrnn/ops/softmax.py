@@ -52,15 +52,22 @@ def tree_sum(s: Any) -> None:
 
 
 @kernel
-def sum_f32(x: Any, n: int, s: Any) -> Vec:
-    """The sum of n elements, left in every lane; s is scratch of 16."""
+def total_f32(x: Any, n: int, magnitudes: int, s: Any) -> Vec:
+    """The sum of n elements, or of their `magnitudes`, left in every lane; s is scratch of 16."""
     for b in range(0, 16, lanes()):
         total = splat(0.0)
         for i in range(b, n, 16):
-            total = total + load_part(x, i, n - i)
+            v = load_part(x, i, n - i)
+            total = total + (absolute(v) if magnitudes else v)
         store(s, b, total)
     tree_sum(s)
     return splat(get(s, 0))
+
+
+@kernel
+def sum_f32(x: Any, n: int, s: Any) -> Vec:
+    """The sum of n elements, left in every lane; s is scratch of 16."""
+    return total_f32(x, n, 0, s)
 
 
 @kernel
@@ -83,18 +90,6 @@ def square_sum_f32(x: Any, n: int, mean: Vec, s: Any) -> Vec:
 
 
 @kernel
-def absolute_sum_f32(x: Any, n: int, s: Any) -> Vec:
-    """The sum of |x| over n elements, left in every lane; s is scratch of 16."""
-    for b in range(0, 16, lanes()):
-        total = splat(0.0)
-        for i in range(b, n, 16):
-            total = total + absolute(load_part(x, i, n - i))
-        store(s, b, total)
-    tree_sum(s)
-    return splat(get(s, 0))
-
-
-@kernel
 def max_f32(x: Any, n: int, s: Any) -> Vec:
     """The largest of n elements, in every lane; NaN where one is NaN; s is scratch of 16."""
     best = splat(get(x, 0))
@@ -111,8 +106,8 @@ def max_f32(x: Any, n: int, s: Any) -> Vec:
 
 
 @kernel
-def softmax_f32(y: Any, x: Any, rows: int, n: int, s: Any) -> None:
-    """Over each row of n: exp(x - max) / sum of exp(x - max)."""
+def soft_f32(y: Any, x: Any, rows: int, n: int, logarithm: int, s: Any) -> None:
+    """Over each row of n: exp(x - max) / total, or its `logarithm`, (x - max) - log(total), of the total of exp(x - max)."""
     y = f32(y)
     x = f32(x)
     s = f32(s)
@@ -123,25 +118,25 @@ def softmax_f32(y: Any, x: Any, rows: int, n: int, s: Any) -> None:
         for i in range(0, n, lanes()):
             store_part(yr, i, exp(load_part(xr, i, n - i) - best), n - i)
         total = sum_f32(yr, n, s)
+        if logarithm:
+            total = log(total)
         for i in range(0, n, lanes()):
-            store_part(yr, i, load_part(yr, i, n - i) / total, n - i)
+            if logarithm:
+                store_part(yr, i, (load_part(xr, i, n - i) - best) - total, n - i)
+            else:
+                store_part(yr, i, load_part(yr, i, n - i) / total, n - i)
+
+
+@kernel
+def softmax_f32(y: Any, x: Any, rows: int, n: int, s: Any) -> None:
+    """Over each row of n: exp(x - max) / sum of exp(x - max)."""
+    soft_f32(y, x, rows, n, 0, s)
 
 
 @kernel
 def log_softmax_f32(y: Any, x: Any, rows: int, n: int, s: Any) -> None:
     """Over each row of n: (x - max) - log(sum of exp(x - max))."""
-    y = f32(y)
-    x = f32(x)
-    s = f32(s)
-    for r in range(rows):
-        xr = at(x, r * n)
-        yr = at(y, r * n)
-        best = max_f32(xr, n, s)
-        for i in range(0, n, lanes()):
-            store_part(yr, i, exp(load_part(xr, i, n - i) - best), n - i)
-        total = log(sum_f32(yr, n, s))
-        for i in range(0, n, lanes()):
-            store_part(yr, i, (load_part(xr, i, n - i) - best) - total, n - i)
+    soft_f32(y, x, rows, n, 1, s)
 
 
 @kernel
@@ -154,8 +149,8 @@ def best_across_f32(x: Any, i: int, n: int, inner: int) -> Vec:
 
 
 @kernel
-def softmax_across_f32(y: Any, x: Any, rows: int, n: int, inner: int) -> None:
-    """As `softmax_f32`, over n elements that lie `inner` apart."""
+def soft_across_f32(y: Any, x: Any, rows: int, n: int, inner: int, logarithm: int) -> None:
+    """As `soft_f32`, over n elements that lie `inner` apart."""
     y = f32(y)
     x = f32(x)
     for r in range(rows):
@@ -167,27 +162,27 @@ def softmax_across_f32(y: Any, x: Any, rows: int, n: int, inner: int) -> None:
             for k in range(n):
                 e = exp(load_part(xr, k * inner + i, inner - i) - best)
                 total = total + e
-                store_part(yr, k * inner + i, e, inner - i)
+                if not logarithm:
+                    store_part(yr, k * inner + i, e, inner - i)
+            if logarithm:
+                total = log(total)
             for k in range(n):
-                store_part(yr, k * inner + i, load_part(yr, k * inner + i, inner - i) / total, inner - i)
+                if logarithm:
+                    store_part(yr, k * inner + i, (load_part(xr, k * inner + i, inner - i) - best) - total, inner - i)
+                else:
+                    store_part(yr, k * inner + i, load_part(yr, k * inner + i, inner - i) / total, inner - i)
+
+
+@kernel
+def softmax_across_f32(y: Any, x: Any, rows: int, n: int, inner: int) -> None:
+    """As `softmax_f32`, over n elements that lie `inner` apart."""
+    soft_across_f32(y, x, rows, n, inner, 0)
 
 
 @kernel
 def log_softmax_across_f32(y: Any, x: Any, rows: int, n: int, inner: int) -> None:
     """As `log_softmax_f32`, over n elements that lie `inner` apart."""
-    y = f32(y)
-    x = f32(x)
-    for r in range(rows):
-        xr = at(x, r * n * inner)
-        yr = at(y, r * n * inner)
-        for i in range(0, inner, lanes()):
-            best = best_across_f32(xr, i, n, inner)
-            total = splat(0.0)
-            for k in range(n):
-                total = total + exp(load_part(xr, k * inner + i, inner - i) - best)
-            total = log(total)
-            for k in range(n):
-                store_part(yr, k * inner + i, (load_part(xr, k * inner + i, inner - i) - best) - total, inner - i)
+    soft_across_f32(y, x, rows, n, inner, 1)
 
 
 @kernel
@@ -222,7 +217,7 @@ def unit_f32(y: Any, x: Any, rows: int, n: int, p: int, s: Any) -> None:
         xr = at(x, r * n)
         yr = at(y, r * n)
         if p == 1:
-            norm = absolute_sum_f32(xr, n, s)
+            norm = total_f32(xr, n, 1, s)
         else:
             norm = square_root(square_sum_f32(xr, n, splat(0.0), s))
         for i in range(0, n, lanes()):
