@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from commands import demo
 
-from tinyrnn.cli import main
 from tinyrnn.demo import Models
 from tinyrnn.demo.gesture import ASPECT, LABELS, LINE, SIGNS, Watcher, circle, drawn, steps
 
-
-def call(*arguments: object, status: int = 0) -> Result:
-    result = CliRunner().invoke(main, ["demo", "gesture", *map(str, arguments)])
-    assert result.exit_code == status, result.output
-    assert "Traceback" not in result.output
-    return result
+call = partial(demo, "gesture")
 
 
 def figures(*arguments: object) -> dict[str, Any]:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from commands import demo
 
-from tinyrnn.cli import main
 from tinyrnn.demo import Models
 from tinyrnn.demo.sentiment import BAR, REMARKS, UNKNOWN, Judge
 from tinyrnn.vocabulary import tokenize
 
-
-def call(*arguments: object, status: int = 0) -> Result:
-    result = CliRunner().invoke(main, ["demo", "sentiment", *map(str, arguments)])
-    assert result.exit_code == status, result.output
-    assert "Traceback" not in result.output
-    return result
+call = partial(demo, "sentiment")
 
 
 def figures(*arguments: object) -> list[dict[str, Any]]:

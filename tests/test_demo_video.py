@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from commands import demo
 
-from tinyrnn.cli import main
 from tinyrnn.demo import Models
 from tinyrnn.demo.drawing import ink
 from tinyrnn.demo.replay import FRAMES, PAUSE, RATE, SIZE, Track, inked, replayed
@@ -19,11 +19,7 @@ from tinyrnn.demo.video import DRAWN, Watcher, as_dots, fitted, written
 LARGEST = 800_000
 
 
-def call(*arguments: object, status: int = 0) -> Result:
-    result = CliRunner().invoke(main, ["demo", "video", *map(str, arguments)])
-    assert result.exit_code == status, result.output
-    assert "Traceback" not in result.output
-    return result
+call = partial(demo, "video")
 
 
 def figures(*arguments: object) -> dict[str, Any]:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from commands import demo
 
 from tinyrnn import TinyRNNError
-from tinyrnn.cli import main
 from tinyrnn.demo import Models
 from tinyrnn.demo.vqa import COLORS, PICTURES, SHAPES, SIZE, Answers, Drawn, scaled, taken
 
 LARGEST = 600_000
 
 
-def call(*arguments: object, status: int = 0) -> Result:
-    result = CliRunner().invoke(main, ["demo", "vqa", *map(str, arguments)])
-    assert result.exit_code == status, result.output
-    assert "Traceback" not in result.output
-    return result
+call = partial(demo, "vqa")
 
 
 def figures(*arguments: object) -> Any:

@@ -7,14 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import demo
 
 import tinyrnn
-from tinyrnn.cli import main
 from tinyrnn.demo import DEMOS, PACKAGED, Models, about, show
 from tinyrnn.demo.drawing import arc, filled, ink
 from tinyrnn.demo.images import as_text, read_image
@@ -23,44 +21,35 @@ from tinyrnn.vocabulary import Words, listed, tokenize
 LARGEST_PACKAGE = 10_000_000
 
 
-def _call(*arguments: object, status: int = 0) -> Any:
-    result = CliRunner().invoke(main, ["demo", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.output
-    assert "Traceback" not in result.output
-    return result
-
-
 @pytest.mark.parametrize("name", DEMOS)
 def test_a_demo_prints_and_draws(name: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
-    result = _call(name, "-o", tmp_path / "out.png")
+    result = demo(name, "-o", tmp_path / "out.png")
     assert len(result.stdout.splitlines()) > 3
     assert result.stdout.splitlines()[-1] == f"drawn to {tmp_path / 'out.png'}"
     assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
-    found = json.loads(_call(name, "--json").stdout)
+    found = json.loads(demo(name, "--json").stdout)
     assert found.pop("demo") == name and found
 
 
 @pytest.mark.parametrize("name", DEMOS)
 def test_a_demo_refuses_a_folder_without_its_model(name: str, tmp_path: Path) -> None:
-    assert f"there is no {name}" in _call(name, "--models", tmp_path, status=1).stderr
+    assert f"there is no {name}" in demo(name, "--models", tmp_path, status=1).stderr
 
 
 @pytest.mark.parametrize("name", DEMOS)
 def test_a_demo_says_what_it_is(name: str) -> None:
     found = about(name)
-    text = " ".join(_call(name, "--help").stdout.split())
+    text = " ".join(demo(name, "--help").stdout.split())
     assert found.summary.split(",")[0] in text
     assert "--input" in text and "--json" in text and "--models" in text
     assert found.use.split(",")[0] in {"one to one", "one to many", "many to one", "many to many", "image and question to answer"}
 
 
 def test_the_list_of_demos() -> None:
-    text = _call("--help").stdout
+    text = demo("--help").stdout
     assert all(name in text for name in DEMOS)
-    assert "No such command 'nothing'" in _call("nothing", status=2).stderr
+    assert "No such command 'nothing'" in demo("nothing", status=2).stderr
 
 
 def test_demos_need_neither_matplotlib_nor_pillow_nor_torch() -> None:
@@ -93,10 +82,10 @@ def test_drawn_digits_are_named() -> None:
 def test_a_digit_from_a_file(tmp_path: Path) -> None:
     image = (ink([arc((0.5, 0.5), (0.24, 0.4), 0, 1, 24)], 8, 0.16) * 255).astype(np.uint8)
     np.save(tmp_path / "0.npy", image)
-    assert "0 (" in _call("digits", "--input", tmp_path / "0.npy").stdout
+    assert "0 (" in demo("digits", "--input", tmp_path / "0.npy").stdout
     pillow = pytest.importorskip("PIL.Image", reason="images need Pillow")
     pillow.fromarray(image).save(tmp_path / "0.png")
-    assert "0 (" in _call("digits", "--input", tmp_path / "0.png").stdout
+    assert "0 (" in demo("digits", "--input", tmp_path / "0.png").stdout
 
 
 # --- images and words ------------------------------------------------------------------------------------------------

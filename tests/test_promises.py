@@ -233,3 +233,13 @@ def test_two_kernels_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="two kernels are called copy_f32"):
         kernel(copy_f32)
     assert before == KERNELS
+
+
+def test_two_operators_of_one_name_are_refused() -> None:
+    from tinyrnn.op import REGISTRY, register
+    from tinyrnn.ops.softmax import Softmax
+
+    before = dict(REGISTRY)
+    with pytest.raises(ValueError, match=r"two operators are called Softmax: in tinyrnn\.ops\.softmax"):
+        register(Softmax)
+    assert before == REGISTRY

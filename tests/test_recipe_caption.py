@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import report_on_made_data, run_recipe
 
 from tinyrnn.demo import Models
 from tinyrnn.demo.icons import END, Captioner
@@ -83,21 +82,17 @@ def test_shares_of_words_and_exact_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.RECIPE.name)
 def test_end_to_end_on_made_data(recipe: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(icons, "MADE", 120)
-    result = CliRunner().invoke(recipe.main, ["-o", str(tmp_path), "--epochs", "1", "--limit", "64"])
-    assert result.exit_code == 0, result.output
-    assert "the data is made here" in result.output
+    report = report_on_made_data(recipe, tmp_path, "--epochs", "1", "--limit", "64")
     name = recipe.RECIPE.name
-    report = json.loads((tmp_path / f"{name}.json").read_text())
     assert report["equal_names_by_greedy"] == report["equal_names_by_beam_search"] == 12
     assert {f"{name}_{part}.onnx" for part in ("encoder", "decoder")} == set(report["files"])
 
 
 def test_folders_without_the_data(tmp_path: Path) -> None:
-    found = CliRunner().invoke(caption.main, ["--data", str(tmp_path), "-o", str(tmp_path / "out")])
-    assert found.exit_code == 1 and "mdi_icons/icons_32x32.npz is there" in found.output
+    arguments = ("--data", tmp_path, "-o", tmp_path / "out")
+    assert "mdi_icons/icons_32x32.npz is there" in run_recipe(caption, *arguments, status=1)
     np.savez(tmp_path / "icons_32x32.npz", images=np.zeros((3, 32, 32), np.uint8))
-    found = CliRunner().invoke(caption.main, ["--data", str(tmp_path), "-o", str(tmp_path / "out")])
-    assert found.exit_code == 1 and "captions.tsv.gz is not there: the names of the icons" in found.output
+    assert "captions.tsv.gz is not there: the names of the icons" in run_recipe(caption, *arguments, status=1)
 
 
 @needs_data

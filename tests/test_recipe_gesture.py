@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import report_on_made_data, run_recipe
 
 from tinyrnn.demo import Models
 from tinyrnn.demo.gesture import ASPECT, LABELS, Watcher, steps
@@ -90,20 +89,15 @@ def test_joined_tracks_change_their_label() -> None:
 
 def test_end_to_end_on_made_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gesture, "LENGTH", 32)
-    result = CliRunner().invoke(gesture.main, ["-o", str(tmp_path), "--epochs", "2"])
-    assert result.exit_code == 0, result.output
-    assert "the data is made here" in result.output
-    assert "labels of frames: the same in PyTorch, onnxruntime, tinyrnn" in result.output
-    report = json.loads((tmp_path / "gesture.json").read_text())
+    report = report_on_made_data(gesture, tmp_path, "--epochs", "2", same=("labels of frames",))
     assert set(report["files"]) == {"gesture.onnx", "gesture_sequence.onnx"}
     assert report["accuracy"] > 1 / len(LABELS), "no better than chance"
     assert Watcher(Models(tmp_path).load("gesture")).labels == list(LABELS)
 
 
 def test_a_folder_without_the_data(tmp_path: Path) -> None:
-    result = CliRunner().invoke(gesture.main, ["--data", str(tmp_path), "-o", str(tmp_path / "out")])
-    assert result.exit_code == 1
-    assert "neither point_history.csv.gz nor finger_gesture/point_history.csv.gz is there" in result.output
+    text = run_recipe(gesture, "--data", tmp_path, "-o", tmp_path / "out", status=1)
+    assert "neither point_history.csv.gz nor finger_gesture/point_history.csv.gz is there" in text
 
 
 @pytest.mark.skipif(not (SETS / "finger_gesture").is_dir(), reason="the data set is not beside the project")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import report_on_made_data, run_recipe
 
 from tinyrnn.demo import Models
 from tinyrnn.demo.sentiment import UNKNOWN, Judge
@@ -67,20 +66,15 @@ def test_split_of_the_real_set(tmp_path: Path) -> None:
 
 
 def test_end_to_end_on_made_data(tmp_path: Path) -> None:
-    result = CliRunner().invoke(sentiment.main, ["-o", str(tmp_path), "--epochs", "2", "--limit", "1000"])
-    assert result.exit_code == 0, result.output
-    assert "the data is made here" in result.output
-    assert "verdicts: the same in PyTorch, onnxruntime, tinyrnn" in result.output
-    report = json.loads((tmp_path / "sentiment.json").read_text())
+    report = report_on_made_data(sentiment, tmp_path, "--epochs", "2", "--limit", "1000", same=("verdicts",))
     assert set(report["files"]) == {"sentiment.onnx", "sentiment_last.onnx"}
     assert report["accuracy"] > 0.5
     assert Judge(Models(tmp_path).load("sentiment")).words.words[0] == UNKNOWN
 
 
 def test_a_folder_without_the_data(tmp_path: Path) -> None:
-    result = CliRunner().invoke(sentiment.main, ["--data", str(tmp_path), "-o", str(tmp_path / "out")])
-    assert result.exit_code == 1
-    assert "neither pros_cons.zip nor pros_cons/pros_cons.zip is there" in result.output
+    text = run_recipe(sentiment, "--data", tmp_path, "-o", tmp_path / "out", status=1)
+    assert "neither pros_cons.zip nor pros_cons/pros_cons.zip is there" in text
 
 
 @pytest.mark.skipif(not (SETS / "pros_cons").is_dir(), reason="the data set is not beside the project")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import report_on_made_data, run_recipe
 
 from tinyrnn.demo import Models
 from tinyrnn.demo.translate import END, LENGTH_PENALTY, STEPS, UNKNOWN, WIDTH, Translator
@@ -105,12 +104,8 @@ def test_split_of_the_real_set(tmp_path: Path) -> None:
 # --- end to end --------------------------------------------------------------------------------------------------------
 def test_end_to_end_on_made_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(translate, "HELD_OUT", 12)
-    result = CliRunner().invoke(translate.main, ["-o", str(tmp_path), "--epochs", "1", "--limit", "200"])
-    assert result.exit_code == 0, result.output
-    assert "the data is made here" in result.output
-    assert "translations by greedy: the same in PyTorch, onnxruntime, tinyrnn" in result.output
-    assert "translations by beam search: the same in PyTorch, onnxruntime, tinyrnn" in result.output
-    report = json.loads((tmp_path / "translate.json").read_text())
+    same = ("translations by greedy", "translations by beam search")
+    report = report_on_made_data(translate, tmp_path, "--epochs", "1", "--limit", "200", same=same)
     assert report["equal_translations_by_beam_search"] >= 12
     assert set(report["files"]) == {"translate_encoder.onnx", "translate_decoder.onnx"}
     translator = Translator(Models(tmp_path))
@@ -119,10 +114,9 @@ def test_end_to_end_on_made_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_folder_without_the_data(tmp_path: Path) -> None:
-    result = CliRunner().invoke(translate.main, ["-o", str(tmp_path), "--data", str(tmp_path)])
-    assert result.exit_code == 1
-    assert "pairs_short.tsv.gz" in result.output
-    assert "small grammar" in result.output
+    text = run_recipe(translate, "-o", tmp_path, "--data", tmp_path, status=1)
+    assert "pairs_short.tsv.gz" in text
+    assert "small grammar" in text
 
 
 @pytest.mark.skipif(not (SETS / "tatoeba_fra_eng").is_dir(), reason="the data set is not beside the project")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import report_on_made_data
 
 from tinyrnn.check import within
 from tinyrnn.demo import Models
@@ -75,11 +74,7 @@ def test_folding_changes_nothing() -> None:
 
 
 def test_end_to_end_on_made_data(tmp_path: Path) -> None:
-    result = CliRunner().invoke(video.main, ["-o", str(tmp_path), "--epochs", "3"])
-    assert result.exit_code == 0, result.output
-    assert "the data is made here" in result.output
-    assert "letters of frames: the same in PyTorch, onnxruntime, tinyrnn" in result.output
-    report = json.loads((tmp_path / "video.json").read_text())
+    report = report_on_made_data(video, tmp_path, "--epochs", "3", same=("letters of frames",))
     assert set(report["files"]) == {"video.onnx", "video_step.onnx"}
     assert report["accuracy_at_the_end"] > 2 / len(DRAWN), "no better than chance"
     assert Watcher(Models(tmp_path).load("video")).labels == list(DRAWN)

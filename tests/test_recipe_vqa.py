@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import report_on_made_data
 
 from tinyrnn.demo import Models
 from tinyrnn.demo.vqa import SIZE, Answers, scaled
@@ -50,11 +49,7 @@ def test_examples() -> None:
 def test_end_to_end_on_made_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vqa, "MADE", 150)
     monkeypatch.setattr(vqa, "CHECKED", 5)
-    result = CliRunner().invoke(vqa.main, ["-o", str(tmp_path), "--epochs", "2"])
-    assert result.exit_code == 0, result.output
-    assert "the data is made here" in result.output
-    assert "answers: the same in PyTorch, onnxruntime, tinyrnn" in result.output
-    report = json.loads((tmp_path / "vqa.json").read_text())
+    report = report_on_made_data(vqa, tmp_path, "--epochs", "2", same=("answers",))
     assert report["equal_answers"] == 9 * 30 and 0 < report["accuracy"] < 1
     assert set(Answers(Models(tmp_path).load("vqa")).answers) == {"no", "yes", *vqa.SHAPES, *vqa.COLORS}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import demo, run_recipe
 
 pytest.importorskip("torch", reason="recipes train with PyTorch, which is not installed")
 
@@ -18,30 +18,21 @@ import torch
 from click import ClickException
 from tinyrnn_export import char_lm, decoding, digits, recipe
 
-from tinyrnn.cli import main as tinyrnn_command
 from tinyrnn.demo import DEMOS
 
 SETS = Path(__file__).parents[2] / "shared" / "data" / "sets"
 
 
-def _run(module: Any, *arguments: object, status: int = 0) -> str:
-    result = CliRunner().invoke(module.main, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == status, result.output
-    return result.output
-
-
 @pytest.mark.parametrize("name", DEMOS)
 def test_every_demo_has_a_recipe(name: str, tmp_path: Path) -> None:
     module = import_module(f"tinyrnn_export.{name}")
-    text = " ".join(_run(module, "--help").split())
+    text = " ".join(run_recipe(module, "--help").split())
     assert module.RECIPE.name == name and module.RECIPE.folder in text
-    refused = _run(module, "--data", tmp_path, "-o", tmp_path / "out", status=1)
+    refused = run_recipe(module, "--data", tmp_path, "-o", tmp_path / "out", status=1)
     assert f"neither {module.RECIPE.file} nor {module.RECIPE.folder}/{module.RECIPE.file} is there" in refused
     assert "Without --data" in refused and not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
-    assert "cannot be made a folder" in _run(module, "-o", tmp_path / "file", status=1)
+    assert "cannot be made a folder" in run_recipe(module, "-o", tmp_path / "file", status=1)
 
 
 @pytest.mark.parametrize("name", DEMOS)
@@ -53,12 +44,11 @@ def test_the_data_is_found(name: str) -> None:
 
 
 def test_digits_from_data_to_demo(tmp_path: Path) -> None:
-    text = _run(digits, "-o", tmp_path, "--epochs", 20)
+    text = run_recipe(digits, "-o", tmp_path, "--epochs", 20)
     assert "the data is made here" in text and "360 classes: the same in PyTorch, onnxruntime, tinyrnn" in text
     report = json.loads((tmp_path / "digits.json").read_text())
     assert report["accuracy"] > 0.85 and report["equal_classes"] == 360
-    shown = CliRunner().invoke(tinyrnn_command, ["demo", "digits", "--models", str(tmp_path), "--json"])
-    assert len(json.loads(shown.stdout)["digits"]) == 10
+    assert len(json.loads(demo("digits", "--models", tmp_path, "--json").stdout)["digits"]) == 10
 
 
 def test_drawn_digits_can_be_told_apart() -> None:
@@ -76,24 +66,24 @@ def test_char_lm_from_data_to_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "set").mkdir()
     words = np.random.default_rng(0).choice(["to", "be", "or", "not"], 12000)
     (tmp_path / "set" / "input.txt.gz").write_bytes(gzip.compress(" ".join(words).encode()))
-    text = _run(char_lm, "--data", tmp_path / "set", "-o", tmp_path, "--epochs", 2)
+    text = run_recipe(char_lm, "--data", tmp_path / "set", "-o", tmp_path, "--epochs", 2)
     report = json.loads((tmp_path / "char_lm.json").read_text())
     assert report["lstm_nats_per_char"] < np.log(len(set(" ".join(words))))
     cosines = [row["gradient_cosine"] for row in report["windows"]]
     assert cosines[0] < cosines[1] and cosines[1] == pytest.approx(1, abs=1e-5)
     assert report["windows"][0]["kept_bytes"] < report["windows"][1]["kept_bytes"]
     assert text.count("the same in PyTorch, onnxruntime, tinyrnn") == 2
-    shown = CliRunner().invoke(tinyrnn_command, ["demo", "--models", str(tmp_path), "--prompt", "to be", "--length", "40", "--json"])
+    shown = demo("--models", tmp_path, "--prompt", "to be", "--length", "40", "--json")
     assert len(json.loads(shown.stdout)["text"]) == 40
 
 
 def test_char_lm_refuses_a_short_or_broken_text(tmp_path: Path) -> None:
     (tmp_path / "input.txt.gz").write_bytes(gzip.compress(b"to be or not to be"))
-    assert "only 18 characters" in _run(char_lm, "--data", tmp_path, "-o", tmp_path / "o", status=1)
+    assert "only 18 characters" in run_recipe(char_lm, "--data", tmp_path, "-o", tmp_path / "o", status=1)
     (tmp_path / "input.txt.gz").write_bytes(b"no gzip")
-    assert f"the data in {tmp_path} cannot be read" in _run(char_lm, "--data", tmp_path, "-o", tmp_path / "o", status=1)
+    assert f"the data in {tmp_path} cannot be read" in run_recipe(char_lm, "--data", tmp_path, "-o", tmp_path / "o", status=1)
     (tmp_path / "digits.csv.gz").write_bytes(gzip.compress(b"1,2,3")[:-5])
-    assert f"the data in {tmp_path} cannot be read (EOFError" in _run(digits, "--data", tmp_path, "-o", tmp_path / "o", status=1)
+    assert f"the data in {tmp_path} cannot be read (EOFError" in run_recipe(digits, "--data", tmp_path, "-o", tmp_path / "o", status=1)
 
 
 def test_windows_follow_each_other() -> None:

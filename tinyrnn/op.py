@@ -475,8 +475,11 @@ OURS = "tinyrnn"
 
 
 def register(cls: type[Op]) -> type[Op]:
-    domain = OURS if cls.internal else ""
-    REGISTRY[domain, cls.name] = cls()
+    """Make an operator known by its name, which no other may have (ValueError)."""
+    key = (OURS if cls.internal else "", cls.name)
+    if key in REGISTRY:
+        raise ValueError(f"two operators are called {cls.name}: in {type(REGISTRY[key]).__module__} and {cls.__module__}")
+    REGISTRY[key] = cls()
     return cls
 
 

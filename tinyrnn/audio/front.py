@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -10,6 +10,9 @@ from tinyrnn.arrays import Port
 from tinyrnn.audio.frames import Array, Framer, make_window, spectra
 from tinyrnn.errors import ShapeError
 from tinyrnn.runtime import Model
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 TAKES = ("samples", "magnitude", "complex")
 """what a frame of a model's input may hold: samples, or the spectrum of a block as magnitudes or as complex numbers"""
@@ -85,6 +88,18 @@ def magnitude(spectrum: Array) -> Array:
     """|z|, float64, by operations that round alike wherever a value stands."""
     size: Array = np.sqrt(spectrum.real**2 + spectrum.imag**2)
     return size
+
+
+class Framing(TypedDict, total=False):
+    """How samples become frames: what a frame holds (of `TAKES`), its samples, how many of them are new, and a window.
+
+    The window is a name of `WINDOWS` or an array; what is None or not given follows from the model.
+    """
+
+    takes: str | None
+    block: int | None
+    hop: int | None
+    window: str | Array | None
 
 
 class Front:
@@ -163,7 +178,7 @@ def gives_sound(model: Model, takes: str, hop: int) -> bool:
     )
 
 
-def frames_of(model: Model, samples: Array, channels: int = 1, **how: Any) -> Array:
+def frames_of(model: Model, samples: Array, channels: int = 1, **framing: Unpack[Framing]) -> Array:
     """The frames [T, *frame] of a model's input over a whole recording, with the options of `Front`."""
-    front = Front(model, channels=channels, **how)
+    front = Front(model, channels=channels, **framing)
     return np.concatenate([front.push(samples), front.finish()])

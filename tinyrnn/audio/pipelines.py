@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinyrnn.arrays import Port
 from tinyrnn.audio.frames import Array, OverlapAdd, blocks
-from tinyrnn.audio.front import Form, Front, magnitude, sound_input, sound_output
+from tinyrnn.audio.front import Form, Framing, Front, magnitude, sound_input, sound_output
 from tinyrnn.errors import ShapeError
 from tinyrnn.runtime import Model, Progress, Stream
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 GIVES = ("mask", "spectrum")
 PIECE = 1 << 15
@@ -103,17 +106,8 @@ class Listener(Pipeline):
     Raises `ShapeError` where the model takes no sound, or frames of other sizes.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        takes: str | None = None,
-        block: int | None = None,
-        hop: int | None = None,
-        window: str | Array | None = None,
-        channels: int = 1,
-    ) -> None:
-        self.model, self.front = model, Front(model, takes, block, hop, window, channels)
+    def __init__(self, model: Model, *, channels: int = 1, **framing: Unpack[Framing]) -> None:
+        self.model, self.front = model, Front(model, channels=channels, **framing)
         self.stream, self._heard = model.stream(), False
 
     def reset(self) -> None:
@@ -277,15 +271,12 @@ class SpectralMask(SoundPipeline):
         model: Model,
         model2: Model | None = None,
         *,
-        takes: str | None = None,
         gives: str | None = None,
-        block: int | None = None,
-        hop: int | None = None,
-        window: str | Array | None = None,
         normalize: bool | None = None,
+        **framing: Unpack[Framing],
     ) -> None:
         self.model, self.model2 = model, model2
-        self.front = Front(model, takes, block, hop, window)
+        self.front = Front(model, **framing)
         if self.front.form is None:
             raise ShapeError(
                 f"{model.name}: input {self.front.port} takes samples; spectra have an odd number of bins, N // 2 + 1"

@@ -159,12 +159,8 @@ def mod_f(a: Any, b: Any) -> Any:
 
 
 @kernel
-def power_i(x: Any, n: Any) -> Any:
-    """x**n for a signed integer x, by squaring; the integer part where n < 0, and 0**n = 0 there."""
-    base, left, result = np.int64(x), np.int64(n), np.int64(1)
-    if left < 0:
-        left = left & 1 if base == 1 or base == -1 else np.int64(1)
-        base = base if base == 1 or base == -1 else np.int64(0)
+def squared(base: Any, left: Any, result: Any) -> Any:
+    """result * base**left for integers of 64 bits, left >= 0, by squaring."""
     while left > 0:
         if left & 1:
             result = result * base
@@ -174,18 +170,23 @@ def power_i(x: Any, n: Any) -> Any:
 
 
 @kernel
+def power_i(x: Any, n: Any) -> Any:
+    """x**n for a signed integer x, by squaring; the integer part where n < 0, and 0**n = 0 there."""
+    base, left = np.int64(x), np.int64(n)
+    if left < 0:
+        left = left & 1 if base == 1 or base == -1 else np.int64(1)
+        base = base if base == 1 or base == -1 else np.int64(0)
+    return squared(base, left, np.int64(1))
+
+
+@kernel
 def power_u(x: Any, n: Any) -> Any:
     """x**n for an unsigned integer x, as `power_i`."""
-    base, left, result = np.uint64(x), np.int64(n), np.uint64(1)
+    base, left = np.uint64(x), np.int64(n)
     if left < 0:
         left = np.int64(1)
         base = base if base == np.uint64(1) else np.uint64(0)
-    while left > 0:
-        if left & 1:
-            result = result * base
-        base = base * base
-        left = left >> 1
-    return result
+    return squared(base, left, np.uint64(1))
 
 
 @kernel
