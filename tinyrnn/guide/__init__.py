@@ -18,6 +18,7 @@ PAGES = (
     "performance",
     "contract",
     "architecture",
+    "contributing",
 )
 
 
