@@ -11,7 +11,9 @@ from tinyrnn.runtime import Model
 from tinyrnn.targets.code import load_objects
 from tinyrnn.targets.kernels import Kernels
 from tinyrnn.targets.machine import host
-from tinyrnn.targets.page import ELEMENTS, read_page, translated
+from tinyrnn.targets.page import read_page
+from tinyrnn.targets.page_functions import translated
+from tinyrnn.targets.page_values import ELEMENTS
 from tinyrnn.targets.side_by_side import objects
 
 TYPES: dict[str, Any] = {

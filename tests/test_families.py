@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import tinyrnn
 from tinyrnn.arrays import batch_entry
 from tinyrnn.check import within
-from tinyrnn.plan import LARGEST_CHUNK
+from tinyrnn.planner import LARGEST_CHUNK
 from tinyrnn.runtime import Model
 from tinyrnn.sized import SizedModel
 

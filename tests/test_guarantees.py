@@ -29,7 +29,8 @@ from tinyrnn.compiler import read
 from tinyrnn.demo import Models
 from tinyrnn.op import REGISTRY, Scratch, Value
 from tinyrnn.passes import bound, prepare
-from tinyrnn.plan import ALIGNMENT, _Planner
+from tinyrnn.plan import ALIGNMENT
+from tinyrnn.planner import _Planner
 from tinyrnn.runtime import Model
 from tinyrnn.targets.cpu import compile_source
 from tinyrnn.targets.reference import Reference
@@ -361,6 +362,6 @@ def test_nothing_but_operators_names_one() -> None:
     """Passes, plan, code generation and targets know no operator of a file by name."""
     package = Path(tinyrnn.__file__).parent
     names = {name for domain, name in REGISTRY if not domain} - {"Identity"}
-    for path in [*package.glob("passes/*.py"), *package.glob("targets/*.py"), package / "plan.py", package / "codegen.py"]:
+    for path in [*package.glob("passes/*.py"), *package.glob("targets/*.py"), package / "planner.py", package / "codegen.py"]:
         constants = [n.value for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Constant)]
         assert not {value for value in constants if isinstance(value, str)} & names, path

@@ -30,7 +30,7 @@ from tinyrnn.ir import Graph
 from tinyrnn.op import REGISTRY
 from tinyrnn.passes import bound, prepare
 from tinyrnn.passes.fold import fold
-from tinyrnn.plan import make_plan
+from tinyrnn.planner import make_plan
 
 RECURRENT = re.compile(r"test_(simple_)?(rnn|gru|lstm)_")
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}

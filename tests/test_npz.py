@@ -20,7 +20,7 @@ from tinyrnn.compiler import read
 from tinyrnn.frontends.npz import read_npz, write_npz
 from tinyrnn.ir import Graph, Node, Spec
 from tinyrnn.passes import bound, prepare
-from tinyrnn.plan import make_plan
+from tinyrnn.planner import make_plan
 
 Array = np.ndarray[Any, Any]
 MODELS = Path(__file__).parent / "models"

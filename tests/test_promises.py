@@ -34,7 +34,7 @@ def model() -> tinyrnn.Model:
 
 # --- imports ---------------------------------------------------------------------------------------------------------
 
-LEVELS = [["errors", "clock", "progress"], ["limits"], ["ir", "lanes", "arrays", "picture"], ["lanes_math"], ["lanes_power", "lanes_trig", "lanes_chain"], ["op"], ["ops", "frontends", "passes"], ["plan"], ["codegen"],
+LEVELS = [["errors", "clock", "progress"], ["limits"], ["ir", "lanes", "arrays", "picture"], ["lanes_math"], ["lanes_power", "lanes_trig", "lanes_chain"], ["op"], ["ops", "frontends", "passes"], ["plan"], ["planner"], ["codegen"],
           ["lanes_numba"], ["lanes_llvm"], ["targets"], ["runtime"], ["trace"], ["generic", "sized", "vocabulary"], ["audio", "decode", "table"], ["compiler"], ["model_cache"], ["loading"], ["files", "check", "bench"], ["dynamics", "native"], ["demo", "guide"], ["cli"], ["__main__"]]
 SIDEWAYS = {("frontends", "ops"), ("passes", "ops")}
 """parts of one level that may know each other, in this direction"""

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 import tinyrnn
 from tinyrnn.arrays import is_narrow
-from tinyrnn.plan import LARGEST_CHUNK
+from tinyrnn.planner import LARGEST_CHUNK
 
 H = 8
 Walk = Callable[[Maker, str, str, str], tuple[str, str]]

@@ -20,7 +20,7 @@ from tinyrnn.check.samples import random_sample
 from tinyrnn.cli import main
 from tinyrnn.codegen import generate
 from tinyrnn.errors import ShapeError, StreamError
-from tinyrnn.plan import make_plan
+from tinyrnn.planner import make_plan
 from tinyrnn.runtime import Model
 from tinyrnn.targets.machine import host
 from tinyrnn.trace import Layer, Trace

@@ -25,7 +25,8 @@ from tinyrnn.op import op_of
 from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
 from tinyrnn.passes.suggest import advice, example
 from tinyrnn.passes.widen import has_doubles
-from tinyrnn.plan import ALIGNMENT, Plan, make_plan
+from tinyrnn.plan import ALIGNMENT, Plan
+from tinyrnn.planner import make_plan
 from tinyrnn.progress import PAGE, PASSES, PLAN, tell
 from tinyrnn.runtime import Layout, Model, aligned
 from tinyrnn.sized import SizedModel

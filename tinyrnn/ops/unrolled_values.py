@@ -12,8 +12,9 @@ import numpy as np
 from tinyrnn.ir import Graph, Node, Spec, spec_of
 from tinyrnn.limits import check_time
 from tinyrnn.op import Array, op_of
+from tinyrnn.ops.concat import Split
 from tinyrnn.ops.control import rename
-from tinyrnn.ops.movement import Slice, Split
+from tinyrnn.ops.movement import Slice
 from tinyrnn.ops.random import Random
 
 SYMMETRIC = ("Add", "Mul")

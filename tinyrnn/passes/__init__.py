@@ -14,11 +14,12 @@ from tinyrnn.errors import UnsupportedError
 from tinyrnn.ir import Graph, Node, Size, free_names, refresh_captures
 from tinyrnn.limits import UNSOUND, check_time, holds, one_load
 from tinyrnn.op import BEFORE_SHAPES, GUESSES, REWRITES, Refused, op_of
+from tinyrnn.passes.axes import Time, assign_roles, find_axes, seeds
 from tinyrnn.passes.bind import bind
 from tinyrnn.passes.dead import refuse_unsupported, remove_dead
 from tinyrnn.passes.fold import LEAST, Sizes, choices, fold
 from tinyrnn.passes.fuse import fuse
-from tinyrnn.passes.rows import Port, Program, Time, assign_roles, find_axes, seeds, to_frames
+from tinyrnn.passes.rows import Port, Program, to_frames
 from tinyrnn.passes.states import find_states, left_out
 from tinyrnn.passes.tables import multiply_tables
 from tinyrnn.passes.widen import narrow, widen

@@ -16,7 +16,8 @@ from tinyrnn.targets.code import Code, bundled, objects_in
 from tinyrnn.targets.kernels import Kernels
 from tinyrnn.targets.keys import key_of
 from tinyrnn.targets.machine import Machine, host
-from tinyrnn.targets.page import read_page, translated
+from tinyrnn.targets.page import read_page
+from tinyrnn.targets.page_functions import translated
 from tinyrnn.targets.side_by_side import objects
 
 _COMMENT = re.compile(r"^ *#.*\n", re.M)

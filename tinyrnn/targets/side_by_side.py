@@ -24,7 +24,8 @@ from tinyrnn.progress import KERNELS, tell
 from tinyrnn.targets import cache
 from tinyrnn.targets.kernels import Kernels
 from tinyrnn.targets.machine import Machine
-from tinyrnn.targets.page import read_page, translated
+from tinyrnn.targets.page import read_page
+from tinyrnn.targets.page_functions import translated
 
 PROCESSES_VARIABLE = "TINYRNN_PROCESSES"
 """environment variable: how many processes may compile at once, by default as many as there are cores"""

@@ -119,7 +119,8 @@ def _work(folder: Path) -> None:
     from tinyrnn.targets.arithmetic import rewritten
     from tinyrnn.targets.kernels import Kernels
     from tinyrnn.targets.objects import emit
-    from tinyrnn.targets.page import read_page, translated
+    from tinyrnn.targets.page import read_page
+    from tinyrnn.targets.page_functions import translated
     from tinyrnn.targets.side_by_side import modules
     from tinyrnn.targets.stack import deepest
 
