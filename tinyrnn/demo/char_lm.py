@@ -13,6 +13,7 @@ import numpy as np
 from tinyrnn.arrays import Array
 from tinyrnn.decode import Decoder
 from tinyrnn.demo import About, Models, Say
+from tinyrnn.demo.scores import softmax
 from tinyrnn.errors import TinyRNNError
 from tinyrnn.runtime import Model, Progress
 from tinyrnn.vocabulary import encode, vocabulary_of
@@ -74,8 +75,7 @@ def likelihoods(model: Model, text: str) -> Array:
     """The probability [characters] that the model gave each character of a text, reading it from `START`."""
     codes = encode(START + text, vocabulary_of(model))
     logits = model.stream().run(codes[:-1]).astype(np.float64)
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    found: Array = shares[np.arange(len(text)), codes[1:]] / shares.sum(axis=1)
+    found: Array = softmax(logits)[np.arange(len(text)), codes[1:]]
     return found
 
 

@@ -12,6 +12,7 @@ from tinyrnn.arrays import Array
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.drawing import arc, ink
 from tinyrnn.demo.images import as_text, read_image
+from tinyrnn.demo.scores import softmax
 
 ABOUT = About("one to one", "handwritten digits", "an image of 8 x 8 pixels, 8-bit grey, bright on dark: .png or .npy")
 SIZE, BRIGHTEST = 8, 16
@@ -46,8 +47,7 @@ def show(models: Models, given: str | None, picture: Path | None, say: Say) -> d
     else:
         images = read_image(Path(given), SIZE, SIZE, 1)[None] * (BRIGHTEST / 255)
     logits = models.load("digits").run(scaled(images))
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares = softmax(logits)
     found = logits.argmax(axis=1)
     named = list(zip(found, shares, strict=True))
     lines = [as_text(image / BRIGHTEST) for image in images]

@@ -14,6 +14,7 @@ import numpy as np
 from tinyrnn import picture as pictures
 from tinyrnn.arrays import Array
 from tinyrnn.demo import About, Models, Say
+from tinyrnn.demo.scores import softmax
 from tinyrnn.errors import ShapeError
 from tinyrnn.files import read_array
 from tinyrnn.runtime import Model
@@ -57,10 +58,7 @@ class Watcher:
     def shares(self, track: Array) -> Array:
         """Of a track [T, 2], from its first frame: the probability of every label after every frame, [T, labels]."""
         self.stream.reset()
-        logits: Array = self.stream.run(steps(track))
-        likely = np.exp(logits - logits.max(axis=1, keepdims=True))
-        found: Array = likely / likely.sum(axis=1, keepdims=True)
-        return found
+        return softmax(self.stream.run(steps(track)))
 
 
 def circle(frames: int, each: float, clockwise: bool, start: float = 0.0) -> Array:

@@ -12,6 +12,7 @@ from tinyrnn.arrays import Array
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.drawing import arc
 from tinyrnn.demo.replay import FRAMES, RATE, SIZE, Track, inked, replayed
+from tinyrnn.demo.scores import softmax
 from tinyrnn.errors import ShapeError
 from tinyrnn.files import read_array
 from tinyrnn.runtime import Model
@@ -104,9 +105,7 @@ class Watcher:
     def watch(self, track: Track) -> Watched:
         ink = inked(track)
         [video] = replayed([ink])
-        scores = self.scores(video)
-        likely = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return Watched(video, ink.finished, likely / likely.sum(axis=1, keepdims=True), self.labels)
+        return Watched(video, ink.finished, softmax(self.scores(video)), self.labels)
 
 
 def show(models: Models, given: str | None, picture: Path | None, say: Say) -> dict[str, Any]:

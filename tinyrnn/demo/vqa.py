@@ -13,6 +13,7 @@ from tinyrnn.arrays import Array
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.drawing import arc, filled
 from tinyrnn.demo.images import as_text, read_image
+from tinyrnn.demo.scores import softmax
 from tinyrnn.errors import TinyRNNError
 from tinyrnn.runtime import Model
 from tinyrnn.vocabulary import Words, listed, tokenize
@@ -127,9 +128,8 @@ class Answers:
         """Of an image uint8 [64, 64, 3]. Raises `TinyRNNError` where a word is unknown."""
         tokens, words = self.read(question)
         scores = self.scores(scaled(image), words)
-        shares = np.exp(scores[-1] - scores[-1].max())
         guesses = [self.answers[i] for i in scores.argmax(axis=1)]
-        return Answered(question, tokens, guesses, float(shares.max() / shares.sum()))
+        return Answered(question, tokens, guesses, float(softmax(scores[-1]).max()))
 
 
 def taken(given: str) -> tuple[Path | None, str | None]:
