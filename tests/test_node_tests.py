@@ -111,7 +111,7 @@ def names_of(pattern: re.Pattern[str]) -> list[str]:
 
 def kind_of(reason: str) -> str:
     """A reason without names, numbers and types."""
-    text = re.sub(r"/\S+: |^\S*model: ", "", reason.splitlines()[-1].strip())
+    text = re.sub(r"^test_\S+: ", "", reason.splitlines()[-1].strip())
     return re.sub(r"'[^']*'|\(\w+\)|\d+|\bu?int\w+\b|\b(float(16|64)|bool)\b", "…", text)[:110]
 
 
