@@ -1,4 +1,4 @@
-"""Fit the coefficients of tinyrnn/lanes_math.py, lanes_power.py and lanes_trig.py, and measure the errors of its functions.
+"""Fit the coefficients of tinyrnn/lanes/functions.py, powers.py and trigonometry.py, and measure the errors of its functions.
 
     python bench/fit_functions.py                        # fit and print the constants to paste (seconds)
     python bench/fit_functions.py --exhaustive [NAME...] # largest error over all 2**32 float32 (minutes each)
@@ -306,8 +306,10 @@ def measure(name: str, step: int, progress: Callable[[float], None]) -> np.ndarr
     """
     from numba import njit
 
-    from tinyrnn import lanes_llvm, lanes_math, lanes_trig
     from tinyrnn.lanes import f32, load, splat, store
+    from tinyrnn.lanes import functions as lanes_math
+    from tinyrnn.lanes import llvm as lanes_llvm
+    from tinyrnn.lanes import trigonometry as lanes_trig
 
     if not lanes_llvm.install.cache_info().currsize:
         lanes_llvm.install(LANES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 import tinyrnn.ops  # noqa: F401  (registers them)
-from tinyrnn.op import REGISTRY, REQUIRED, Op
+from tinyrnn.graph.op import REGISTRY, REQUIRED, Op
 
 WRITTEN_OUT = {
     "AffineGrid": "its size known at load",

@@ -26,9 +26,9 @@ import onnxruntime
 
 import tinyrnn
 from tinyrnn import decode
+from tinyrnn.data.vocabulary import encode, tokenize, vocabulary_of
 from tinyrnn.demo import PACKAGED, Models
 from tinyrnn.demo.icons import STEPS, WIDTH, Captioner, drawn
-from tinyrnn.vocabulary import encode, tokenize, vocabulary_of
 
 Array = np.ndarray[Any, Any]
 Step = Callable[[int, Any], tuple[Array, Any]]

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from tinyrnn import load
-from tinyrnn.arrays import Array
 from tinyrnn.demo.digits import BRIGHTEST, DRAWN, PEN, SIZE, scaled
 from tinyrnn.demo.drawing import ink
+from tinyrnn.graph.arrays import Array
 
 from .pytorch import export_sequence
 from .recipe import Recipe, Run, bent, command, session, shuffled

@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tinyrnn import load
-from tinyrnn.arrays import Array
 from tinyrnn.demo.gesture import ASPECT, LABELS, RADIUS, TREMBLE, Watcher, circle, steps
+from tinyrnn.graph.arrays import Array
 
 from .pytorch import export_sequence, export_step
 from .recipe import Recipe, Run, command, session

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tinyrnn import picture
+from tinyrnn.data import terminal as picture
 from tinyrnn.errors import TinyRNNError
 
 Array = np.ndarray[Any, Any]

@@ -22,9 +22,9 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from tinyrnn.data.vocabulary import Words
 from tinyrnn.demo import Models
 from tinyrnn.demo.icons import END, STEPS, WIDTH, Captioner, scaled
-from tinyrnn.vocabulary import Words
 
 from . import decoding, toy_icons
 from .pytorch import export_sequence, export_step

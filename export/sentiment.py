@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from tinyrnn import load
-from tinyrnn.arrays import Array
+from tinyrnn.data.vocabulary import Words, tokenize
 from tinyrnn.demo.sentiment import UNKNOWN, Judge
-from tinyrnn.vocabulary import Words, tokenize
+from tinyrnn.graph.arrays import Array
 
 from .pytorch import export_sequence, export_step
 from .recipe import Recipe, Run, command, session, shuffled

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tinyrnn.data.vocabulary import Words, tokenize
 from tinyrnn.demo import Models
 from tinyrnn.demo.translate import END, LENGTH_PENALTY, MARKS, START, STEPS, UNKNOWN, WIDTH, Source, Translator, padded
-from tinyrnn.vocabulary import Words, tokenize
 
 from . import decoding
 from .bleu import bleu

@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from tinyrnn import load
-from tinyrnn.arrays import Array
 from tinyrnn.demo.replay import FRAMES, RATE, SIZE, Ink, Track, inked, replay, replayed
 from tinyrnn.demo.video import DRAWN, Watcher, fitted, written
+from tinyrnn.graph.arrays import Array
 
 from .pytorch import export_sequence, export_step
 from .recipe import Recipe, Run, command, folded, session, shuffled

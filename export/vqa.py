@@ -18,9 +18,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from tinyrnn import load
-from tinyrnn.arrays import Array
+from tinyrnn.data.vocabulary import Words, tokenize
 from tinyrnn.demo.vqa import COLORS, SHAPES, SIZE, Answers, Drawn, scaled
-from tinyrnn.vocabulary import Words, tokenize
+from tinyrnn.graph.arrays import Array
 
 from .pytorch import export_sequence
 from .recipe import Recipe, Run, bent, command, folded, session, shuffled

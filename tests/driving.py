@@ -11,8 +11,8 @@ import onnx
 import onnxruntime  # type: ignore[import-untyped]
 
 import tinyrnn
-from tinyrnn.arrays import batch_entry, full_shape
 from tinyrnn.check import difference, within
+from tinyrnn.graph.arrays import batch_entry, full_shape
 from tinyrnn.runtime import Model, Stream
 
 Array = np.ndarray[Any, Any]

@@ -19,9 +19,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
-from tinyrnn import compiler
 from tinyrnn.errors import LoadError, TargetError, TinyRNNError
 from tinyrnn.frontends.npz import write_npz
+from tinyrnn.loading import stages as compiler
 from tinyrnn.passes import bound, prepare
 
 MODELS = Path(__file__).parent / "models"

@@ -16,7 +16,7 @@ import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn.ops  # noqa: F401  (registers them)
-from tinyrnn.op import REGISTRY
+from tinyrnn.graph.op import REGISTRY
 
 Array = np.ndarray[Any, Any]
 

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tinyrnn.codegen import Source
+from tinyrnn.compile.codegen import Source
 from tinyrnn.runtime import Model
 from tinyrnn.targets.code import load_objects
 from tinyrnn.targets.kernels import Kernels

@@ -19,8 +19,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from tinyrnn.ops.activations import ACTIVATIONS
-from tinyrnn.ops.recurrent_reference import gru, lstm, rnn
+from tinyrnn.ops.elementwise.activations import ACTIVATIONS
+from tinyrnn.ops.recurrent.reference import gru, lstm, rnn
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 FUNCTIONS = {"RNN": 1, "GRU": 2, "LSTM": 3}

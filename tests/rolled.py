@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tinyrnn.ir import Graph, Node
-from tinyrnn.op import Array
+from tinyrnn.graph.ir import Graph, Node
+from tinyrnn.graph.op import Array
 from tinyrnn.passes import bound
 from tinyrnn.passes.dead import remove_dead
 from tinyrnn.passes.fold import fold

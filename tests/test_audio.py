@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
-from tinyrnn import audio, files
-from tinyrnn.audio import wav
+from tinyrnn import audio
 from tinyrnn.audio.picture import plot_figures, plot_sounds
 from tinyrnn.check import within
 from tinyrnn.cli import main
+from tinyrnn.data import files, wav
 from tinyrnn.errors import LoadError, ShapeError, TinyRNNError
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -659,4 +659,4 @@ def test_without_matplotlib(tmp_path: Path, folder: Path, monkeypatch: pytest.Mo
 def test_sound_needs_numpy_alone() -> None:
     code = "import sys, tinyrnn.audio, tinyrnn.audio.picture; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"numba", "llvmlite", "onnx", "matplotlib", "click", "tinyrnn.compiler"} & set(loaded)
+    assert not {"numba", "llvmlite", "onnx", "matplotlib", "click", "tinyrnn.loading.stages"} & set(loaded)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from hostile import no_compiler, npy, onnx_file, refusal, rewrite, survives, write_zip
 
-from tinyrnn import compiler
 from tinyrnn.frontends.npz import write_npz
+from tinyrnn.loading import stages as compiler
 
 __all__ = ["no_compiler"]
 

@@ -12,9 +12,9 @@ from hostile import SMALL, container, no_compiler, node, onnx_file, onnx_model, 
 from onnx import TensorProto, helper
 
 import tinyrnn
-from tinyrnn import compiler
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.frontends.npz import write_npz
+from tinyrnn.loading import stages as compiler
 from tinyrnn.passes import bound
 
 __all__ = ["no_compiler"]

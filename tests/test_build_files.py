@@ -166,7 +166,7 @@ np.save("y.npy", ys)
 
 @LINKED
 def test_a_folder_loads_without_compiler_and_onnx(gru: Built) -> None:
-    code = "import sys; from tinyrnn.runtime import load_built; m = load_built('.'); print(m.name, {'numba', 'onnx', 'llvmlite', 'tinyrnn.compiler'} & set(sys.modules))"
+    code = "import sys; from tinyrnn.runtime import load_built; m = load_built('.'); print(m.name, {'numba', 'onnx', 'llvmlite', 'tinyrnn.loading.stages'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=gru.folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.stdout.split() == [tinyrnn.load(GRU).name, "set()"], done.stderr
 
@@ -339,7 +339,7 @@ def test_what_llvm_cannot_do_is_contained() -> None:
 
 
 def test_sizes_that_the_file_leaves_open(tmp_path: Path) -> None:
-    from tinyrnn.sized import SizedModel
+    from tinyrnn.loading.sized_model import SizedModel
 
     model = next((p for p in sorted((MODELS / "architectures").glob("*.onnx")) if isinstance(tinyrnn.load(p), SizedModel)), None)
     if model is None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 import tinyrnn
 from tinyrnn.cli import main
-from tinyrnn.progress import listening, tell
+from tinyrnn.compile.progress import listening, tell
 from tinyrnn.targets import cache, side_by_side
 
 MODELS = Path(__file__).parent / "models"

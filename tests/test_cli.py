@@ -176,7 +176,7 @@ def test_inspect_states_none_makes_them_inputs():
 @pytest.mark.parametrize("kind", ["npy", "npz", "csv"])
 @pytest.mark.parametrize("out", ["npy", "npz", "csv"])
 def test_run_in_every_format(tmp_path, kind, out):
-    from tinyrnn import files
+    from tinyrnn.data import files
 
     xs, given, made = frames(SEQUENCE), tmp_path / f"in.{kind}", tmp_path / f"out.{out}"
     files.write_array(given, xs)
@@ -200,7 +200,7 @@ def test_run_json(tmp_path):
 
 
 def test_run_wav(tmp_path):
-    from tinyrnn import files
+    from tinyrnn.data import files
 
     model = tinyrnn.load(SEQUENCE)
     size, out = model.inputs[0].size, model.outputs[0].size
@@ -393,7 +393,7 @@ def test_bench_without_a_model_is_a_table(monkeypatch):
 
 def test_generate_writes_text_and_figures():
     from tinyrnn import decode
-    from tinyrnn.vocabulary import encode, vocabulary_of
+    from tinyrnn.data.vocabulary import encode, vocabulary_of
 
     model = tinyrnn.load(LANGUAGE)
     vocabulary = vocabulary_of(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyrnn.clock import FRAMES, Clock, Unfolded, meeting, strided
+from tinyrnn.graph.clock import FRAMES, Clock, Unfolded, meeting, strided
 
 
 @st.composite

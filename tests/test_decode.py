@@ -21,8 +21,8 @@ from test_models import LETTERS, LONGEST, decoder_step, greedy, lexicon, one_hot
 import tinyrnn
 from tinyrnn import DecodeError, ShapeError, decode
 from tinyrnn.check import within
+from tinyrnn.data.vocabulary import encode, vocabulary_of
 from tinyrnn.demo import Models
-from tinyrnn.vocabulary import encode, vocabulary_of
 
 Array = np.ndarray[Any, Any]
 V, H = 7, 5
@@ -341,7 +341,8 @@ LANES_CODE = """
 import sys
 from dataclasses import replace
 import tinyrnn
-from tinyrnn import compiler, decode
+from tinyrnn import decode
+from tinyrnn.loading import stages as compiler
 from tinyrnn.demo import Models
 from tinyrnn.targets import cpu
 machine = cpu.host()

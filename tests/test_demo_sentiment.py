@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from commands import demo
 
+from tinyrnn.data.vocabulary import tokenize
 from tinyrnn.demo import Models
 from tinyrnn.demo.sentiment import BAR, REMARKS, UNKNOWN, Judge
-from tinyrnn.vocabulary import tokenize
 
 call = partial(demo, "sentiment")
 

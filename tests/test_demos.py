@@ -13,10 +13,10 @@ import pytest
 from commands import demo
 
 import tinyrnn
+from tinyrnn.data.vocabulary import Words, listed, tokenize
 from tinyrnn.demo import DEMOS, PACKAGED, Models, about, show
 from tinyrnn.demo.drawing import arc, filled, ink
 from tinyrnn.demo.images import as_text, read_image
-from tinyrnn.vocabulary import Words, listed, tokenize
 
 LARGEST_PACKAGE = 10_000_000
 

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
 from tinyrnn.check import within
+from tinyrnn.check.dynamics import Dynamics, Exponent, dynamics
 from tinyrnn.cli import main
-from tinyrnn.dynamics import Dynamics, Exponent, dynamics
 from tinyrnn.errors import ShapeError, TinyRNNError
 
 MODELS = Path(__file__).parent / "models"

@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import tinyrnn
-from tinyrnn.arrays import batch_entry
 from tinyrnn.check import within
-from tinyrnn.planner import LARGEST_CHUNK
+from tinyrnn.compile.planner import LARGEST_CHUNK
+from tinyrnn.graph.arrays import batch_entry
+from tinyrnn.loading.sized_model import SizedModel
 from tinyrnn.runtime import Model
-from tinyrnn.sized import SizedModel
 
 ALL = bool(os.environ.get("TINYRNN_ALL"))
 EDGE = LARGEST_CHUNK

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinyrnn import files
+from tinyrnn.data import files
 from tinyrnn.errors import LoadError, ShapeError, TinyRNNError
 
 ARRAYS = {

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import tinyrnn
-from tinyrnn import lanes_math
+from tinyrnn.lanes import functions as lanes_math
 
 FUNCTIONS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "exp": ("Exp", np.exp),
@@ -23,7 +23,7 @@ FUNCTIONS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "softsign": ("Softsign", lambda x: np.where(np.isinf(x), np.sign(x), x / (1 + np.abs(x)))),
     "erf": ("Erf", np.vectorize(math.erf, otypes=[float])),
 }
-"""name in lanes_math → (ONNX operator, float64 reference)"""
+"""name in lanes.functions → (ONNX operator, float64 reference)"""
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,13 @@ from random_models import random_models
 
 import tinyrnn
 from tinyrnn.bench.counts import HARMLESS, cached_objects, count_allocations, resident, undefined_symbols
-from tinyrnn.codegen import Source
-from tinyrnn.compiler import read
+from tinyrnn.compile.codegen import Source
+from tinyrnn.compile.plan import ALIGNMENT
+from tinyrnn.compile.planner import _Planner
 from tinyrnn.demo import Models
-from tinyrnn.op import REGISTRY, Scratch, Value
+from tinyrnn.graph.op import REGISTRY, Scratch, Value
+from tinyrnn.loading.stages import read
 from tinyrnn.passes import bound, prepare
-from tinyrnn.plan import ALIGNMENT
-from tinyrnn.planner import _Planner
 from tinyrnn.runtime import Model
 from tinyrnn.targets.cpu import compile_source
 from tinyrnn.targets.reference import Reference
@@ -362,6 +362,6 @@ def test_nothing_but_operators_names_one() -> None:
     """Passes, plan, code generation and targets know no operator of a file by name."""
     package = Path(tinyrnn.__file__).parent
     names = {name for domain, name in REGISTRY if not domain} - {"Identity"}
-    for path in [*package.glob("passes/*.py"), *package.glob("targets/*.py"), package / "planner.py", package / "codegen.py"]:
+    for path in [*package.glob("passes/*.py"), *package.glob("targets/*.py"), *package.glob("compile/*.py")]:
         constants = [n.value for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Constant)]
         assert not {value for value in constants if isinstance(value, str)} & names, path

@@ -79,7 +79,6 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
         assert not anchor or anchor in _anchors(file), f"{path.relative_to(ROOT)}: no heading {link}"
 
 
-@pytest.mark.skipif(not (ROOT / "tinyrnn" / "graph").is_dir(), reason="the rooms that the pages name do not exist yet")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_that_a_page_names_exist(path: Path) -> None:
     named = re.findall(r"`((?:tinyrnn|tests|bench|export|\.ci)/[^`\s]*)`", path.read_text("utf-8"))

@@ -12,7 +12,7 @@ from driving import agree, agree_in_chunks, in_onnxruntime, loaded, whole
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
-from tinyrnn.ops.cast import converted
+from tinyrnn.ops.elementwise.cast import converted
 
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes, which has bfloat16, is not installed")
 HALVES = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}

@@ -17,8 +17,9 @@ from hostile import onnx_file, onnx_model, refusal
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
-from tinyrnn import codegen, limits
 from tinyrnn.check.tolerances import within
+from tinyrnn.compile import codegen
+from tinyrnn.graph import limits
 
 Node = onnx.NodeProto
 MEMORY = 2 << 30
@@ -31,7 +32,7 @@ import resource, sys, time, warnings
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
 warnings.simplefilter("ignore")
 import tinyrnn
-from tinyrnn import compiler
+from tinyrnn.loading import stages as compiler
 from tinyrnn.errors import TargetError
 def refuse(source): raise TargetError("not compiled in this test")
 compiler.compile_source = refuse

@@ -17,9 +17,10 @@ from hostile import onnx_file
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
-from tinyrnn import compiler, model_cache
 from tinyrnn.cli import main
-from tinyrnn.sized import SizedModel
+from tinyrnn.loading import model_cache
+from tinyrnn.loading import stages as compiler
+from tinyrnn.loading.sized_model import SizedModel
 from tinyrnn.targets import cache, keys
 
 MODELS = Path(__file__).parent / "models"
@@ -84,7 +85,7 @@ def test_neither_the_compiler_nor_a_reader_is_imported() -> None:
     tinyrnn.load(FILES["sequence"])
     code = f"import sys, tinyrnn; m = tinyrnn.load({str(FILES['sequence'])!r}); m.stream(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True)
-    unwanted = {"numba", "onnx", "tinyrnn.compiler", "tinyrnn.ops", "tinyrnn.passes", "tinyrnn.plan", "importlib.metadata"}
+    unwanted = {"numba", "onnx", "tinyrnn.loading.stages", "tinyrnn.ops", "tinyrnn.passes", "tinyrnn.compile.plan", "importlib.metadata"}
     assert not unwanted & set(done.stdout.split())
 
 

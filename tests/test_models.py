@@ -18,8 +18,8 @@ from driving import agree
 import tinyrnn
 from tinyrnn.check import within
 from tinyrnn.cli import main
+from tinyrnn.data.vocabulary import encode, vocabulary_of
 from tinyrnn.demo import Models
-from tinyrnn.vocabulary import encode, vocabulary_of
 
 SHARED = Path(__file__).parents[2] / "shared"
 Array = np.ndarray[Any, Any]

@@ -24,13 +24,13 @@ from onnx.backend.test.loader import load_model_tests
 import tinyrnn.ops  # noqa: F401  (registers them)
 from tinyrnn import TinyRNNError
 from tinyrnn.check import within
-from tinyrnn.compiler import read
+from tinyrnn.compile.planner import make_plan
 from tinyrnn.frontends.functions import by_others
-from tinyrnn.ir import Graph
-from tinyrnn.op import REGISTRY
+from tinyrnn.graph.ir import Graph
+from tinyrnn.graph.op import REGISTRY
+from tinyrnn.loading.stages import read
 from tinyrnn.passes import bound, prepare
 from tinyrnn.passes.fold import fold
-from tinyrnn.planner import make_plan
 
 RECURRENT = re.compile(r"test_(simple_)?(rnn|gru|lstm)_")
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}

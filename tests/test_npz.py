@@ -15,12 +15,12 @@ import pytest
 
 import tinyrnn
 from tinyrnn.check import within
-from tinyrnn.codegen import generate
-from tinyrnn.compiler import read
+from tinyrnn.compile.codegen import generate
+from tinyrnn.compile.planner import make_plan
 from tinyrnn.frontends.npz import read_npz, write_npz
-from tinyrnn.ir import Graph, Node, Spec
+from tinyrnn.graph.ir import Graph, Node, Spec
+from tinyrnn.loading.stages import read
 from tinyrnn.passes import bound, prepare
-from tinyrnn.planner import make_plan
 
 Array = np.ndarray[Any, Any]
 MODELS = Path(__file__).parent / "models"

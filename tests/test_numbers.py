@@ -14,7 +14,8 @@ from driving import agree, in_onnxruntime, loaded, whole
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
-from tinyrnn import lanes_power, lanes_trig
+from tinyrnn.lanes import powers as lanes_power
+from tinyrnn.lanes import trigonometry as lanes_trig
 
 Array = np.ndarray[Any, Any]
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
 from tinyrnn.check import within
-from tinyrnn.sized import SizedModel
+from tinyrnn.loading.sized_model import SizedModel
 
 F = 6
 RNG = np.random.default_rng(5)
@@ -220,7 +220,7 @@ def test_a_memory_of_any_length(scores: str, tmp_path: Path) -> None:
 
 def test_sizes_share_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many sizes come, only the first few of them compile anything."""
-    from tinyrnn import generic
+    from tinyrnn.loading import shared_page as generic
 
     model = loaded(attention_step("additive"), tmp_path)
     assert isinstance(model, SizedModel)

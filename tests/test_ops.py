@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from op_case import OpCase, build
 from page_in_python import with_page_in_python
 
-from tinyrnn.op import REGISTRY
+from tinyrnn.graph.op import REGISTRY
 from tinyrnn.targets.reference import Reference
 
 GROUP = 16

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from page_in_python import with_page_in_python
 
 import tinyrnn
-from tinyrnn.codegen import Source
+from tinyrnn.compile.codegen import Source
 from tinyrnn.targets.cpu import compile_source
 
 MODELS = Path(__file__).parent / "models"

@@ -120,7 +120,6 @@ def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         np.testing.assert_array_equal(np.concatenate(parts)[:4000], names["clean"])
 
 
-@pytest.mark.skipif(not (ROOT / "tinyrnn" / "graph").is_dir(), reason="the rooms that the page names do not exist yet")
 @pytest.mark.parametrize("page", PROGRAMS)
 def test_programs_run(page: str, tmp_path: Path) -> None:
     program = tmp_path / f"{page}.py"

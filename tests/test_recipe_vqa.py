@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from commands import report_on_made_data
 
+from tinyrnn.data.vocabulary import Words, tokenize
 from tinyrnn.demo import Models
 from tinyrnn.demo.vqa import SIZE, Answers, scaled
-from tinyrnn.vocabulary import Words, tokenize
 
 pytest.importorskip("torch", reason="recipes train with PyTorch")
 from tinyrnn_export import vqa

@@ -29,8 +29,8 @@ from recurrent_cases import (
     recurrent_cases,
 )
 
-from tinyrnn.ops.activations import ACTIVATIONS, bind_activations
-from tinyrnn.ops.recurrent_reference import gru, lstm, rnn
+from tinyrnn.ops.elementwise.activations import ACTIVATIONS, bind_activations
+from tinyrnn.ops.recurrent.reference import gru, lstm, rnn
 
 CLOSE = {np.dtype(np.float32): (1e-5, 1e-4), np.dtype(np.float64): (1e-12, 1e-11)}
 """Absolute and relative tolerance, by the type the other implementation computes in."""

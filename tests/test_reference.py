@@ -10,9 +10,9 @@ import onnxruntime  # type: ignore[import-untyped]
 import pytest
 
 from tinyrnn.check import difference, within
-from tinyrnn.compiler import read
 from tinyrnn.errors import ShapeError, UnsupportedError
-from tinyrnn.ir import Graph
+from tinyrnn.graph.ir import Graph
+from tinyrnn.loading.stages import read
 from tinyrnn.passes import bound
 from tinyrnn.targets.reference import Reference
 

@@ -18,7 +18,7 @@ import tinyrnn
 from tinyrnn.bench import bench
 from tinyrnn.check import check
 from tinyrnn.cli import main
-from tinyrnn.sized import SizedModel
+from tinyrnn.loading.sized_model import SizedModel
 
 
 def attention() -> onnx.ModelProto:

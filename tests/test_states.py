@@ -14,7 +14,7 @@ import tinyrnn
 from tinyrnn import LoadError
 from tinyrnn.check import check
 from tinyrnn.cli import main
-from tinyrnn.compiler import read
+from tinyrnn.loading.stages import read
 from tinyrnn.passes import bound, prepare
 
 N = 4

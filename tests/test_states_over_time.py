@@ -14,8 +14,8 @@ from families import Maker
 from onnx import TensorProto, helper
 
 import tinyrnn
-from tinyrnn.arrays import is_narrow
-from tinyrnn.planner import LARGEST_CHUNK
+from tinyrnn.compile.planner import LARGEST_CHUNK
+from tinyrnn.graph.arrays import is_narrow
 
 H = 8
 Walk = Callable[[Maker, str, str, str], tuple[str, str]]

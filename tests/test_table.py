@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tinyrnn.check import within
 from tinyrnn.cli import main
+from tinyrnn.data.table import read_table
 from tinyrnn.errors import LoadError
-from tinyrnn.table import read_table
 
 WANTED = [[1.5, -2.25, 3], [4, 5.5, 1006]]
 

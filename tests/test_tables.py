@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
 from tinyrnn.check import check, within
-from tinyrnn.ops.recurrent import LARGEST_TABLE, multiplied
+from tinyrnn.ops.recurrent.operators import LARGEST_TABLE, multiplied
 from tinyrnn.targets.reference import Reference
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}

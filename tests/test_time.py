@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 import tinyrnn
 from tinyrnn.check import within
 from tinyrnn.cli import main
-from tinyrnn.clock import FRAMES, Clock, Strided, Unfolded, meeting, strided
+from tinyrnn.graph.clock import FRAMES, Clock, Strided, Unfolded, meeting, strided
 
 Array = np.ndarray[Any, Any]
 FEATURES = 5

@@ -14,18 +14,18 @@ from click.testing import CliRunner
 from recurrent_cases import GATES, RecurrentCase, build, expected
 
 import tinyrnn
-from tinyrnn import compiler
 from tinyrnn.check import excess
 from tinyrnn.check.samples import random_sample
 from tinyrnn.cli import main
-from tinyrnn.codegen import generate
+from tinyrnn.compile.codegen import generate
+from tinyrnn.compile.planner import make_plan
+from tinyrnn.data.vocabulary import encode, vocabulary_of
 from tinyrnn.errors import ShapeError, StreamError
-from tinyrnn.planner import make_plan
+from tinyrnn.loading import stages as compiler
 from tinyrnn.runtime import Model
 from tinyrnn.targets.machine import host
 from tinyrnn.trace import Layer, Trace
 from tinyrnn.trace.picture import colour, draw, lines_of
-from tinyrnn.vocabulary import encode, vocabulary_of
 
 MODELS = Path(__file__).parent / "models"
 LANGUAGE = Path(tinyrnn.__file__).parent / "models" / "char_lm.onnx"

@@ -18,8 +18,8 @@ from written_loops import Cell, Page, random_cell, written_out
 import tinyrnn
 from tinyrnn.check import within
 from tinyrnn.frontends.onnx import read_onnx
-from tinyrnn.ir import Graph
-from tinyrnn.ops.unrolled import roll_steps
+from tinyrnn.graph.ir import Graph
+from tinyrnn.ops.recurrent.unrolled import roll_steps
 from tinyrnn.passes import _rewrite as rewritten
 from tinyrnn.passes import dead
 

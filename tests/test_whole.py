@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import tinyrnn
 from tinyrnn.check import check, within
 from tinyrnn.cli import main
-from tinyrnn.sized import SizedModel
+from tinyrnn.loading.sized_model import SizedModel
 
 FEATURES = 6
 

@@ -11,7 +11,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinyrnn.compiler import save
     from tinyrnn.errors import (
         CopyError,
         DecodeError,
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
         TinyRNNError,
         UnsupportedError,
     )
-    from tinyrnn.loading import load
+    from tinyrnn.loading.load import load
+    from tinyrnn.loading.stages import save
     from tinyrnn.native import build
     from tinyrnn.runtime import Model, Stream, load_built
 
@@ -30,9 +30,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "build": "native",
-    "load": "loading",
+    "load": "loading.load",
     "load_built": "runtime",
-    "save": "compiler",
+    "save": "loading.stages",
     "Model": "runtime",
     "Stream": "runtime",
     **dict.fromkeys(

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from tinyrnn.arrays import Port
 from tinyrnn.audio.frames import Array, Framer, make_window, spectra
 from tinyrnn.errors import ShapeError
+from tinyrnn.graph.arrays import Port
 from tinyrnn.runtime import Model
 
 if TYPE_CHECKING:

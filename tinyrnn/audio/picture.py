@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn import picture
 from tinyrnn.audio.frames import Array, Stft
 from tinyrnn.audio.front import magnitude
+from tinyrnn.data import terminal as picture
 from tinyrnn.errors import TinyRNNError
 
 COLUMNS = 1600

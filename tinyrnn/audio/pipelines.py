@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyrnn.arrays import Port
 from tinyrnn.audio.frames import Array, OverlapAdd, blocks
 from tinyrnn.audio.front import Form, Framing, Front, magnitude, sound_input, sound_output
 from tinyrnn.errors import ShapeError
+from tinyrnn.graph.arrays import Port
 from tinyrnn.runtime import Model, Progress, Stream
 
 if TYPE_CHECKING:

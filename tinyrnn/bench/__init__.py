@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array
 from tinyrnn.bench.counts import (
     CACHED_LOADS,
     HARMLESS,
@@ -48,9 +47,10 @@ from tinyrnn.bench.report import (
     plot,
 )
 from tinyrnn.errors import TinyRNNError
-from tinyrnn.loading import LoadOptions, load
+from tinyrnn.graph.arrays import Array
+from tinyrnn.loading.load import LoadOptions, load
+from tinyrnn.loading.sized_model import SizedModel
 from tinyrnn.runtime import Context, Model, Progress
-from tinyrnn.sized import SizedModel
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

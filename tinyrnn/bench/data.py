@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array, Port, full_shape
+from tinyrnn.graph.arrays import Array, Port, full_shape
 from tinyrnn.runtime import Model
 
 POOL = 32

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array
 from tinyrnn.bench.data import POOL, Data
 from tinyrnn.errors import TinyRNNError, UnsupportedError
+from tinyrnn.graph.arrays import Array
 from tinyrnn.runtime import Model
 
 

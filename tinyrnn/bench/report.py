@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn import picture
-from tinyrnn.arrays import Array
+from tinyrnn.data import terminal as picture
 from tinyrnn.errors import StreamError
+from tinyrnn.graph.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from tinyrnn.check.report import Difference, Report, Row
 from tinyrnn.check.tolerances import TOLERANCES, Tolerance, difference, excess, within
 from tinyrnn.errors import ShapeError
 from tinyrnn.frontends.source import ModelSource
+from tinyrnn.loading.sized_model import SizedModel
 from tinyrnn.runtime import Model, Progress
-from tinyrnn.sized import SizedModel
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from tinyrnn.loading import LoadOptions
+    from tinyrnn.loading.load import LoadOptions
 
 __all__ = ["TOLERANCES", "Difference", "Report", "Row", "Tolerance", "check", "check_model", "difference", "excess", "within"]
 
@@ -50,7 +50,7 @@ def check(
 
     Raises what `load` raises, `ShapeError` where data does not fit, `TinyRNNError` where onnxruntime is missing.
     """
-    from tinyrnn.loading import load
+    from tinyrnn.loading.load import load
 
     model, bind = load(path, **options), options.get("bind")
     return check_model(model, path, bind=bind, data=data, frames=frames, seed=seed, chunks=chunks, level=level, progress=progress)

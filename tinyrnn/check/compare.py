@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array
 from tinyrnn.check.drawn import drawn, drawn_parts
 from tinyrnn.check.oracles import Failure, Session, constants_of, import_onnxruntime
 from tinyrnn.check.report import Report, Row
@@ -16,6 +15,7 @@ from tinyrnn.check.samples import Sample, fixed_sizes, from_file, given_sample, 
 from tinyrnn.check.tolerances import difference, distance, excess, within
 from tinyrnn.errors import ShapeError, TinyRNNError
 from tinyrnn.frontends.source import ModelSource, is_onnx, label
+from tinyrnn.graph.arrays import Array
 from tinyrnn.runtime import Model, Progress
 from tinyrnn.targets.reference import Reference
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tinyrnn.ir import Graph, Node
-from tinyrnn.op import op_of
+from tinyrnn.graph.ir import Graph, Node
+from tinyrnn.graph.op import op_of
 
 
 def drawn(graph: Graph, states: Mapping[str, str]) -> set[str]:

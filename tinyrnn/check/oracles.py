@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array
 from tinyrnn.errors import TinyRNNError
 from tinyrnn.frontends.source import ModelSource, session_model
+from tinyrnn.graph.arrays import Array
 
 LONGEST_REASON = 320
 
@@ -22,7 +22,7 @@ def constants_of(path: ModelSource, bind: Mapping[str, Any] | None) -> dict[str,
     """The inputs that `bind` fixes, as arrays of the file's dtypes and shapes."""
     if not bind:
         return {}
-    from tinyrnn.compiler import read
+    from tinyrnn.loading.stages import read
     from tinyrnn.passes.bind import bind as fix
 
     source, _ = read(path)

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Port, as_dtype, frame_input, is_floating, shape_text
 from tinyrnn.errors import ShapeError
-from tinyrnn.op import op_of
+from tinyrnn.graph.arrays import Port, as_dtype, frame_input, is_floating, shape_text
+from tinyrnn.graph.op import op_of
 from tinyrnn.runtime import Model
 
 Array = np.ndarray[Any, Any]

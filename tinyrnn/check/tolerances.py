@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array, is_floating
 from tinyrnn.check.report import Difference
 from tinyrnn.errors import ShapeError
+from tinyrnn.graph.arrays import Array, is_floating
 
 
 @dataclass(frozen=True)

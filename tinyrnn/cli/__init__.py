@@ -16,11 +16,11 @@ from tinyrnn.cli.guide import guide
 from tinyrnn.cli.options import FILE, json_option, model_options, print_json, progress_bar
 from tinyrnn.cli.run import run
 from tinyrnn.cli.trace import trace
+from tinyrnn.compile.progress import Stopwatch
 from tinyrnn.errors import TinyRNNError
-from tinyrnn.progress import Stopwatch
 
 if TYPE_CHECKING:
-    from tinyrnn.dynamics import Dynamics
+    from tinyrnn.check.dynamics import Dynamics
     from tinyrnn.runtime import Model
 
 RANDOM_FRAMES = 256
@@ -86,7 +86,7 @@ def inspect(
     out or grow along an input.
     """
     from tinyrnn.cli.summary import page, summary
-    from tinyrnn.loading import compiled
+    from tinyrnn.loading.load import compiled
 
     given = {"data": data, "text": text, "frames": frames, "seed": seed}
     useless = [f"--{name}" for name, value in given.items() if value is not None and not with_dynamics]
@@ -114,7 +114,7 @@ def inspect(
 
 
 def _dynamics(model: Model, data: Path | None, text: str | None, frames: int | None, seed: int) -> Dynamics:
-    from tinyrnn.dynamics import FRAMES, dynamics
+    from tinyrnn.check.dynamics import FRAMES, dynamics
 
     values = None
     if data is not None or text is not None:

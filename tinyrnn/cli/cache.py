@@ -34,7 +34,7 @@ def _folder() -> Path:
 @json_option
 def list_entries(as_json: bool) -> None:
     """Print the files of the cache, those used last first, and how much they take."""
-    from tinyrnn.model_cache import name_in
+    from tinyrnn.loading.model_cache import name_in
     from tinyrnn.targets.cache import KERNELS, MODELS, entries, largest
 
     folder, found = _folder(), entries()
@@ -77,8 +77,9 @@ def pack(model: Path, output: Path, how: dict[str, Any]) -> None:
     MODEL loaded there with the same options, by the same version of tinyrnn, starts at once, without Numba. A model with
     sizes at run time is packed for the sizes it was compiled for.
     """
-    from tinyrnn import load, model_cache
-    from tinyrnn.files import replace_file
+    from tinyrnn import load
+    from tinyrnn.data.files import replace_file
+    from tinyrnn.loading import model_cache
     from tinyrnn.targets.cache import packed, read
     from tinyrnn.targets.machine import host
 

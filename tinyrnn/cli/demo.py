@@ -18,7 +18,7 @@ models_option = click.option(
 def _drawable(ctx: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
     """A picture that can be written: told before any work is done."""
     if path is not None:
-        from tinyrnn.picture import check_picture
+        from tinyrnn.data.terminal import check_picture
 
         check_picture(path)
     return path

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Port
 from tinyrnn.audio import frames_of, takes_of
 from tinyrnn.check.samples import from_file, given_sample
+from tinyrnn.data.files import kind_of, read_arrays, read_csv, read_wav
+from tinyrnn.data.table import Table
 from tinyrnn.errors import LoadError, ShapeError
-from tinyrnn.files import kind_of, read_arrays, read_csv, read_wav
+from tinyrnn.graph.arrays import Port
 from tinyrnn.runtime import Model, Progress, Stream
-from tinyrnn.table import Table
 
 Array = np.ndarray[Any, Any]
 

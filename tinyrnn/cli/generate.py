@@ -19,7 +19,7 @@ SAMPLING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
 def _tokens(option: str, text: str, vocabulary: str | None) -> list[int]:
     """Text in the model's characters, else numbers separated by commas."""
-    from tinyrnn.vocabulary import encode
+    from tinyrnn.data.vocabulary import encode
 
     if vocabulary is not None:
         return [int(n) for n in encode(text, vocabulary)]
@@ -32,7 +32,7 @@ def _tokens(option: str, text: str, vocabulary: str | None) -> list[int]:
 
 
 def _inputs(given: tuple[str, ...]) -> dict[str, Any]:
-    from tinyrnn.files import read_array
+    from tinyrnn.data.files import read_array
 
     found = {}
     for text in given:
@@ -100,8 +100,8 @@ def generate(
     comes; others take and write tokens, whole numbers.
     """
     from tinyrnn import decode, load
-    from tinyrnn.files import read_array
-    from tinyrnn.vocabulary import vocabulary_of
+    from tinyrnn.data.files import read_array
+    from tinyrnn.data.vocabulary import vocabulary_of
 
     chosen = {name: value for name, value in options.items() if value is not None}
     method = method or ("sample" if set(chosen) & set(SAMPLING) else "beam" if chosen else "greedy")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from tinyrnn.cli.loading import Shown
-from tinyrnn.progress import listening
+from tinyrnn.compile.progress import listening
 
 if TYPE_CHECKING:
     from tinyrnn.runtime import Progress
@@ -39,7 +39,7 @@ def _pairs(given: tuple[str, ...], option: str, form: str) -> dict[str, str]:
 def _value(name: str, text: str) -> Any:
     """A number, a list of numbers, nested lists, or the array of a file."""
     if text.startswith("@"):
-        from tinyrnn.files import read_array
+        from tinyrnn.data.files import read_array
 
         return read_array(Path(text[1:]))
     try:

@@ -74,9 +74,10 @@ def run(
       tinyrnn run vad.onnx in.wav --context 64 --plot vad.png   frames of samples in, figures out
       arecord -t raw -f S16_LE -r 16000 | tinyrnn run filter.onnx - -o - | aplay -f S16_LE -r 16000
     """
-    from tinyrnn import files, load
+    from tinyrnn import load
     from tinyrnn.cli import feed
     from tinyrnn.cli.windows import slide
+    from tinyrnn.data import files
 
     columns = tuple(name.strip() for name in drop.split(",") if name.strip()) if drop else ()
     if output is None and plot is None:

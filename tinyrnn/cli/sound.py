@@ -123,7 +123,7 @@ class _Sink:
             out.flush()
 
     def _samples(self, part: Any) -> bytes:
-        from tinyrnn.audio.wav import encode
+        from tinyrnn.data.wav import encode
 
         data, clipped = encode(part)
         self.clipped += clipped
@@ -153,7 +153,8 @@ def run_sound(
     """`tinyrnn run` for .wav and pipes."""
     import numpy as np
 
-    from tinyrnn import files, load
+    from tinyrnn import load
+    from tinyrnn.data import files
 
     live = output is not None and str(output) == PIPE
     kind = "" if live or output is None else files.kind_of(output)
@@ -161,7 +162,7 @@ def run_sound(
     if output is not None and not live:
         files.check_output(output, inputs)
     if plot is not None:
-        from tinyrnn.picture import check_picture
+        from tinyrnn.data.terminal import check_picture
 
         check_picture(plot)
     loaded = load(model, **how)
@@ -236,7 +237,7 @@ def _write(
 ) -> int:
     import numpy as np
 
-    from tinyrnn import files
+    from tinyrnn.data import files
 
     if to_sound:
         return files.write_arrays(output, results, made_rate, bits)

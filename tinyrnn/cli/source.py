@@ -39,7 +39,7 @@ class Source:
 def open_source(path: Path, channel: str | None) -> Source:
     """A .wav file, or raw samples (s16le, mono) or .wav from standard input. Raises `LoadError`."""
     from tinyrnn.audio.pipelines import PIECE
-    from tinyrnn.files import read_wav
+    from tinyrnn.data.files import read_wav
 
     if str(path) == PIPE:
         return _piped(channel)
@@ -50,7 +50,7 @@ def open_source(path: Path, channel: str | None) -> Source:
 
 
 def _piped(channel: str | None) -> Source:
-    from tinyrnn.audio import wav
+    from tinyrnn.data import wav
 
     name: str = "standard input"
     file: Any = sys.stdin.buffer

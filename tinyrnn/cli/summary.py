@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Port
-from tinyrnn.compiler import doubts
-from tinyrnn.ir import Graph
+from tinyrnn.graph.arrays import Port
+from tinyrnn.graph.ir import Graph
+from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.loading.stages import doubts
 from tinyrnn.runtime import Model
-from tinyrnn.sized import SizedModel
 
 LONGEST_TEXT = 60
 

@@ -104,7 +104,8 @@ def trace(
 
 
 def _check(output: Path, inputs: list[Path]) -> None:
-    from tinyrnn import files, picture
+    from tinyrnn.data import files
+    from tinyrnn.data import terminal as picture
 
     if output.suffix.lower() == ".npz":
         files.check_output(output, inputs)
@@ -118,7 +119,7 @@ def _check(output: Path, inputs: list[Path]) -> None:
 def read_input(model: Model, data: Path | None, text: str | None) -> tuple[Feed, str]:
     """What a model is fed, from a file or from text, and the characters that its frames stand for, if they do."""
     from tinyrnn.cli.feed import Feed, read_feed
-    from tinyrnn.vocabulary import encode, vocabulary_of
+    from tinyrnn.data.vocabulary import encode, vocabulary_of
 
     if (data is None) == (text is None):
         raise click.UsageError("takes an INPUT file or --text TEXT, one of them")
@@ -157,8 +158,8 @@ def _letters(model: Model, feed: Feed, vocabulary: str) -> str:
 
 def _traced(model: Model, feed: Feed, letters: str, frames: tuple[int, int | None]) -> tuple[Trace, str, list[str]]:
     """The trace of some frames, their characters, and what there is to say."""
-    from tinyrnn.arrays import frame_input
     from tinyrnn.cli.feed import batch_of, file_inputs, opened
+    from tinyrnn.graph.arrays import frame_input
 
     notes = [f"array {name!r} is not used, {model.name} has no such input or state" for name in feed.unused]
     start, end = frames
@@ -216,7 +217,7 @@ def _counted(traced: Trace, layer: str | None) -> str:
 
 def _write(output: Path, traced: Trace, model: Model, layer: str | None, letters: str, cell: tuple[Any, str] | None) -> list[str]:
     """Write the arrays, the picture of a cell, or that of the trace."""
-    from tinyrnn import files
+    from tinyrnn.data import files
     from tinyrnn.trace import picture
 
     if output.suffix.lower() == ".npz":
@@ -231,7 +232,7 @@ def _write(output: Path, traced: Trace, model: Model, layer: str | None, letters
 
 def _predicted(traced: Trace, model: Model) -> str:
     """The likeliest character of each row of the one output that has a value for each character."""
-    from tinyrnn.vocabulary import vocabulary_of
+    from tinyrnn.data.vocabulary import vocabulary_of
 
     try:
         vocabulary = vocabulary_of(model)

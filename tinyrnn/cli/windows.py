@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Port
 from tinyrnn.errors import ShapeError
+from tinyrnn.graph.arrays import Port
 from tinyrnn.runtime import Model, Progress
 
 Array = np.ndarray[Any, Any]

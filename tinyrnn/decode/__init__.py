@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array, Port, frame_input
 from tinyrnn.decode.decoder import Decoder, Generation, Hypothesis, Tokens
 from tinyrnn.errors import DecodeError
+from tinyrnn.graph.arrays import Array, Port, frame_input
 from tinyrnn.runtime import Model, Stream
 
 __all__ = ["Decoder", "Generation", "Hypothesis", "beam", "generate", "hand_over", "tokens"]

@@ -7,7 +7,7 @@ from typing import Any
 from tinyrnn.decode import job as k
 from tinyrnn.decode.scoring import NONE, feed, largest, log_normalizer, understand
 from tinyrnn.lanes import at, f32, f64, get, i64, lanes, load_part, put, store_part, u8
-from tinyrnn.lanes_math import log
+from tinyrnn.lanes.functions import log
 
 
 def expand(j: Any, hypothesis: int, total: float, best: int, count: int) -> int:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 
-from tinyrnn.arrays import Array, describe, frame_input
 from tinyrnn.decode import job as k
 from tinyrnn.decode.generation import PAGE
 from tinyrnn.decode.ports import find_feedback
 from tinyrnn.decode.search import Search
 from tinyrnn.errors import DecodeError
+from tinyrnn.graph.arrays import Array, describe, frame_input
 from tinyrnn.runtime import Live, Model, Progress, Stream, aligned
 
 if TYPE_CHECKING:
@@ -341,7 +341,7 @@ class Decoder(Live):
 @cache
 def _native() -> Any:
     """The compiled loop, one for all models."""
-    from tinyrnn.codegen import Source
+    from tinyrnn.compile.codegen import Source
     from tinyrnn.targets.cpu import compile_source
 
     return compile_source(Source(PAGE, {"run": 2}))

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyrnn.arrays import Array, Port
 from tinyrnn.decode import job as k
 from tinyrnn.errors import DecodeError
+from tinyrnn.graph.arrays import Array, Port
 from tinyrnn.runtime import Model
 
 

@@ -27,7 +27,7 @@ from tinyrnn.lanes import (
     store,
     store_part,
 )
-from tinyrnn.lanes_math import exp, log
+from tinyrnn.lanes.functions import exp, log
 
 SUM_TOLERANCE = 1e-3
 NONE = float("-inf")

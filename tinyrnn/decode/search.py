@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyrnn.arrays import Array
 from tinyrnn.decode import job as k
+from tinyrnn.graph.arrays import Array
 from tinyrnn.runtime import Live, aligned
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyrnn.errors import LoadError
-from tinyrnn.loading import load
+from tinyrnn.loading.load import load
 from tinyrnn.runtime import Model
 
 DEMOS = ("digits", "char_lm", "sentiment", "translate", "video", "gesture", "caption", "caption_attention", "vqa")

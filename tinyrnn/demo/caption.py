@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tinyrnn import picture as pictures
+from tinyrnn.data import terminal as pictures
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.icons import TAKES, Captioner, Named, as_dots, icons, named
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array
+from tinyrnn.data.vocabulary import encode, vocabulary_of
 from tinyrnn.decode import Decoder
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.scores import softmax
 from tinyrnn.errors import TinyRNNError
+from tinyrnn.graph.arrays import Array
 from tinyrnn.runtime import Model, Progress
-from tinyrnn.vocabulary import encode, vocabulary_of
 
 if TYPE_CHECKING:
     from tinyrnn.check import Report

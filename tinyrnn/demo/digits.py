@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn import picture as pictures
-from tinyrnn.arrays import Array
+from tinyrnn.data import terminal as pictures
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.drawing import arc, ink
 from tinyrnn.demo.images import as_text, read_image
 from tinyrnn.demo.scores import softmax
+from tinyrnn.graph.arrays import Array
 
 ABOUT = About("one to one", "handwritten digits", "an image of 8 x 8 pixels, 8-bit grey, bright on dark: .png or .npy")
 SIZE, BRIGHTEST = 8, 16

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tinyrnn.arrays import Array
+from tinyrnn.graph.arrays import Array
 
 Stroke = Sequence[tuple[float, float]] | Array
 """points (x, y) that a pen joins"""

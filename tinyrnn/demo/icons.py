@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyrnn.arrays import Array
+from tinyrnn.data.vocabulary import Words, listed
 from tinyrnn.decode import Decoder, Hypothesis, hand_over
 from tinyrnn.demo import Models
 from tinyrnn.demo.drawing import Stroke, arc, filled, ink
 from tinyrnn.demo.images import read_image
-from tinyrnn.vocabulary import Words, listed
+from tinyrnn.graph.arrays import Array
 
 TAKES = "an image of 32 x 32 pixels, 8-bit grey, bright on dark: .png or .npy"
 SIZE = 32

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyrnn.arrays import Array
+from tinyrnn.data.files import read_array
 from tinyrnn.errors import LoadError, ShapeError, TinyRNNError
-from tinyrnn.files import read_array
+from tinyrnn.graph.arrays import Array
 
 SHADES = " ░▒▓█"
 

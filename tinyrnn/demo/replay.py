@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyrnn.arrays import Array
+from tinyrnn.graph.arrays import Array
 
 FRAMES, RATE = 24, 3
 """of a video, and frames a second. A letter that is finished stays; who wrote for longer is replayed faster"""

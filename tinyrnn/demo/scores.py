@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyrnn.arrays import Array
+from tinyrnn.graph.arrays import Array
 
 
 def softmax(logits: Array) -> Array:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn import picture as pictures
-from tinyrnn.arrays import Array
+from tinyrnn.data import terminal as pictures
+from tinyrnn.data.vocabulary import Words, listed, tokenize
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.errors import LoadError, TinyRNNError
+from tinyrnn.graph.arrays import Array
 from tinyrnn.runtime import Model
-from tinyrnn.vocabulary import Words, listed, tokenize
 
 ABOUT = About("many to one", "praise or complaint, in remarks about products", "a remark, or a .txt file with one a line")
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyrnn import picture as pictures
-from tinyrnn.arrays import Array
+from tinyrnn.data import terminal as pictures
+from tinyrnn.data.vocabulary import Words, listed, tokenize
 from tinyrnn.decode import Decoder, Generation, Hypothesis, hand_over
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.errors import ShapeError, TinyRNNError
-from tinyrnn.vocabulary import Words, listed, tokenize
+from tinyrnn.graph.arrays import Array
 
 ABOUT = About("many to many, encoder and decoder", "English into French, with attention and beam search", "sentences in English")
 UNKNOWN, START, END = MARKS = ("<unk>", "<s>", "</s>")

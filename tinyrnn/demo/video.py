@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyrnn import picture as pictures
-from tinyrnn.arrays import Array
+from tinyrnn.data import terminal as pictures
+from tinyrnn.data.files import read_array
+from tinyrnn.data.vocabulary import listed
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.drawing import arc
 from tinyrnn.demo.replay import FRAMES, RATE, SIZE, Track, inked, replayed
 from tinyrnn.demo.scores import softmax
 from tinyrnn.errors import ShapeError
-from tinyrnn.files import read_array
+from tinyrnn.graph.arrays import Array
 from tinyrnn.runtime import Model
-from tinyrnn.vocabulary import listed
 
 ABOUT = About(
     "many to many, per frame",

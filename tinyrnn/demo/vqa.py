@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyrnn import picture as pictures
-from tinyrnn.arrays import Array
+from tinyrnn.data import terminal as pictures
+from tinyrnn.data.vocabulary import Words, listed, tokenize
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.drawing import arc, filled
 from tinyrnn.demo.images import as_text, read_image
 from tinyrnn.demo.scores import softmax
 from tinyrnn.errors import TinyRNNError
+from tinyrnn.graph.arrays import Array
 from tinyrnn.runtime import Model
-from tinyrnn.vocabulary import Words, listed, tokenize
 
 ABOUT = About(
     "image and question to answer",

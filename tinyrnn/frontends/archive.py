@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from tinyrnn.errors import LoadError
-from tinyrnn.limits import LARGEST_VALUE
+from tinyrnn.graph.limits import LARGEST_VALUE
 
 Array = np.ndarray[Any, Any]
 

@@ -11,8 +11,8 @@ from onnx import inliner
 
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.archive import first_line
-from tinyrnn.limits import LARGEST_INLINED
-from tinyrnn.op import REGISTRY
+from tinyrnn.graph.limits import LARGEST_INLINED
+from tinyrnn.graph.op import REGISTRY
 
 WRITTEN_OUT = "tinyrnn.written_out"
 """the domain of functions that stand for one node each, until they are inlined"""

@@ -63,7 +63,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.archive import LARGEST_TOTAL, Array, read_archive
 from tinyrnn.frontends.guess import guess_layers
@@ -72,8 +71,9 @@ from tinyrnn.frontends.names import renamed
 from tinyrnn.frontends.order import DEEPEST, model_name, ordered
 from tinyrnn.frontends.safetensors import read_safetensors
 from tinyrnn.frontends.weights import weights_graph
-from tinyrnn.ir import Graph, Node, Size, Spec
-from tinyrnn.limits import LARGEST_VALUE
+from tinyrnn.graph.arrays import is_floating
+from tinyrnn.graph.ir import Graph, Node, Size, Spec
+from tinyrnn.graph.limits import LARGEST_VALUE
 
 DESCRIPTION = "tinyrnn"
 """the array that holds the JSON"""

@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.archive import first_line
 from tinyrnn.frontends.functions import inlined, written_out
 from tinyrnn.frontends.kinds import memory_name
 from tinyrnn.frontends.order import DEEPEST, check_names, model_name, ordered
-from tinyrnn.ir import Graph, Node, Size, Spec, refresh_captures
-from tinyrnn.limits import LARGEST_VALUE
+from tinyrnn.graph.arrays import is_floating
+from tinyrnn.graph.ir import Graph, Node, Size, Spec, refresh_captures
+from tinyrnn.graph.limits import LARGEST_VALUE
 
 OLDEST_OPSET = 7
 LARGEST_RANK = 32

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyrnn.errors import LoadError
-from tinyrnn.ir import Graph, Node, free_names
+from tinyrnn.graph.ir import Graph, Node, free_names
 
 DEEPEST = 32
 """graphs within graphs"""

@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeAlias, TypeGuard
 
 from tinyrnn.errors import LoadError
 from tinyrnn.frontends.kinds import READ, START, hint, kind_of_model, memory_name
-from tinyrnn.ir import Graph
-from tinyrnn.limits import LARGEST_FILE, holds, one_load
+from tinyrnn.graph.ir import Graph
+from tinyrnn.graph.limits import LARGEST_FILE, holds, one_load
 
 
 class Proto(Protocol):

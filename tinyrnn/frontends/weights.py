@@ -15,7 +15,7 @@ import numpy as np
 from tinyrnn.errors import LoadError
 from tinyrnn.frontends.archive import Array
 from tinyrnn.frontends.order import check_names, model_name
-from tinyrnn.ir import Graph, Node, Size, Spec
+from tinyrnn.graph.ir import Graph, Node, Size, Spec
 
 OPSET = 20
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}

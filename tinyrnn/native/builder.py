@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import tinyrnn
-from tinyrnn.arrays import Array
 from tinyrnn.check.samples import random_sample
-from tinyrnn.codegen import generate
-from tinyrnn.compiler import layout_of, plan_for
+from tinyrnn.compile.codegen import generate
+from tinyrnn.compile.plan import ALIGNMENT, Plan
 from tinyrnn.errors import TargetError, UnsupportedError
-from tinyrnn.loading import LoadOptions, compiled
+from tinyrnn.graph.arrays import Array
+from tinyrnn.loading.load import LoadOptions, compiled
+from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.loading.stages import layout_of, plan_for
 from tinyrnn.native import interface, selftest
 from tinyrnn.native.archive import archive
 from tinyrnn.native.bundle import compile_file, python_file
@@ -34,10 +36,8 @@ from tinyrnn.native.page import native_page
 from tinyrnn.native.selftest import SelfTest
 from tinyrnn.native.sizes import Sizes, check_limits, sizes_of
 from tinyrnn.native.web import module_file, page_file
-from tinyrnn.plan import ALIGNMENT, Plan
 from tinyrnn.runtime import Context, Model
 from tinyrnn.runtime.built import weights_header
-from tinyrnn.sized import SizedModel
 from tinyrnn.targets.code import Code
 from tinyrnn.targets.machine import ALLOWED_EXTERNALS, Machine, host
 from tinyrnn.targets.table import Target, find_target

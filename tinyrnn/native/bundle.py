@@ -13,7 +13,7 @@ from typing import Any
 from tinyrnn.native.interface import Interface
 
 RUNTIME = ("live", "memory", "driver", "whole", "model", "built")
-PARTS = ("errors", "clock", "arrays", *(f"runtime/{part}" for part in RUNTIME))
+PARTS = ("errors", "graph/clock", "graph/arrays", *(f"runtime/{part}" for part in RUNTIME))
 """files of the package that the runtime needs, each before those that import it"""
 
 

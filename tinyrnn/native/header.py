@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tinyrnn.codegen import one_line
+from tinyrnn.compile.codegen import one_line
 from tinyrnn.native.interface import BAD_MEMORY, ENDED, TOO_LONG, WRONG_WEIGHTS, Argument, Interface
 
 

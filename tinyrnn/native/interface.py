@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Port
 from tinyrnn.errors import TargetError
+from tinyrnn.graph.arrays import Port
 
 BAD_MEMORY, WRONG_WEIGHTS, ENDED, TOO_LONG = -1, -2, -3, -4
 """what functions return, beside 0 and the number of an input, from 1, that holds an index out of range"""

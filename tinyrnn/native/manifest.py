@@ -9,9 +9,9 @@ from importlib.metadata import version
 from typing import Any
 
 import tinyrnn
+from tinyrnn.compile.plan import Plan
 from tinyrnn.native.interface import Interface
 from tinyrnn.native.sizes import Sizes
-from tinyrnn.plan import Plan
 from tinyrnn.runtime import Layout
 from tinyrnn.runtime.built import FORMAT, layout_value
 from tinyrnn.targets.machine import Machine

@@ -5,9 +5,9 @@ They take every address as an argument; the C interface round them is in `interf
 
 from __future__ import annotations
 
-from tinyrnn.codegen import counter, page_text, passes, program
+from tinyrnn.compile.codegen import counter, page_text, passes, program
+from tinyrnn.compile.plan import Plan
 from tinyrnn.native.interface import ENDED, Interface
-from tinyrnn.plan import Plan
 
 
 def native_page(plan: Plan, face: Interface) -> tuple[str, dict[str, int]]:

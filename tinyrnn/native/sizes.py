@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from tinyrnn.compile.plan import Place, Plan
 from tinyrnn.errors import TargetError
+from tinyrnn.graph.op import Close, Open
 from tinyrnn.native.objects import contents
-from tinyrnn.op import Close, Open
-from tinyrnn.plan import Place, Plan
 from tinyrnn.targets.worker import Made
 
 SHOWN = 5

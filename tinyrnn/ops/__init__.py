@@ -1,45 +1,24 @@
 """The operators, one file per family; importing this registers them all."""
 
-from tinyrnn.ops import (
-    arithmetic,
-    batch_normalization,
-    cast,
-    concat,
-    control,
-    convolution,
-    convolve,
-    elementwise,
-    extremes,
-    functions,
-    gather,
-    grid_sample,
-    indexing,
-    linear,
-    logic,
-    loops,
-    matmul,
-    movement,
-    normalization,
-    pooling,
-    product,
-    quantization,
-    random,
-    rearrange,
-    recurrent,
-    recurrent_cells,
-    recurrent_match,
-    recurrent_unrolled,
-    reduction,
-    resize,
-    scatter,
-    sequences,
-    softmax,
-    spectrum,
-    trigonometry,
-    unrolled,
-    views,
-    window,
-)
+from tinyrnn.ops import random
+from tinyrnn.ops.convolution import grid_sample, pooling, resize, spectrum, window
+from tinyrnn.ops.convolution import kernels as convolve
+from tinyrnn.ops.convolution import operators as convolution
+from tinyrnn.ops.elementwise import arithmetic, cast, functions, logic, quantization, trigonometry
+from tinyrnn.ops.elementwise import operators as elementwise
+from tinyrnn.ops.linear import matmul, product
+from tinyrnn.ops.linear import operators as linear
+from tinyrnn.ops.loops import control
+from tinyrnn.ops.loops import operators as loops
+from tinyrnn.ops.movement import concat, gather, indexing, rearrange, scatter, sequences, views
+from tinyrnn.ops.movement import operators as movement
+from tinyrnn.ops.recurrent import cells as recurrent_cells
+from tinyrnn.ops.recurrent import matching as recurrent_match
+from tinyrnn.ops.recurrent import operators as recurrent
+from tinyrnn.ops.recurrent import unrolled
+from tinyrnn.ops.recurrent import unrolled_cells as recurrent_unrolled
+from tinyrnn.ops.reduction import batch_normalization, extremes, normalization, softmax
+from tinyrnn.ops.reduction import operators as reduction
 
 __all__ = [
     "arithmetic",

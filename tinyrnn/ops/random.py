@@ -15,7 +15,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinyrnn.ir import Node, Spec, spec_of
+from tinyrnn.graph.ir import Node, Spec, spec_of
+from tinyrnn.graph.op import (
+    REQUIRED,
+    Array,
+    Axis,
+    Call,
+    Frames,
+    Lowering,
+    Op,
+    Operand,
+    Refused,
+    Rows,
+    Scratch,
+    State,
+    Value,
+    register,
+)
 from tinyrnn.lanes import (
     Vec,
     absolute,
@@ -37,10 +53,9 @@ from tinyrnn.lanes import (
     store_part,
     u8,
 )
-from tinyrnn.lanes_math import exp, log
-from tinyrnn.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Operand, Refused, Rows, Scratch, State, Value, register
-from tinyrnn.ops.cast import ONNX_DTYPES
-from tinyrnn.ops.softmax import WIDTH, max_f32
+from tinyrnn.lanes.functions import exp, log
+from tinyrnn.ops.elementwise.cast import ONNX_DTYPES
+from tinyrnn.ops.reduction.softmax import WIDTH, max_f32
 
 FLOAT = np.dtype(np.float32)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import SizeRule
 from tinyrnn.errors import UnsupportedError
-from tinyrnn.ir import Graph, Node, Size, free_names, refresh_captures
-from tinyrnn.limits import UNSOUND, check_time, holds, one_load
-from tinyrnn.op import BEFORE_SHAPES, GUESSES, REWRITES, Refused, op_of
+from tinyrnn.graph.arrays import SizeRule
+from tinyrnn.graph.ir import Graph, Node, Size, free_names, refresh_captures
+from tinyrnn.graph.limits import UNSOUND, check_time, holds, one_load
+from tinyrnn.graph.op import BEFORE_SHAPES, GUESSES, REWRITES, Refused, op_of
 from tinyrnn.passes.axes import Time, assign_roles, find_axes, seeds
 from tinyrnn.passes.bind import bind
 from tinyrnn.passes.dead import refuse_unsupported, remove_dead

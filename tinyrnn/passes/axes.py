@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 
 from tinyrnn.errors import LoadError
-from tinyrnn.ir import Graph, Size
-from tinyrnn.limits import check_time
-from tinyrnn.op import Axis, Refused, op_of
+from tinyrnn.graph.ir import Graph, Size
+from tinyrnn.graph.limits import check_time
+from tinyrnn.graph.op import Axis, Refused, op_of
 
 Time = int | str | Mapping[str, int]
 """which axis is time: of all inputs, by the name of an open size, or {input: axis}"""

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import is_floating
 from tinyrnn.errors import LoadError
-from tinyrnn.ir import Graph, Spec, spec_of
-from tinyrnn.limits import LARGEST_VALUE
-from tinyrnn.op import REGISTRY
+from tinyrnn.graph.arrays import is_floating
+from tinyrnn.graph.ir import Graph, Spec, spec_of
+from tinyrnn.graph.limits import LARGEST_VALUE
+from tinyrnn.graph.op import REGISTRY
 
 
 def bind(graph: Graph, values: Mapping[str, Any], outputs: Sequence[str] | None) -> None:

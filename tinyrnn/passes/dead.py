@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tinyrnn.errors import UnsupportedError
-from tinyrnn.ir import Graph, Node, refresh_captures
-from tinyrnn.limits import UNSOUND
-from tinyrnn.op import Op, not_known, op_of
+from tinyrnn.graph.ir import Graph, Node, refresh_captures
+from tinyrnn.graph.limits import UNSOUND
+from tinyrnn.graph.op import Op, not_known, op_of
 
 
 def remove_dead(graph: Graph) -> None:

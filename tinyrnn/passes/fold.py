@@ -19,9 +19,9 @@ from typing import Any, cast
 import numpy as np
 
 from tinyrnn.errors import UnsupportedError
-from tinyrnn.ir import Graph, Node, Spec, refresh_captures, spec_of
-from tinyrnn.limits import CONSTANTS, LARGEST_VALUE, UNSOUND, begin_pass, check_constant, check_time, spend
-from tinyrnn.op import Op, Refused, RunGraph, SizesDiffer, Uneven, op_of
+from tinyrnn.graph.ir import Graph, Node, Spec, refresh_captures, spec_of
+from tinyrnn.graph.limits import CONSTANTS, LARGEST_VALUE, UNSOUND, begin_pass, check_constant, check_time, spend
+from tinyrnn.graph.op import Op, Refused, RunGraph, SizesDiffer, Uneven, op_of
 
 Probes = dict[str, int]
 

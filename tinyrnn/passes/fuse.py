@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tinyrnn.ir import Graph, Node
-from tinyrnn.op import op_of
-from tinyrnn.ops.elementwise import chain_node, in_vectors
+from tinyrnn.graph.ir import Graph, Node
+from tinyrnn.graph.op import op_of
+from tinyrnn.ops.elementwise.operators import chain_node, in_vectors
 from tinyrnn.passes.rows import Program
 
 LONGEST = 12

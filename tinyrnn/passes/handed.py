@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tinyrnn.arrays import is_narrow
-from tinyrnn.ir import Graph, Node
-from tinyrnn.op import Array, op_of
+from tinyrnn.graph.arrays import is_narrow
+from tinyrnn.graph.ir import Graph, Node
+from tinyrnn.graph.op import Array, op_of
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from tinyrnn.ir import Graph, Node
+from tinyrnn.graph.ir import Graph, Node
 
 
 def needs_end(graph: Graph, per_row: Collection[str]) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import SizeRule
-from tinyrnn.clock import FRAMES, Clock, meeting
 from tinyrnn.errors import UnsupportedError
-from tinyrnn.ir import Graph, Node, Size, Spec
-from tinyrnn.limits import check_time
-from tinyrnn.op import Axis, Frames, Refused, op_of
+from tinyrnn.graph.arrays import SizeRule
+from tinyrnn.graph.clock import FRAMES, Clock, meeting
+from tinyrnn.graph.ir import Graph, Node, Size, Spec
+from tinyrnn.graph.limits import check_time
+from tinyrnn.graph.op import Axis, Frames, Refused, op_of
 from tinyrnn.passes.dead import remove_dead
 from tinyrnn.passes.handed import Handed, handed_on
 from tinyrnn.passes.late import needs_end

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tinyrnn.ir import Graph, Node
-from tinyrnn.op import op_of
+from tinyrnn.graph.ir import Graph, Node
+from tinyrnn.graph.op import op_of
 
 FAR = 1 << 30
 

@@ -14,7 +14,7 @@ from itertools import permutations
 from typing import NoReturn
 
 from tinyrnn.errors import LoadError
-from tinyrnn.ir import Graph
+from tinyrnn.graph.ir import Graph
 from tinyrnn.passes.state_names import numbers, pairs, says_state, telling, unique
 from tinyrnn.passes.state_paths import FAR, Paths, paths
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from time import perf_counter
 
 from tinyrnn.errors import TinyRNNError
-from tinyrnn.ir import Graph
-from tinyrnn.limits import OverLimit
+from tinyrnn.graph.ir import Graph
+from tinyrnn.graph.limits import OverLimit
 from tinyrnn.passes import Time, bound, prepare
 from tinyrnn.passes.fold import fold
 

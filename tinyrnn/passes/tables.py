@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tinyrnn.ir import Graph, Node
-from tinyrnn.op import Array, op_of
+from tinyrnn.graph.ir import Graph, Node
+from tinyrnn.graph.op import Array, op_of
 from tinyrnn.passes.dead import remove_dead
 from tinyrnn.passes.rows import Program
 

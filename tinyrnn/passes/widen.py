@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import is_narrow
-from tinyrnn.ir import Graph, Spec
-from tinyrnn.ops.cast import cast_to
+from tinyrnn.graph.arrays import is_narrow
+from tinyrnn.graph.ir import Graph, Spec
+from tinyrnn.ops.elementwise.cast import cast_to
 
 NARROW_CODES = (10, 16)
 """TensorProto.DataType of FLOAT16 and BFLOAT16"""

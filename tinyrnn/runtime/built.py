@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array, Port
-from tinyrnn.clock import FRAMES, Clock, Meeting, Strided, Unfolded
 from tinyrnn.errors import LoadError, TargetError
+from tinyrnn.graph.arrays import Array, Port
+from tinyrnn.graph.clock import FRAMES, Clock, Meeting, Strided, Unfolded
 from tinyrnn.runtime.memory import Context, Layout, aligned
 from tinyrnn.runtime.model import Model
 

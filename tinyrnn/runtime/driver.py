@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array, Port, describe, frame_input, match_inputs
 from tinyrnn.errors import ShapeError, StreamError
+from tinyrnn.graph.arrays import Array, Port, describe, frame_input, match_inputs
 from tinyrnn.runtime.live import Live
 from tinyrnn.runtime.memory import Context, Layout
 

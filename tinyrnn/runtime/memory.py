@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array, Port, SizeRule
-from tinyrnn.clock import Clock
 from tinyrnn.errors import ShapeError
+from tinyrnn.graph.arrays import Array, Port, SizeRule
+from tinyrnn.graph.clock import Clock
 from tinyrnn.runtime.live import Live
 
 ALIGNMENT = 64

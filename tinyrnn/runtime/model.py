@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array, Port, check_outputs, pick, session_call, shape_text
 from tinyrnn.errors import ShapeError, StreamError
+from tinyrnn.graph.arrays import Array, Port, check_outputs, pick, session_call, shape_text
 from tinyrnn.runtime.driver import Driver, Progress
 from tinyrnn.runtime.live import Live
 from tinyrnn.runtime.memory import Layout, part_views

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import (
+from tinyrnn.errors import ShapeError
+from tinyrnn.graph.arrays import (
     Array,
     as_dtype,
     batch_entry,
@@ -19,7 +20,6 @@ from tinyrnn.arrays import (
     put_batch_entry,
     rows_first,
 )
-from tinyrnn.errors import ShapeError
 from tinyrnn.runtime.memory import Context, Layout, part_views
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from tinyrnn.codegen import Source
-from tinyrnn.progress import LINKING, tell
+from tinyrnn.compile.codegen import Source
+from tinyrnn.compile.progress import LINKING, tell
 from tinyrnn.targets.cache import read, write
 from tinyrnn.targets.code import Code, bundled, objects_in
 from tinyrnn.targets.kernels import Kernels

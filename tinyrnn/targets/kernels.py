@@ -76,7 +76,7 @@ class Kernels:
 
 @cache
 def _compiler(machine: Machine) -> Compiler:
-    from tinyrnn import lanes_llvm, ops  # noqa: F401  # the operators' kernels
+    from tinyrnn.lanes import llvm as lanes_llvm  # the operators' kernels
     from tinyrnn.targets.lowering import Compiler
 
     lanes_llvm.install(machine.lanes, machine.thumb)
@@ -94,7 +94,7 @@ def _library(module: str, name: str) -> Callable[..., Any]:
 
 @cache
 def _teach(home: ModuleType) -> None:
-    from tinyrnn.lanes_llvm import teach
+    from tinyrnn.lanes.llvm import teach
 
     functions = [f for f in vars(home).values() if hasattr(f, "__code__")]
     for name in {f.__module__ for f in functions if f.__module__.rpartition(".")[0] == home.__package__} - {home.__name__}:

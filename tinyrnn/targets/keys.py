@@ -14,7 +14,7 @@ from tinyrnn.targets.machine import Machine
 
 PACKAGE = Path(__file__).parents[1]
 DECODE = ("decode/job.py", "decode/scoring.py", "decode/generation.py", "decode/beam_search.py")
-LANGUAGE = ("lanes*.py", "ops/*.py", "targets/*.py", "codegen.py", *DECODE)
+LANGUAGE = ("lanes/*.py", "ops/**/*.py", "targets/*.py", "compile/codegen.py", *DECODE)
 """the files that can change what a page compiles to"""
 LENGTH = 32
 """hexadecimal digits of a key"""

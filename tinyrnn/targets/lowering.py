@@ -17,7 +17,7 @@ from numba.core.codegen import AOTCodeLibrary, AOTCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 
 from tinyrnn.errors import TargetError
-from tinyrnn.lanes_numba import Pipeline, remembering
+from tinyrnn.lanes.pipeline import Pipeline, remembering
 from tinyrnn.targets.arithmetic import rewritten
 from tinyrnn.targets.machine import Machine
 from tinyrnn.targets.objects import target_machine

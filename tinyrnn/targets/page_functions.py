@@ -11,7 +11,7 @@ import ast
 import re
 from collections.abc import Mapping, Sequence
 
-from tinyrnn.codegen import PART
+from tinyrnn.compile.codegen import PART
 from tinyrnn.errors import TargetError
 from tinyrnn.targets.page import Page
 from tinyrnn.targets.page_values import Kernel, Typed, Values

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import is_floating
 from tinyrnn.errors import ShapeError, UnsupportedError
-from tinyrnn.ir import Graph, Node, spec_of
-from tinyrnn.op import Array, Op, Refused, op_of
+from tinyrnn.graph.arrays import is_floating
+from tinyrnn.graph.ir import Graph, Node, spec_of
+from tinyrnn.graph.op import Array, Op, Refused, op_of
 from tinyrnn.passes.fold import absorb_parameters
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from tinyrnn.progress import KERNELS, tell
+from tinyrnn.compile.progress import KERNELS, tell
 from tinyrnn.targets import cache
 from tinyrnn.targets.kernels import Kernels
 from tinyrnn.targets.machine import Machine

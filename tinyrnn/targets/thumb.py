@@ -7,7 +7,7 @@ are encoded here (Armv7-M Architecture Reference Manual, A7.7: VLDM, VFMA, VPUSH
 
 from __future__ import annotations
 
-from tinyrnn.lanes_chain import CHAINS
+from tinyrnn.lanes.chains import CHAINS
 
 NAME = "tinyrnn_chain12"
 STACK = 64

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.arrays import Array, Port, as_dtype, batch_entry, frame_input, match_inputs
-from tinyrnn.clock import FRAMES
 from tinyrnn.errors import ShapeError
+from tinyrnn.graph.arrays import Array, Port, as_dtype, batch_entry, frame_input, match_inputs
+from tinyrnn.graph.clock import FRAMES
 from tinyrnn.runtime import Model, Stream
 from tinyrnn.trace.program import Kept
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn import picture
-from tinyrnn.arrays import Array
+from tinyrnn.data import terminal as picture
 from tinyrnn.errors import TinyRNNError
+from tinyrnn.graph.arrays import Array
 from tinyrnn.trace import Layer, Trace
 
 MOST_UNITS = 64

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from tinyrnn.ir import Spec
-from tinyrnn.op import op_of
-from tinyrnn.ops.recurrent import Recurrent
-from tinyrnn.ops.recurrent_kernel import KEPT
+from tinyrnn.graph.ir import Spec
+from tinyrnn.graph.op import op_of
+from tinyrnn.ops.recurrent.kernel_text import KEPT
+from tinyrnn.ops.recurrent.operators import Recurrent
 from tinyrnn.passes import Port, Program
 
 

@@ -1,0 +1,131 @@
+"""From a program to memory: what every kernel call reads and writes, and where it lies.
+
+Four memories: `weights` (constant, packed for the machine, shared by all streams), `state` (one flat
+float32 array per stream, owned by the user), `arena` (per stream, worthless between calls), and the
+caller's own inputs and outputs. Arena offsets have a fixed part and a part per row of capacity, so one
+program serves any number of rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.graph.clock import Clock
+from tinyrnn.graph.op import Close, Open
+from tinyrnn.passes import Program
+
+ALIGNMENT = 64
+"""bytes to which values lie, where memory is not scarce"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value lies: a memory, bytes into it, and bytes per row of capacity."""
+
+    memory: str
+    """'weights', 'state', 'arena', or the name of an argument of the step"""
+    offset: int = 0
+    per_capacity: int = 0
+    terms: tuple[tuple[str, int], ...] = ()
+    """variables of the loops round the call, and bytes for each"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One named part of a stream's state."""
+
+    name: str
+    offset: int
+    """float32 elements into the state"""
+    shape: tuple[int, ...]
+    initial: np.ndarray[Any, Any]
+    """of any type; the state holds its bytes"""
+
+    @property
+    def size(self) -> int:
+        """float32 elements that it takes."""
+        return -(-self.initial.nbytes // 4)
+
+
+@dataclass(frozen=True)
+class Region:
+    """The part of the arena that a value or a scratch has while it lives."""
+
+    name: str
+    offset: int
+    size: int
+    """bytes, per row of capacity where `per_row`"""
+    per_row: bool
+    first: int
+    last: int
+    """the steps that first and last use it"""
+
+
+@dataclass
+class Step:
+    """One kernel call, or the head or the end of a block, with every operand placed."""
+
+    kernel: Any
+    operands: list[Place | int | float | str]
+    note: str
+    node: str
+
+
+@dataclass
+class Plan:
+    """A program with its memory laid out."""
+
+    program: Program
+    steps: list[Step] = field(default_factory=list)
+    weights: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    parts: list[Part] = field(default_factory=list)
+    regions: list[Region] = field(default_factory=list)
+    arena_fixed: int = 0
+    """bytes"""
+    arena_per_row: int = 0
+    """bytes per row of capacity"""
+    chunk: int = 1
+    """rows of one pass over the program; 0 where a call is always whole"""
+    bounds: list[tuple[str, int, int]] = field(default_factory=list)
+    """(input, lowest, highest) of inputs that hold indices"""
+    multiply_adds: int = 0
+    """per frame"""
+    clocks: list[Clock] = field(default_factory=list)
+    """what the steps count rows of, the input frames first"""
+    lead: int = 0
+    """rows of capacity beyond the frames of a pass: the first pass of a sequence can make more rows than it has frames"""
+
+    @property
+    def state_size(self) -> int:
+        return max((p.offset + p.size for p in self.parts), default=0)
+
+    def arena_bytes(self, capacity: int) -> int:
+        return self.arena_fixed + self.arena_per_row * capacity
+
+    def initial_state(self) -> np.ndarray[Any, Any]:
+        state = np.zeros(self.state_size, np.float32)
+        for part in self.parts:
+            state[part.offset : part.offset + part.size].view(np.uint8)[: part.initial.nbytes] = np.frombuffer(
+                part.initial.tobytes(), np.uint8
+            )
+        return state
+
+    def __str__(self) -> str:
+        lines = [
+            f"plan of {self.program.graph.name}: weights {self.weights.nbytes} bytes, state {self.state_size} float32, "
+            f"arena {self.arena_fixed} + {self.arena_per_row} bytes per row, {self.chunk or 'all'} rows at once, "
+            f"{self.multiply_adds} multiply-adds per frame"
+        ]
+        lines += [f"  state {p.offset:6d}  {p.name} {list(p.shape)}" for p in self.parts]
+        for step in self.steps:
+            if isinstance(step.kernel, (Open, Close)):
+                continue
+            shown = ", ".join(
+                f"{o.memory}+{o.offset}{f'+{o.per_capacity}·rows' if o.per_capacity else ''}" if isinstance(o, Place) else str(o)
+                for o in step.operands
+            )
+            lines.append(f"  {step.note or step.node}: {shown}")
+        return "\n".join(lines)

@@ -1,0 +1,529 @@
+"""What an operator is, and the registry of those tinyrnn runs.
+
+One class per operator holds everything that is known of it: signature, attributes, shape rule, rule
+for row axes, float64 reference, and how it is lowered to kernel calls. Nothing outside `ops` names one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tinyrnn.errors import Refused as Refused
+from tinyrnn.errors import UnsupportedError
+from tinyrnn.graph.clock import Clock
+from tinyrnn.graph.ir import Graph, Node, Spec
+
+Array = np.ndarray[Any, Any]
+Axis = tuple[str, int]
+"""One axis of one value: (value name, axis)."""
+
+RunGraph = Callable[[Graph, Sequence[Array]], list[Array]]
+
+REQUIRED = object()
+"""Stands for the default of an attribute that has none."""
+
+
+# Operands of a kernel call, resolved to addresses by the plan.
+
+
+@dataclass(frozen=True)
+class Value:
+    """The address of a value of the frame graph, `offset` elements on, and `turn` more for each turn of the loop round it."""
+
+    name: str
+    offset: int = 0
+    turn: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """The address of packed constant data, float32."""
+
+    array: Array
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The address of float32 elements that live during one node's calls: `fixed`, or `per_row` times the rows of `of`."""
+
+    key: str
+    fixed: int = 0
+    per_row: int = 0
+    offset: int = 0
+    of: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The address of a part of the stream's state, float32, with its value after reset."""
+
+    name: str
+    initial: Array
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The number of rows in this call of a value, by default the node's first output."""
+
+    of: str = ""
+    times: int = 1
+    """rows of the kernel in one row of the value"""
+
+
+@dataclass(frozen=True)
+class Started:
+    """0 in the first call after a reset, otherwise 1."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How often the innermost loop round the call has been gone through: 0, 1, …"""
+
+
+@dataclass(frozen=True)
+class Count:
+    """Rows of a value since the reset, before this call."""
+
+    of: str
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Rows that the whole sequence has of a value, or -1 while its end is not known."""
+
+    of: str
+
+
+Operand = Value | Weight | Scratch | State | Rows | Started | Count | Whole | Turn | int | float
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call of the step. `kernel` is registered, or `source` is the text of a function of its own."""
+
+    kernel: Callable[..., Any] | str
+    operands: tuple[Operand, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Open:
+    """The head of a block of calls: a line of the page with an operand for each `{}` and, in a loop, `TURN` for its variable."""
+
+    text: str
+    operands: tuple[Operand, ...] = ()
+    by_row: bool = False
+    """a loop over the rows of a call, one of which the calls inside see"""
+
+
+@dataclass(frozen=True)
+class Close:
+    """The end of the innermost open block; an empty block does what `otherwise` says."""
+
+    otherwise: str = "pass"
+
+
+@dataclass(frozen=True)
+class Body:
+    """The calls of a nested graph."""
+
+    graph: Graph
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """What an operator may ask for while it is lowered."""
+
+    specs: dict[str, Spec]
+    constants: dict[str, Array]
+    per_row: Callable[[str], bool]
+    """True where a value has one row per frame; False where there is one per call or it is constant"""
+    clock: Callable[[str], Clock]
+    """the clock of a value per row"""
+    carries: Callable[[str, str], bool]
+    """True where a walk over time starts from the first value, a state that the graph takes in, and hands it out as the second"""
+    lanes: int
+    registers: int
+
+    def row_stride(self, name: str) -> int:
+        """Elements from one row of a value to the next: 0 for a value that all rows share."""
+        return self.specs[name].elements if self.per_row(name) else 0
+
+
+def literal(value: float) -> str:
+    """A float32 in words of the kernel language, infinities included."""
+    number = float(value)
+    if number != number:
+        raise Refused("one of its numbers is NaN")
+    return f"splat({number!r})" if abs(number) < np.inf else f"splat({'-' if number < 0 else ''}1e999)"
+
+
+class SizesDiffer(Refused):
+    """Two sizes that an operator needs to be equal are not; if one is left open by the file, they become one."""
+
+    def __init__(self, text: str, pairs: Sequence[tuple[int, int]]) -> None:
+        super().__init__(text)
+        self.pairs = pairs
+
+
+class Uneven(Refused):
+    """Elements do not come out even; a multiple of an open size may."""
+
+
+class Op:
+    """The base of all operators. Shapes in `infer`, `links` and `reference` are the file's own."""
+
+    name: ClassVar[str]
+    inputs: ClassVar[tuple[str, ...]]
+    """names of the inputs; a final `?` marks an optional one, a final `*` any number"""
+    outputs: ClassVar[tuple[str, ...]] = ("Y",)
+    attributes: ClassVar[dict[str, Any]] = {}
+    parameters: ClassVar[dict[str, int]] = {}
+    """inputs that must be known at load and become attributes: attribute name → input index"""
+    since: ClassVar[int] = 1
+    internal: ClassVar[bool] = False
+    """made by a pass, not found in files"""
+    foldable: ClassVar[bool] = True
+    moves: ClassVar[bool] = False
+    """only moves elements"""
+    elementwise: ClassVar[bool] = False
+    """computes every element on its own, so that a chain of such can run as one loop"""
+    in_place: ClassVar[bool] = False
+    """an element of the output is the one at its place in the first input, scaled and shifted by others"""
+    known_only: ClassVar[bool] = False
+    """runs only where its inputs are known at load"""
+    random: ClassVar[bool] = False
+    """draws numbers, which no other runtime draws"""
+    settable: ClassVar[tuple[str, ...]] = ()
+    """attributes that `bind` may set, each a number, as NODE.ATTRIBUTE"""
+    of_shape: ClassVar[bool] = False
+    """needs the shape of its input, not the data: always known"""
+
+    def from_spec(self, node: Node, spec: Spec) -> Array:
+        """The result of an operator `of_shape`."""
+        raise Refused("it needs data")
+
+    def attribute(self, node: Node, name: str) -> Any:
+        value = node.attributes.get(name, self.attributes[name])
+        return None if value is REQUIRED else value
+
+    def refuses(self, node: Node) -> str | None:
+        """Why a node with these attributes cannot run, whatever its inputs are."""
+        return None
+
+    def axes_of(self, node: Node, specs: Sequence[Spec | None]) -> int | None:
+        """Of how many axes the attributes axis and axes count; None where they may be anything."""
+        return None if node.domain or not specs or specs[0] is None else max(len(specs[0].shape), 1)
+
+    def check_axes(self, node: Node, specs: Sequence[Spec | None]) -> None:
+        """Raise `Refused` for an axis that is not there."""
+        rank = self.axes_of(node, specs)
+        if rank is None:
+            return
+        for key in ("axis", "axes"):
+            given = node.attributes.get(key)
+            if given is not None and any(not -rank <= int(axis) < rank for axis in np.ravel(given)):
+                raise Refused(f"{key}={np.ravel(given).tolist()} is beyond {rank} axes; supported are {-rank} to {rank - 1}")
+
+    def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
+        """Bring the forms of all opset versions to one; raise `Refused` where a value is not supported."""
+
+    def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
+        """Specs of the outputs."""
+        if self.known_only:
+            raise Refused("what it makes, and of what shape, depends on the model's input; supported are inputs known at load")
+        raise Refused("its shape cannot be found")
+
+    def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
+        """Pairs of axes, of inputs and outputs, along which rows pass through independently."""
+        yield from ()
+
+    def merges(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[list[Axis], list[Axis]]]:
+        """Groups of axes that are joined or split: row-major, together the same elements."""
+        yield from ()
+
+    def resamples(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
+        """Pairs of axes, of inputs and outputs, where the output's is time if the input's is, with other rows."""
+        yield from ()
+
+    def frame(self, node: Node, frames: Frames) -> Node | list[Node]:
+        """The node over frames, or several: row axes removed from attributes and from the shapes of its inputs."""
+        raise Refused("it cannot be computed frame by frame")
+
+    def clock(self, node: Node, of: Clock) -> Clock:
+        """The clock of the outputs of a node of the frame graph whose inputs have the clock `of`."""
+        return of
+
+    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        """The operator in plain NumPy, straight from the specification."""
+        raise Refused("it has no reference")
+
+    def lower(self, node: Node, env: Lowering) -> Sequence[Call | Open | Close | Body]:
+        """Kernel calls for a node of the frame graph, in blocks where it holds graphs of its own."""
+        raise Refused("it runs only where its inputs are known at load")
+
+    def alias(self, node: Node) -> str | None:
+        """The input whose memory the output shares as it is, if any."""
+        return None
+
+    def looks_up(self, node: Node, constants: Mapping[str, Array]) -> tuple[Array, str] | None:
+        """(table [entries, size], indices) where the output of a node of the frame graph is rows of a constant table."""
+        return None
+
+    def take_table(self, node: Node, table: Array, indices: str, specs: Mapping[str, Spec]) -> Node | None:
+        """A node of the frame graph that does the same from the indices of its first input's rows in a constant table."""
+        return None
+
+    def row_axes(self, node: Node) -> tuple[Axis, Axis | None] | None:
+        """The axes of an input that are time and batch, where the operator defines them, or time alone."""
+        return None
+
+    def may_be_time(self, node: Node) -> list[Axis]:
+        """Axes of inputs that are time where nothing else in the graph tells of one."""
+        return []
+
+    def misplaced(self, node: Node, specs: Mapping[str, Spec], roles: Mapping[Axis, str]) -> bool:
+        """Whether a node that a guess made is none where the rows are those."""
+        return False
+
+    def starts_from(self, node: Node) -> list[str]:
+        """The inputs that hold the state before the first step, where the operator walks time."""
+        return []
+
+    def carried(self, node: Node) -> list[tuple[str, str]]:
+        """Pairs (input, output) where the output is the state that the input was, some steps later."""
+        return []
+
+    def doubt(self, node: Node, producer: str) -> str | None:
+        """Why the file may not be what its author meant, where that is known of its producer."""
+        return None
+
+    def forbids_stream(self, node: Node) -> str | None:
+        """Why a node of the frame graph needs the whole sequence, if it does."""
+        return None
+
+    def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
+        """Multiply-adds per row of a node of the frame graph."""
+        return 0
+
+    # Operators that hold graphs.
+
+    def arguments(self, node: Node) -> int:
+        """How many inputs come before what the nested graphs read from outside."""
+        return len(node.inputs)
+
+    def enter(self, node: Node, key: str, specs: Sequence[Spec | None]) -> list[Spec]:
+        """Specs of the inputs of a nested graph."""
+        raise Refused("it takes no graph")
+
+    def choose(self, node: Node, constants: Mapping[str, Array]) -> str | None:
+        """The attribute of the nested graph that takes the node's place, where constants say which."""
+        return None
+
+    def inline(self, node: Node, key: str) -> list[Node]:
+        """The nodes of the nested graph that takes the node's place."""
+        raise Refused("it takes no graph")
+
+    def learn(self, node: Node, constants: Mapping[str, Array]) -> None:
+        """Note in the attributes what constants tell, inside the nested graphs too."""
+
+    def prune(self, node: Node) -> None:
+        """Drop what the nested graphs make for outputs that nothing needs."""
+
+    def compute(self, node: Node, arrays: Sequence[Array | None], run: RunGraph) -> tuple[Array, ...]:
+        """As `reference`, with a function that runs a nested graph on its inputs."""
+        return self.reference(node, arrays)
+
+    def row_by_row(self, node: Node, per_row: Callable[[str], bool]) -> bool:
+        """Whether a node of the frame graph runs its nested graphs for one row after the other."""
+        return False
+
+    def index_bound(self, node: Node, env: Lowering) -> tuple[str, int, int] | None:
+        """(input, lowest, highest) where an input holds indices."""
+        return None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Which axes of which values are rows, for `Op.frame`."""
+
+    specs: dict[str, Spec]
+    roles: dict[Axis, str]
+    """'time' or 'batch' for each row axis"""
+    constants: dict[str, Array]
+    made: dict[str, Spec] = field(default_factory=dict)
+    """values per row that the frame graph has and the file has not: their frames"""
+    windows: dict[str, Node] = field(default_factory=dict)
+    """the windows made, by output"""
+
+    def role(self, name: str, axis: int) -> str | None:
+        return self.roles.get((name, axis))
+
+    def rows(self, name: str) -> list[int]:
+        """The row axes of a value, ascending."""
+        return [a for a in range(len(self.specs[name].shape)) if (name, a) in self.roles]
+
+    def kept(self, name: str) -> list[int]:
+        """The axes of a value that stay in its frame, ascending."""
+        return [a for a in range(len(self.specs[name].shape)) if (name, a) not in self.roles]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The frame shape of a value."""
+        return tuple(self.specs[name].sizes[a] for a in self.kept(name))
+
+    def axis(self, name: str, axis: int) -> int:
+        """Where an axis of the file's shape stands in the frame's shape."""
+        return self.kept(name).index(axis % max(len(self.specs[name].shape), 1))
+
+    def window(
+        self,
+        node: Node,
+        name: str,
+        offsets: Sequence[int],
+        step: int = 1,
+        extra: int = -1,
+        value: float = 0.0,
+        edge: bool = False,
+        before: Array | None = None,
+        output: str = "",
+    ) -> tuple[Node, str]:
+        """A node, and its output whose row j holds the rows j * step + offset of `name`: [offsets, *frame of name].
+
+        For an input of L rows the output has (L + extra) // step + 1. Rows before the first and after the last are
+        `value`; or, with `edge`, the first and the last; `before` [rows, *frame] are rows that come before the first.
+        With one offset the output, named `output` if given, has the frame of `name`.
+        """
+        inner = self.windows.get(name)
+        if inner is not None and len(inner.attributes["offsets"]) == 1 and min(offsets) >= 0 and extra < -max(offsets):
+            first, name = inner.attributes, inner.inputs[0]  # rows of rows are rows, where none lies outside
+            offsets = [o * first["step"] + first["offsets"][0] for o in offsets]
+            step, extra = step * first["step"], first["extra"] + first["step"] * (1 + extra)
+            value, edge, before = first["value"], first["edge"], first["before"]
+        frame = self.shape(name) if name in self.specs else self.made[name].sizes
+        spec = Spec((self.specs.get(name) or self.made[name]).dtype, frame if len(offsets) == 1 else (len(offsets), *frame))
+        attributes = {
+            "offsets": tuple(int(o) for o in offsets),
+            "step": int(step),
+            "extra": int(extra),
+            "value": float(value),
+            "edge": edge,
+            "before": before,
+        }
+        window, made = self._make(node, name, "Window", spec, attributes, frame, output)
+        self.windows[made] = window
+        return window, made
+
+    def unfold(self, node: Node, name: str, times: int, start: int, extra: int, output: str = "") -> tuple[Node, str]:
+        """A node, and its output whose rows are the `times` rows that each frame [times, *frame] of `name` holds.
+
+        For an input of L rows the output has L * times + extra, without the first `start`.
+        """
+        if extra > -start:
+            raise Refused(f"its output is {extra + start} rows longer than what it is made of")
+        frame = self.shape(name) if name in self.specs else self.made[name].sizes
+        spec = Spec((self.specs.get(name) or self.made[name]).dtype, frame[1:])
+        return self._make(node, name, "Unfold", spec, {"times": times, "start": start, "extra": extra}, frame, output)
+
+    def value(self, stem: str, spec: Spec) -> str:
+        """A new value per row."""
+        name, count = stem, 0
+        while name in self.specs or name in self.made:
+            count += 1
+            name = f"{stem}.{count}"
+        self.made[name] = spec
+        return name
+
+    def _make(
+        self, node: Node, name: str, op: str, spec: Spec, attributes: dict[str, Any], frame: tuple[int, ...], output: str
+    ) -> tuple[Node, str]:
+        made = output or self.value(f"{name}.{op.lower()}", spec)
+        return Node(
+            op,
+            made if made in self.made else f"{node.name}.{op.lower()}",
+            (name,),
+            (made,),
+            attributes,
+            domain=OURS,
+            shapes=(frame,),
+        ), made
+
+    def node(self, node: Node, attributes: dict[str, Any] | None = None, shapes: Sequence[tuple[int, ...]] | None = None) -> Node:
+        """The node over frames, by default seeing each input in its frame shape."""
+        seen = tuple(shapes) if shapes is not None else tuple(self.shape(i) if i else () for i in node.inputs)
+        return Node(
+            node.op,
+            node.name,
+            node.inputs,
+            node.outputs,
+            dict(node.attributes if attributes is None else attributes),
+            node.version,
+            node.domain,
+            seen,
+        )
+
+
+REGISTRY: dict[tuple[str, str], Op] = {}
+"""(domain, name) → operator; operators of our own have the domain "tinyrnn"."""
+
+OURS = "tinyrnn"
+
+
+def register(cls: type[Op]) -> type[Op]:
+    """Make an operator known by its name, which no other may have (ValueError)."""
+    key = (OURS if cls.internal else "", cls.name)
+    if key in REGISTRY:
+        raise ValueError(f"two operators are called {cls.name}: in {type(REGISTRY[key]).__module__} and {cls.__module__}")
+    REGISTRY[key] = cls()
+    return cls
+
+
+REWRITES: list[Callable[[Graph], None]] = []
+"""Rewritings of file graphs, in the order registered: what recognises a form belongs to the op it becomes."""
+
+
+def rewrite(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
+    REWRITES.append(function)
+    return function
+
+
+GUESSES: list[Callable[[Graph], None]] = []
+"""Rewritings that come last, and that are taken back where an operator that they made is `misplaced`."""
+
+
+def guess(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
+    GUESSES.append(function)
+    return function
+
+
+BEFORE_SHAPES: list[Callable[[Graph], None]] = []
+"""Rewritings of file graphs whose shapes are not known yet, for forms that have no shape."""
+
+
+def before_shapes(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
+    BEFORE_SHAPES.append(function)
+    return function
+
+
+ADVICE: dict[str, str] = {}
+"""operator that is not run → what to do about it"""
+
+
+def not_known(node: Node) -> str:
+    """A node's operator, for which there is no class, and what to do about it."""
+    advice = ADVICE.get(node.op)
+    return f"operator {node.domain + '.' if node.domain else ''}{node.op}{f' ({advice})' if advice else ''}"
+
+
+def op_of(node: Node) -> Op:
+    """The operator of a node. Raises `UnsupportedError` where there is none."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    found = REGISTRY.get((domain, node.op))
+    if found is None:
+        raise UnsupportedError(f"{not_known(node)} (node {node.name!r})")
+    return found

@@ -1,0 +1,332 @@
+"""What the words of `lanes` mean in Numba for a processor: one Vec is one LLVM vector.
+
+`install(lanes)` teaches Numba the words, once per process; LANES = 1 gives plain scalars.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.datamodel import models, register_default
+from numba.core.imputils import lower_builtin, lower_cast
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import register_jitable, type_callable
+
+from tinyrnn import lanes as words
+from tinyrnn.lanes.chains import CHAINS, chain12
+from tinyrnn.lanes.pipeline import Pipeline
+
+F32, F64 = ir.FloatType(), ir.DoubleType()
+I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+ELEMENTS = {
+    words.f32: (types.float32, F32),
+    words.i64: (types.int64, I64),
+    words.i32: (types.int32, I32),
+    words.u8: (types.uint8, I8),
+    words.f64: (types.float64, F64),
+    words.i8: (types.int8, I8),
+    words.i16: (types.int16, I16),
+    words.u16: (types.uint16, I16),
+    words.u32: (types.uint32, I32),
+    words.u64: (types.uint64, I64),
+}
+ELEMENT_ALIGNMENT = {F32: 4, F64: 8, I64: 8, I32: 4, I16: 2, I8: 1}
+
+
+class _Lanes(types.Type):
+    """A value with LANES elements, for Numba."""
+
+    def __init__(self, name: str, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(f"{name}x{lanes}")
+
+
+class VecType(_Lanes):
+    pass
+
+
+class MaskType(_Lanes):
+    pass
+
+
+class PointerType(types.Type):
+    def __init__(self, element: types.Type) -> None:
+        self.element = element
+        super().__init__(f"pointer_{element}")
+
+
+def _element(pointer: PointerType) -> ir.Type:
+    return next(llvm for kind, llvm in ELEMENTS.values() if kind == pointer.element)
+
+
+def _wide(element: ir.Type, lanes: int) -> ir.Type:
+    return element if lanes == 1 else ir.VectorType(element, lanes)
+
+
+@register_default(VecType)
+class _VecModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: VecType) -> None:
+        super().__init__(dmm, fe_type, _wide(F32, fe_type.lanes))
+
+
+@register_default(MaskType)
+class _MaskModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: MaskType) -> None:
+        super().__init__(dmm, fe_type, _wide(ir.IntType(1), fe_type.lanes))
+
+
+@register_default(PointerType)
+class _PointerModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: PointerType) -> None:
+        super().__init__(dmm, fe_type, _element(fe_type).as_pointer())
+
+
+def _splat(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
+    if lanes == 1:
+        return scalar
+    wide = ir.VectorType(scalar.type, lanes)
+    one = builder.insert_element(ir.Constant(wide, ir.Undefined), scalar, ir.Constant(I32, 0))
+    return builder.shuffle_vector(one, ir.Constant(wide, ir.Undefined), ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
+
+
+def _constant(element: ir.Type, value: float, lanes: int) -> ir.Constant:
+    return ir.Constant(element, value) if lanes == 1 else ir.Constant(ir.VectorType(element, lanes), [value] * lanes)
+
+
+def _intrinsic(builder: ir.IRBuilder, name: str, lanes: int, args: list[ir.Value]) -> ir.Value:
+    wide = _wide(F32, lanes)
+    suffix = "f32" if lanes == 1 else f"v{lanes}f32"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(wide, [a.type for a in args]), f"llvm.{name}.{suffix}"
+    )
+    return builder.call(function, args)
+
+
+Lowering = Callable[[Any, ir.IRBuilder, Any, list[ir.Value]], ir.Value]
+
+
+def _define(
+    word: Callable[..., Any],
+    result: types.Type | Callable[..., types.Type | None],
+    arguments: list[type | types.Type],
+    lower: Lowering,
+) -> None:
+    """Type and lower one word. `result` is the type, or a function of the argument types."""
+    arity = len(arguments)
+
+    def typer_of(context: Any) -> Callable[..., types.Type | None]:
+        def of(*args: types.Type) -> types.Type | None:
+            return result if isinstance(result, types.Type) else result(*args)
+
+        names = ", ".join(f"a{i}" for i in range(arity))
+        typer: Callable[..., types.Type | None] = eval(f"lambda {names}: of({names})", {"of": of})
+        return typer  # written out, as type_callable reads the arity off the signature
+
+    type_callable(word)(typer_of)
+    lower_builtin(word, *arguments)(lower)
+
+
+def _advance(builder: ir.IRBuilder, args: list[ir.Value], wide: ir.Type | None = None) -> ir.Value:
+    """The address of element args[1] of pointer args[0], as a pointer to `wide` where given."""
+    address = builder.gep(args[0], [args[1]])
+    return address if wide is None else builder.bitcast(address, wide.as_pointer())
+
+
+def _install_pointers() -> None:
+    for word, (kind, _) in ELEMENTS.items():
+
+        def make(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+            return b.inttoptr(args[0], cx.get_value_type(sig.return_type))
+
+        _define(word, PointerType(kind), [types.Integer], make)
+
+    def at(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return _advance(b, args)
+
+    def get(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return b.load(_advance(b, args), align=ELEMENT_ALIGNMENT[_element(sig.args[0])])
+
+    def put(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        value = cx.cast(b, args[2], sig.args[2], sig.args[0].element)
+        b.store(value, _advance(b, args), align=ELEMENT_ALIGNMENT[_element(sig.args[0])])
+        return cx.get_dummy_value()
+
+    def invoke(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return b.call(b.inttoptr(args[0], ir.FunctionType(I64, [I64] * len(args[1:])).as_pointer()), args[1:])
+
+    _define(words.invoke, types.int64, [types.Integer] * 2, invoke)
+    _define(words.invoke2, types.int64, [types.Integer] * 3, invoke)
+    _define(words.at, lambda p, i: p, [PointerType, types.Integer], at)
+    _define(words.get, lambda p, i: p.element, [PointerType, types.Integer], get)
+    _define(words.put, types.void, [PointerType, types.Integer, types.Any], put)
+
+
+def _install_memory(n: int, vec: VecType) -> None:
+    wide = _wide(F32, n)
+
+    def load(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return b.load(_advance(b, args, wide), align=4)
+
+    def store(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        b.store(args[2], _advance(b, args, wide), align=4)
+        return cx.get_dummy_value()
+
+    def mask(b: ir.IRBuilder, count: ir.Value) -> ir.Value:
+        bits = count.type
+        ramp = ir.Constant(bits, 0) if n == 1 else ir.Constant(ir.VectorType(bits, n), list(range(n)))
+        return b.icmp_signed("<", ramp, _splat(b, count, n))
+
+    def masked(b: ir.IRBuilder, name: str, result: ir.Type, kinds: list[ir.Type], args: list[ir.Value]) -> ir.Value:
+        suffix = "f32" if n == 1 else f"v{n}f32"
+        function = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, kinds), f"llvm.masked.{name}.{suffix}.p0")
+        return b.call(function, args)
+
+    def load_part(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        address = _advance(b, args, wide)
+        zero = _constant(F32, 0.0, n)
+        if n == 1:
+            slot = cgutils.alloca_once_value(b, zero)
+            with b.if_then(mask(b, args[2])):
+                b.store(b.load(address, align=4), slot)
+            return b.load(slot)
+        held = mask(b, args[2])
+        return masked(b, "load", wide, [address.type, I32, held.type, wide], [address, ir.Constant(I32, 4), held, zero])
+
+    def store_part(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        address = _advance(b, args, wide)
+        held = mask(b, args[3])
+        if n == 1:
+            with b.if_then(held):
+                b.store(args[2], address, align=4)
+        else:
+            masked(b, "store", ir.VoidType(), [wide, address.type, I32, held.type], [args[2], address, ir.Constant(I32, 4), held])
+        return cx.get_dummy_value()
+
+    _define(words.load, vec, [PointerType, types.Integer], load)
+    _define(words.store, types.void, [PointerType, types.Integer, VecType], store)
+    _define(words.load_part, vec, [PointerType, types.Integer, types.Integer], load_part)
+    _define(words.store_part, types.void, [PointerType, types.Integer, VecType, types.Integer], store_part)
+
+
+def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
+    ints, ones = _wide(I32, n), _wide(F32, n)
+
+    def call(name: str) -> Lowering:
+        return lambda cx, b, sig, args: _intrinsic(b, name, n, args)
+
+    for word, name, arity in (
+        (words.fma, "fma", 3),
+        (words.absolute, "fabs", 1),
+        (words.square_root, "sqrt", 1),
+        (words.round_even, "rint", 1),
+        (words.floor, "floor", 1),
+        (words.truncate, "trunc", 1),
+        (words.copy_sign, "copysign", 2),
+    ):
+        _define(word, vec, [VecType] * arity, call(name))
+
+    for word, relation in ((words.minimum, "<"), (words.maximum, ">")):
+
+        def extreme(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value], relation: str = relation) -> ir.Value:
+            chosen = b.select(b.fcmp_ordered(relation, args[1], args[0]), args[1], args[0])  # of two zeros the first
+            return b.select(b.fcmp_unordered("uno", args[0], args[0]), args[1], chosen)
+
+        _define(word, vec, [VecType, VecType], extreme)
+
+    for comparison, relation in ((words.less, "<"), (words.less_equal, "<="), (words.equal, "==")):
+
+        def compare(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value], relation: str = relation) -> ir.Value:
+            return b.fcmp_ordered(relation, *args)
+
+        _define(comparison, mask, [VecType, VecType], compare)
+
+    def splat(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return _splat(b, cx.cast(b, args[0], sig.args[0], types.float32), n)
+
+    def select(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return b.select(*args)
+
+    def scale2(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        biased = b.add(b.fptosi(args[1], ints), _constant(I32, 127, n))
+        return b.fmul(args[0], b.bitcast(b.shl(biased, _constant(I32, 23, n)), ones))
+
+    def exponent(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        field = b.and_(b.lshr(b.bitcast(args[0], ints), _constant(I32, 23, n)), _constant(I32, 255, n))
+        return b.sitofp(b.sub(field, _constant(I32, 127, n)), ones)
+
+    def mantissa(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        fraction = b.and_(b.bitcast(args[0], ints), _constant(I32, 0x7FFFFF, n))
+        return b.bitcast(b.or_(fraction, _constant(I32, 0x3F800000, n)), ones)
+
+    _define(words.splat, vec, [types.Number], splat)
+    _define(words.select, vec, [MaskType, VecType, VecType], select)
+    _define(words.scale2, vec, [VecType, VecType], scale2)
+    _define(words.exponent, vec, [VecType], exponent)
+    _define(words.mantissa, vec, [VecType], mantissa)
+    _define(words.lanes, types.intp, [], lambda cx, b, sig, args: ir.Constant(cx.get_value_type(types.intp), n))
+
+    for function, name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
+
+        def arithmetic(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value], name: str = name) -> ir.Value:
+            return getattr(b, name)(*args)
+
+        _operator(function, vec, 2)
+        lower_builtin(function, VecType, VecType)(arithmetic)
+    _operator(operator.neg, vec, 1)
+    lower_builtin(operator.neg, VecType)(lambda cx, b, sig, args: b.fneg(args[0]))
+
+
+def _install_chain12(vec: VecType) -> None:
+    def call(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        kind = ir.FunctionType(ir.LiteralStructType([F32] * CHAINS), [a.type for a in args])
+        made = b.call(cgutils.get_or_insert_function(b.module, kind, "tinyrnn_chain12"), args)
+        return cx.make_tuple(b, sig.return_type, [b.extract_value(made, k) for k in range(CHAINS)])
+
+    result = types.UniTuple(vec, CHAINS)
+    _define(chain12, result, [PointerType, PointerType, types.Integer, *[VecType] * CHAINS], call)
+
+
+def _operator(function: Callable[..., Any], vec: VecType, arity: int) -> None:
+    class Template(AbstractTemplate):
+        key = function
+
+        def generic(self, args: tuple[types.Type, ...], kws: Any) -> Any:
+            if len(args) == arity and all(isinstance(a, VecType) for a in args):
+                return signature(vec, *args)
+            return None
+
+    infer_global(function)(Template)
+
+
+@cache
+def install(lanes: int, chains: bool = False) -> None:
+    """Teach Numba the words for vectors of `lanes` float32, and every registered kernel. Once per process.
+
+    With `chains`, `chain12` is a function that comes with the machine's arithmetic.
+    """
+    if install.cache_info().currsize:
+        raise RuntimeError("the words already have a meaning in this process, with another number of lanes")
+    vec, mask = VecType("f32", lanes), MaskType("mask", lanes)
+    _install_pointers()
+    _install_memory(lanes, vec)
+    _install_arithmetic(lanes, vec, mask)
+    if chains:
+        _install_chain12(vec)
+    teach([k for k in words.KERNELS if not (chains and k is chain12)])
+
+
+@lower_cast(VecType, VecType)
+def _same(cx: Any, b: ir.IRBuilder, fromty: Any, toty: Any, value: ir.Value) -> ir.Value:
+    return value
+
+
+def teach(functions: Iterable[Callable[..., Any]]) -> None:
+    """Let compiled code call these plain functions, which are compiled with it."""
+    for function in functions:
+        register_jitable(pipeline_class=Pipeline)(function)

@@ -1,0 +1,199 @@
+"""Whole models in the cache: what a load came to, so that the next one needs neither the file's reader nor the passes.
+
+A model is found by a hash of its file, its name, the options of the load, the package and the machine. Its code lies
+beside it, as other models may have the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.frontends.source import label
+from tinyrnn.graph.arrays import Array, SizeRule
+from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.runtime import Model
+from tinyrnn.runtime.built import layout_from, layout_value
+from tinyrnn.runtime.memory import ALIGNMENT, Layout, aligned
+from tinyrnn.targets import cache
+from tinyrnn.targets.code import Code, objects_in
+from tinyrnn.targets.keys import key_of, package
+from tinyrnn.targets.machine import host
+
+SHARE = 4
+"""a model is kept where it takes no more than this part of the cache"""
+HEADER = 8
+"""bytes of the header's length, at the start"""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A model as the cache has it."""
+
+    layout: Layout
+    code: Code
+    said: Sequence[str]
+    """the warnings of its load"""
+    sized: Mapping[str, Any] | None
+    """of a model with run-time sizes, what `SizedModel` takes"""
+
+
+def file_name(source: Any, options: Mapping[str, Any]) -> str:
+    """Where the cache has, or would have, what a load of `source` with `options` comes to; empty where nowhere.
+
+    A model in memory that can be changed is not kept.
+    """
+    try:
+        digest = _digest(source)
+        given = _text({name: value for name, value in options.items() if value is not None})
+    except (OSError, ValueError, TypeError):
+        return ""
+    kind = "memory" if isinstance(source, bytes) else "file"
+    return _file_name(kind, label(source), digest, given)
+
+
+def at_sizes(name: str, sizes: Mapping[str, int]) -> str:
+    """Where the cache has a model with run-time sizes, itself in the file `name`, for given ones."""
+    return _file_name(name, _text(sizes)) if name else ""
+
+
+def _file_name(*texts: str) -> str:
+    return f"{cache.MODELS}/{key_of(host(), *texts, basis=package())}.model"
+
+
+def find(name: str, source: Any) -> Kept | None:
+    """The model in a file of the cache; None where it is not there, or the files beside it are others now."""
+    data = cache.read(name) if name else None
+    if data is None:
+        return None
+    header, (initial, memory, *batches) = _opened(data)
+    code = cache.read(header["code"])
+    if code is None or any(_of_file(_folder(source) / place) != digest for place, digest in header["beside"].items()):
+        return None
+    layout = replace(
+        layout_from(header["layout"], memory[header["table"] :]),
+        table=memory[: header["table"]] if header["table"] else None,
+        initial_state=initial,
+        batches=dict(zip(header["batches"], batches, strict=True)),
+        sizes=tuple(SizeRule(**rule) for rule in header["sizes"]),
+    )
+    return Kept(layout, Code(header["code"], objects_in(code), header["entries"], True), header["said"], header["sized"])
+
+
+def keep(name: str, source: Any, model: Model, said: Sequence[str], beside: Mapping[str, int]) -> None:
+    """Put a model into the cache, unless it is large for that, or has types that NumPy lacks.
+
+    said:   the warnings of its load
+    beside: the files in its folder that hold weights, as `Graph.beside`
+    """
+    layout, code = model._layout, model._code
+    ports = (*layout.inputs, *layout.outputs, *layout.state_inputs, *layout.state_outputs)
+    table = np.zeros(0, np.uint8) if layout.table is None else layout.table
+    arrays = (layout.initial_state, np.concatenate([table, layout.weights]), *layout.batches.values())
+    types = {*(p.dtype for p in ports), *(part[3] for part in layout.state_parts), *(a.dtype for a in arrays)}
+    if not name or any(dtype.isbuiltin != 1 for dtype in types) or SHARE * sum(a.nbytes for a in arrays) > cache.largest():
+        return
+    folder = _folder(source)
+    try:
+        if any((folder / place).stat().st_mtime_ns != changed for place, changed in beside.items()):
+            return
+    except OSError:
+        return
+    header = {
+        "name": layout.name,
+        "code": code.name,
+        "entries": code.entries,
+        "said": [*said],
+        "beside": {place: _of_file(folder / place) for place in sorted(beside)},
+        "layout": layout_value(layout),
+        "table": len(table),
+        "batches": [*layout.batches],
+        "sizes": [asdict(rule) for rule in layout.sizes],
+        "sized": model._described if isinstance(model, SizedModel) else None,
+    }
+    cache.write(name, _closed(header, arrays))
+
+
+def name_in(name: str) -> str:
+    """What the model in a file of the cache is called; empty where it cannot be read."""
+    folder = cache.cache_folder()
+    try:
+        with ((folder or Path()) / name).open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(HEADER), "little")))
+            return str(header["name"])
+    except (OSError, ValueError, LookupError, TypeError, MemoryError, OverflowError):
+        return ""
+
+
+def _folder(source: Any) -> Path:
+    """Where external data of a model may be."""
+    return Path(source).resolve().parent if isinstance(source, (str, PathLike)) else Path()
+
+
+def _digest(source: Any) -> str:
+    """A hash of a model's file. Raises `TypeError` for what is neither a path nor bytes."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    if not isinstance(source, (str, PathLike)):
+        raise TypeError
+    found = _of_file(Path(source))
+    if not found:
+        raise ValueError
+    return found
+
+
+def _of_file(path: Path) -> str:
+    """A hash of a file; empty where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def _text(value: Any) -> str:
+    """One text for each value that options can have. Raises `TypeError` for what cannot be told apart by a text."""
+    if value is None or type(value) in (bool, int, float, str):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{_text(key)}:{_text(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_text, value)) + "]"
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.isbuiltin == 1 and not value.dtype.hasobject:
+        return f"{value.dtype.str}{value.shape}{hashlib.sha256(value.tobytes()).hexdigest()}"
+    raise TypeError
+
+
+def _closed(header: Mapping[str, Any], arrays: Sequence[Array]) -> bytes:
+    """The length of the header, the header, and the arrays, each on a boundary."""
+    described = [(array.dtype.str, array.shape) for array in arrays]
+    text = json.dumps({**header, "arrays": described}).encode()
+    made = bytearray(len(text).to_bytes(HEADER, "little") + text)
+    for array in arrays:
+        made += bytes(-len(made) % ALIGNMENT)
+        made += array.tobytes()
+    return bytes(made)
+
+
+def _opened(data: bytes) -> tuple[dict[str, Any], list[Array]]:
+    end = HEADER + int.from_bytes(data[:HEADER], "little")
+    header: dict[str, Any] = json.loads(data[HEADER:end])
+    arrays = []
+    for code, shape in header["arrays"]:
+        end += -end % ALIGNMENT
+        array = aligned(prod(shape), np.dtype(code))
+        array[:] = np.frombuffer(data, np.dtype(code), prod(shape), end)
+        arrays.append(array.reshape(shape))
+        end += array.nbytes
+    return header, arrays

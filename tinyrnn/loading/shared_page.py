@@ -1,0 +1,171 @@
+"""One compiled page for many sizes: the numbers in which pages differ are read from a table, not compiled in.
+
+Two pages of one model at different sizes are the same program with other numbers. Those numbers become variables, whose
+values for each size stand before the model's weights. A page that is another program (a kernel chosen by size) is compiled anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.compile.codegen import Source
+from tinyrnn.graph.arrays import Array
+from tinyrnn.runtime.memory import ALIGNMENT, aligned
+from tinyrnn.targets.cpu import compile_source
+
+ENTRIES = ("run", "call", "call_many")
+"""the functions of a page that take the context; all others are handed the address of the table"""
+TABLE = "_table"
+"""the name of its address in functions of the page"""
+WORD = 8
+"""bytes of an entry of the table"""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page taken apart: the text without its numbers, and the numbers in the order of the text."""
+
+    skeleton: str
+    numbers: tuple[int | float, ...]
+
+
+TOKENS = re.compile(r"""#[^\n]*|\"{3}.*?\"{3}|"[^"\n]*"|(?<![\w.])(\d+\.\d*(?:e[-+]?\d+)?|\d+e[-+]?\d+|\d+)""", re.DOTALL)
+"""comments and strings, and numbers (the group)"""
+
+
+def take_apart(text: str) -> Page:
+    """The page behind a text."""
+    numbers = list[int | float]()
+
+    def taken(match: re.Match[str]) -> str:
+        number = match[1]
+        if number is None:
+            return "" if match[0].startswith("#") else match[0]
+        numbers.append(int(number) if number.isdigit() else float(number))
+        return "0" if number.isdigit() else "0.0"
+
+    return Page(TOKENS.sub(taken, text), tuple(numbers))
+
+
+def _constants(tree: ast.AST) -> list[Any]:
+    """The numbers of a page, in the order of the text."""
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and type(n.value) in (int, float)]
+    return sorted(found, key=lambda node: (node.lineno, node.col_offset))
+
+
+@dataclass
+class Variant:
+    """A compiled page with some of its numbers left open."""
+
+    page: Page
+    open: list[int]
+    """which numbers, in order"""
+    code: Any
+
+    def takes(self, page: Page) -> bool:
+        return page.skeleton == self.page.skeleton and all(
+            place in self.open or a == b for place, (a, b) in enumerate(zip(page.numbers, self.page.numbers, strict=True))
+        )
+
+
+class Shared:
+    """Compiled pages of one model, for all its sizes."""
+
+    def __init__(self) -> None:
+        self.variants: list[Variant] = []
+
+    def code(self, source: Source, weights: Array, neighbour: Callable[[], Source]) -> tuple[Any, Array, Array]:
+        """Code for a page, its table, and the weights behind that in the same memory.
+
+        `neighbour` makes the page of other sizes, which shows what differs; it is called where the page is a new one.
+        """
+        page = take_apart(source.text)
+        variant = next((v for v in self.variants if v.takes(page)), None)
+        if variant is None:
+            like = [v for v in self.variants if v.page.skeleton == page.skeleton]
+            other = take_apart(neighbour().text)
+            opened = {place for v in like for place in (*v.open, *_differing(page, v.page))}
+            if other.skeleton == page.skeleton:
+                opened |= {*_differing(page, other)}
+            variant = Variant(page, sorted(opened), compile_source(_opened(source, sorted(opened))))
+            self.variants = [variant, *(v for v in self.variants if v not in like)]
+        values = [page.numbers[place] for place in variant.open]
+        return variant.code, *_with_table(values, weights)
+
+
+def _differing(a: Page, b: Page) -> list[int]:
+    return [place for place, (x, y) in enumerate(zip(a.numbers, b.numbers, strict=True)) if x != y]
+
+
+def _table_bytes(count: int) -> int:
+    return -(-count * WORD // ALIGNMENT) * ALIGNMENT
+
+
+def _with_table(values: Sequence[int | float], weights: Array) -> tuple[Array, Array]:
+    """The table and the weights, aligned, in one piece of memory."""
+    start = _table_bytes(len(values))
+    memory = aligned(start + max(len(weights), 1))  # an empty array has no address of its own
+    for place, value in enumerate(values):
+        memory[WORD * place : WORD * (place + 1)] = np.array([value], np.float64 if isinstance(value, float) else np.int64).view(
+            np.uint8
+        )
+    memory[start : start + len(weights)] = weights
+    return memory[:start], memory[start:]
+
+
+def _opened(source: Source, places: Sequence[int]) -> Source:
+    """The page with the numbers at `places` read from the table."""
+    tree = ast.parse(source.text)
+    assert [node.value for node in _constants(tree)] == list(take_apart(source.text).numbers)
+    local = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)} - set(ENTRIES)
+    names = {id(node): f"_n{place}" for place, node in enumerate(_constants(tree)) if place in places}
+    order = {f"_n{place}": entry for entry, place in enumerate(places)}
+    for function in (n for n in tree.body if isinstance(n, ast.FunctionDef)):
+        maker = _Opener(names, local)
+        function.body = [maker.visit(statement) for statement in function.body]
+        words = ["f64" if isinstance(maker.read[name], float) else "i64" for name in maker.read]
+        reads = "".join(f"{name} = get({word}({TABLE}), {order[name]})\n" for name, word in zip(maker.read, words, strict=True))
+        at = next((i for i, s in enumerate(function.body) if not _is_text(s)), 0)
+        if function.name in local:
+            function.args.args.insert(0, ast.arg(TABLE))
+        else:
+            at = (
+                next(i for i, s in enumerate(function.body) if isinstance(s, ast.Assign) and ast.unparse(s.targets[0]) == "c") + 1
+            )
+            reads = f"{TABLE} = get(c, 0) - {_table_bytes(len(places))}\n{reads}"
+        function.body[at:at] = ast.parse(reads).body
+    words_used = [w for w in ("f64", "get", "i64") if places]
+    text = ast.unparse(ast.fix_missing_locations(tree))
+    return Source(f"from tinyrnn.lanes import {', '.join(words_used)}\n{text}\n" if words_used else f"{text}\n", source.entries)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+class _Opener(ast.NodeTransformer):
+    """Puts names in the place of numbers, and hands the table on."""
+
+    def __init__(self, names: dict[int, str], local: set[str]) -> None:
+        self.names, self.local = names, local
+        self.read: dict[str, int | float] = {}
+
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
+        name = self.names.get(id(node))
+        if name is None:
+            return node
+        assert isinstance(node.value, (int, float))
+        self.read[name] = node.value
+        return ast.Name(name, ast.Load())
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id in self.local:
+            node.args.insert(0, ast.Name(TABLE, ast.Load()))
+        return node

@@ -1,0 +1,283 @@
+"""From a file to a Model, through the stages of its compilation; and `save`, back to a file."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyrnn import ops
+from tinyrnn.compile.codegen import PORTS, Source, generate
+from tinyrnn.compile.plan import ALIGNMENT, Plan
+from tinyrnn.compile.planner import make_plan
+from tinyrnn.compile.progress import PAGE, PASSES, PLAN, tell
+from tinyrnn.errors import LoadError, TinyRNNError, UnsupportedError
+from tinyrnn.frontends.source import ModelSource, label, read
+from tinyrnn.graph.arrays import Port as UserPort
+from tinyrnn.graph.arrays import is_narrow
+from tinyrnn.graph.ir import Graph, Spec
+from tinyrnn.graph.limits import OverLimit, check_arena, check_code, holds, one_load
+from tinyrnn.graph.op import op_of
+from tinyrnn.loading.shared_page import Shared
+from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
+from tinyrnn.passes.suggest import advice, example
+from tinyrnn.passes.widen import has_doubles
+from tinyrnn.runtime import Layout, Model, aligned
+from tinyrnn.targets.cpu import compile_source
+from tinyrnn.targets.machine import Machine, host
+from tinyrnn.trace import Tracer
+from tinyrnn.trace.program import watched
+
+__all__ = ["Stages", "compile_file", "compile_graph", "ops", "read", "save"]
+
+EXAMPLE_SIZES = (17, 257, 2053)
+"""of axes that are only known when a sequence comes: the first for which the shapes fit"""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What a model went through; `tinyrnn inspect` shows it."""
+
+    graph: Graph
+    """as in the file, bound"""
+    program: Program
+    plan: Plan
+    source: Source
+
+
+def compile_file(path: ModelSource, time: Time | None = None, **how: Any) -> Model:
+    """The model of a file, for this machine; `how` as for `tinyrnn.load`, and `halves` as for `_read_bound`."""
+    return compile_graph(*_read_bound(path, **how), time)
+
+
+def _read_bound(
+    path: ModelSource,
+    bind: Mapping[str, Any] | None = None,
+    states: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    layers: Sequence[Any] | None = None,
+    names: Mapping[str, str | None] | None = None,
+    halves: bool = True,
+) -> tuple[Graph, Mapping[str, str] | None]:
+    """The bound graph and its state pairs; inputs and outputs of half precision are float32 unless `halves`."""
+    graph, stored_states = read(path, layers, names)
+    if not halves:
+        graph.specs = {n: Spec(np.dtype(np.float32), s.shape) if is_narrow(s.dtype) else s for n, s in graph.specs.items()}
+    _check_names(graph.name, states, outputs)
+    graph = bound(graph, bind, outputs)
+    if states is None and stored_states is not None and all(v in graph.outputs for v in stored_states.values()):
+        states = {k: v for k, v in stored_states.items() if k in graph.inputs}
+    return graph, states
+
+
+def _check_names(model: str, states: Any, outputs: Any) -> None:
+    """Raise `LoadError` where names of inputs and outputs are asked for and something else is given."""
+    if states is not None and not (
+        isinstance(states, Mapping) and all(isinstance(name, str) for pair in states.items() for name in pair)
+    ):
+        raise LoadError(f"{model}: states={states!r}; it takes {{state input: state output}}, both by name")
+    if outputs is not None and not isinstance(outputs, Sequence):
+        raise LoadError(f"{model}: outputs={outputs!r}; it takes a list of names")
+
+
+def plan_for(path: ModelSource, machine: Machine, alignment: int, time: Time | None = None, **how: Any) -> Plan:
+    """The plan of a model for another machine, with float32 for half precision, which C and the web lack.
+
+    Raises `LoadError` and `UnsupportedError`.
+    """
+    with one_load(label(path)):
+        return _stages(*_read_bound(path, **how, halves=False), time, machine, alignment).plan
+
+
+def save(model: Model, path: str | PathLike[str]) -> None:
+    """Write a loaded model to an .npz container that `load` reads without the onnx package, bit for bit the same."""
+    from tinyrnn.frontends.npz import write_npz
+
+    stages: Stages = model._source
+    write_npz(Path(path), stages.graph, stages.program.states)
+
+
+def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: Time | None = None) -> Model:
+    """The model of a bound graph, for this machine."""
+    try:
+        stages = _stages(graph, states, time)
+    except UnsupportedError as error:
+        try:
+            model = _for_each_size(graph, states, time, str(error).removeprefix(f"{graph.name}: "))
+            if model is None:
+                raise _advised(graph, states, time, error) from None
+            return model
+        except OverLimit:
+            raise error from None
+    plan = stages.plan
+    check_arena(4 * plan.state_size + plan.arena_fixed + plan.arena_per_row * max(plan.chunk, 1))
+    return Model(layout_of(plan), compile_source(stages.source), stages, cache(partial(tracer_of, stages)))
+
+
+def warnings_of(model: Model) -> Iterator[str]:
+    """What is said at the load of a compiled model."""
+    if type(model) is Model:
+        for rule in model._layout.sizes:
+            if rule.exact:
+                yield f"{model.name}: {rule}. Where that is not meant, export with example sizes that differ"
+        for doubt in doubts(model._source.program, model._source.graph.metadata):
+            yield f"{model.name}: {doubt}"
+
+
+def doubts(program: Program, metadata: Mapping[str, str]) -> Iterator[str]:
+    """What may not be as the file's author meant it."""
+    if program.narrowed:
+        yield f"float64 is computed in float32, about 7 digits; inputs and outputs stay float64 ({program.narrowed})"
+    for node in program.graph.nodes:
+        doubt = op_of(node).doubt(node, metadata.get("producer", ""))
+        if doubt:
+            yield f"node {node.name!r} ({node.op}): {doubt}"
+
+
+def tracer_of(stages: Stages) -> Tracer:
+    """The model once more, with what its recurrent kernels compute among its outputs; the state lies as in the model."""
+    machine = host()
+    program, kept = watched(stages.program)
+    plan = make_plan(program, machine.lanes, machine.registers)
+    assert [(p.name, p.offset, p.shape) for p in plan.parts] == [(p.name, p.offset, p.shape) for p in stages.plan.parts]
+    return Tracer(Model(layout_of(plan), compile_source(generate(plan))), kept)
+
+
+def _stages(
+    graph: Graph,
+    states: Mapping[str, str] | None,
+    time: Time | None,
+    machine: Machine | None = None,
+    alignment: int = ALIGNMENT,
+) -> Stages:
+    machine = machine or host()
+    with one_load(graph.name):
+        holds(graph.nbytes)
+        try:
+            program, plan = _planned(graph, states, time, machine, alignment)
+        except OverLimit:
+            raise
+        except UnsupportedError as error:
+            if not has_doubles(graph):
+                raise
+            program, plan = _planned(graph, states, time, machine, alignment, doubles=False)
+            program.narrowed = str(error).splitlines()[:2][-1].strip().removeprefix(f"{graph.name}: ")
+        tell(PAGE)
+        source = generate(plan)
+        text, calls = source.text, [len(step.operands) for step in plan.steps]
+        check_code(text.count("\n"), text.count("\ndef "), len(calls), max(calls, default=0))
+        return Stages(graph, program, plan, source)
+
+
+def _planned(
+    graph: Graph, states: Mapping[str, str] | None, time: Time | None, machine: Machine, alignment: int, doubles: bool = True
+) -> tuple[Program, Plan]:
+    tell(PASSES)
+    program = prepare(graph, states, time, doubles)
+    tell(PLAN)
+    return program, make_plan(program, machine.lanes, machine.registers, alignment)
+
+
+def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | None, reason: str) -> SizedModel | None:
+    """The model of a graph that runs where some of its open sizes are known; None where that does not help."""
+    shapes = {name: graph.specs[name].shape for name in graph.inputs}
+    opened = list(dict.fromkeys(s for shape in shapes.values() for s in shape if isinstance(s, str)))
+    inner = [s for s in opened if any(s in shape[1:] for shape in shapes.values())]
+    shared, ranks = Shared(), dict[str, int]()
+
+    def staged(sizes: Mapping[str, int]) -> Stages:
+        stages = _stages(bound(graph, sizes, None), states, time)
+        return replace(stages, source=generate(stages.plan, shared=False))
+
+    def model_of(stages: Stages, sizes: Mapping[str, int]) -> Model:
+        layout = layout_of(stages.plan)
+        ranks.update({p.name: len(p.shape) for p in (*layout.inputs, *layout.outputs) if p.name not in ranks})
+        layout = replace(layout, inputs=_ranked(layout.inputs, ranks), outputs=_ranked(layout.outputs, ranks))
+        code, table, weights = shared.code(stages.source, layout.weights, lambda: staged(_others(sizes)).source)
+        return Model(replace(layout, table=table, weights=weights), code, stages, cache(partial(tracer_of, stages)))
+
+    try:
+        batches = open_batches(graph, time)
+    except TinyRNNError:
+        batches = set()
+    for names in dict.fromkeys([*((name,) for name in opened), tuple(inner), tuple(opened)]):
+        for least in EXAMPLE_SIZES if names else ():
+            try:
+                sizes = dict(zip(names, _apart(least), strict=False))
+                stages, other = staged(sizes), staged(_others(sizes))
+            except OverLimit:
+                raise
+            except TinyRNNError:
+                continue
+            if stages.program.kind != other.program.kind:
+                continue
+            sized = replace(stages, graph=graph)
+            return SizedModel(
+                model_of(sized, sizes), shapes, sizes, batches, reason, lambda sizes: model_of(staged(sizes), sizes)
+            )
+    return None
+
+
+def _advised(graph: Graph, states: Mapping[str, str] | None, time: Time | None, error: UnsupportedError) -> UnsupportedError:
+    """The error with values of what the file leaves open, where the model runs with them."""
+    values = example(graph, states, time)
+    return UnsupportedError(f"{error}. {advice(graph, values)}") if values else error
+
+
+def _ranked(ports: Sequence[UserPort], ranks: Mapping[str, int]) -> tuple[UserPort, ...]:
+    """The ports with as many axes as at other sizes: a frame drops leading axes of length 1, but not those that are open."""
+    return tuple(replace(p, shape=(1,) * (ranks[p.name] - len(p.shape)) + p.shape) for p in ports)
+
+
+def _apart(least: int) -> Iterator[int]:
+    """Different sizes, odd and even, none a multiple of another."""
+    return (least + 6 * k for k in itertools.count())
+
+
+def _others(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes near the given ones, in which everything that follows from one is another number."""
+    return {name: size + 2 + 5 * place for place, (name, size) in enumerate(sizes.items())}
+
+
+def layout_of(plan: Plan) -> Layout:
+    """What a model of this plan needs to run."""
+    program = plan.program
+    every = {p.name: p for p in (*program.inputs, *program.outputs)}
+    state_outputs = tuple(_user(every[n]) for n in program.states.values())
+    weights = aligned(len(plan.weights))
+    weights[:] = plan.weights
+    return Layout(
+        name=program.graph.name,
+        kind=program.kind,
+        inputs=tuple(_user(p) for p in program.visible_inputs),
+        outputs=tuple(_user(p) for p in program.visible_outputs),
+        state_inputs=tuple(_user(every[n]) for n in program.states),
+        state_outputs=state_outputs,
+        file_inputs=tuple(p.name for p in program.inputs),
+        file_outputs=tuple(dict.fromkeys(p.name for p in (*program.outputs, *program.visible_outputs))),
+        state_parts=tuple((p.name, p.offset, p.shape, p.initial.dtype) for p in plan.parts),
+        initial_state=plan.initial_state(),
+        weights=weights,
+        arena_fixed=plan.arena_fixed,
+        arena_per_row=plan.arena_per_row,
+        chunk=plan.chunk,
+        lead=plan.lead,
+        waits=tuple(program.waits),
+        refuses_stream=program.refuses_stream,
+        batches=program.batches,
+        multiply_adds=plan.multiply_adds,
+        header=PORTS,
+        metadata=program.graph.metadata,
+        sizes=program.sizes,
+    )
+
+
+def _user(port: Port) -> UserPort:
+    return UserPort(port.name, port.frame, port.dtype, port.per_row, port.file_shape, port.roles, port.clock)

@@ -1,0 +1,369 @@
+"""Kernels for one direction of RNN, GRU and LSTM, written out for the sizes and attributes at hand.
+
+The input's share of the gate sums, p, comes from one matrix product over all frames of the call; a
+kernel walks time, adds the state's share and updates the state. Every unit is one lane, every gate sum
+one chain of fma: bias, then x in order, then h in order. `panel` means LANES units with all their gates;
+the sums of `P` panels stay in registers while h is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tinyrnn.graph.op import literal
+from tinyrnn.lanes.chains import CHAINS
+from tinyrnn.ops.elementwise.activations import BoundActivation
+
+FIRST_LEVEL_CACHE = 1 << 15
+"""bytes of data cache next to nearly every core"""
+
+
+KEPT = {"RNN": ("Ht",), "GRU": ("z", "r", "h", "Ht"), "LSTM": ("i", "o", "f", "c", "Ct", "Ht")}
+"""what a watched kernel stores for each unit, in order: its gates, the last of them the candidate, Ct of LSTM, and Ht"""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a recurrent kernel is written for."""
+
+    op: str
+    H: int
+    activations: tuple[BoundActivation, ...]
+    clip: float | None = None
+    peepholes: bool = False
+    input_forget: bool = False
+    linear_before_reset: bool = False
+    inputs: int = 0
+    """size of x where the kernel takes x itself, 0 where it takes the input's share of the sums"""
+    watched: bool = False
+    """whether the kernel also stores what it computed in each step, see `KEPT`"""
+
+    @property
+    def gates(self) -> int:
+        return {"RNN": 1, "GRU": 3, "LSTM": 4}[self.op]
+
+    @property
+    def phases(self) -> tuple[tuple[int, ...], ...]:
+        """Gates whose sums over h are taken together: GRU's candidate waits for the reset gate when it is applied first."""
+        if self.op == "GRU" and not self.linear_before_reset:
+            return (0, 1), (2,)
+        return (tuple(range(self.gates)),)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """How a kernel walks its sequences: counts and strides in elements; a step of time is a row or lies in a frame."""
+
+    batch: int
+    length: int
+    """steps in one frame, 0 where a step is a row"""
+    y_step: int
+    y_batch: int
+    y_frame: int
+    p_step: int
+    p_batch: int
+    p_frame: int
+    backward: bool
+    lengths: bool
+    """each sequence has its own length"""
+    before_frame: int
+    """elements from one frame's initial h to the next, 0 where all share it"""
+    after_frame: int
+    state_batch: int
+    c_before_frame: int = 0
+
+
+def takes_input(gates: int, inputs: int, H: int, lanes: int) -> bool:
+    """Whether all weights fit the first-level cache: then the products by x fill the waits of the products by h.
+
+    Without vectors arithmetic is what takes time, wherever the weights are, and no memory holds the input's share.
+    """
+    return lanes == 1 or 4 * gates * -(-H // lanes) * lanes * (inputs + H) <= FIRST_LEVEL_CACHE // 2
+
+
+def panels_together(gates: int, panels: int, registers: int, weights: int, lanes: int) -> int:
+    """Panels whose gate sums are kept in registers at once, for `weights` bytes of R.
+
+    Enough sums to hide the wait of each fma: 8, or 4 where the weights stream from the second-level cache, since
+    narrow groups walked to and fro leave more of them in the first. Without vectors CHAINS, for which h is read once.
+    """
+    sums = CHAINS if lanes == 1 else 8 if weights <= FIRST_LEVEL_CACHE else 4
+    fit = max(1, (registers * 3 // 4) // gates)
+    return min(panels, fit, -(-sums // gates))
+
+
+class _Text:
+    """Lines of a kernel at a depth."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.depth = 0
+
+    def __call__(self, *lines: str) -> None:
+        self.lines += ["    " * self.depth + line for line in lines]
+
+
+def kernel_text(cell: Cell, walk: Walk, lanes: int, registers: int) -> str:
+    """The source of KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows): one direction over all its sequences.
+
+    y [step][H], p x or the input's share, r from `pack_state`, hi, ci and ho, co the state before and after,
+    s scratch of 2·H, lens the lengths, rows the number of rows of the call. A watched cell takes one more, kept
+    [step][KEPT][H], which lies as y does with KEPT times its strides.
+    """
+    H, text = cell.H, _Text()
+    lstm, kept = cell.op == "LSTM", len(KEPT[cell.op])
+    text(f"def KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows{', kept' if cell.watched else ''}):")
+    text.depth = 1
+    text("y, p, r, hi, ho, s = f32(y), f32(p), f32(r), f32(hi), f32(ho), f32(s)")
+    if cell.watched:
+        text("kept = f32(kept)")
+    if lstm:
+        text("ci, co = f32(ci), f32(co)")
+    if walk.lengths:
+        text("lens = i32(lens)")
+    frame, item = "0", "0"
+    if walk.length:
+        text("for q in range(rows):")
+        text.depth += 1
+        frame = "q"
+    if walk.batch > 1:
+        text(f"for b in range({walk.batch}):")
+        text.depth += 1
+        item = "b"
+    steps = str(walk.length) if walk.length else "rows"
+    text(f"length = {steps}")
+    if walk.lengths:
+        text(f"length = min(max(get(lens, {frame} * {walk.batch} + {item}), 0), length)")
+    text(
+        f"h = at(ho, {_sum(frame, walk.after_frame, item, walk.state_batch)})",
+        f"before = at(hi, {_sum(frame, walk.before_frame, item, walk.state_batch)})",
+    )
+    if lstm:
+        text(
+            f"c = at(co, {_sum(frame, walk.after_frame, item, walk.state_batch)})",
+            *_copy("c", f"at(ci, {_sum(frame, walk.c_before_frame, item, walk.state_batch)})", H),
+        )
+    end = "length - 1" if walk.backward else "0"
+    text(
+        f"yt = at(y, {_sum(frame, walk.y_frame, item, walk.y_batch, end, walk.y_step)})",
+        f"pt = at(p, {_sum(frame, walk.p_frame, item, walk.p_batch, end, walk.p_step)})",
+    )
+    if cell.watched:
+        start = _sum(frame, walk.y_frame * kept, item, walk.y_batch * kept, end, walk.y_step * kept)
+        text(f"kt = at(kept, {start})")
+    sign = "-" if walk.backward else ""
+    text("for t in range(length):")
+    text.depth += 1
+    _step(text, cell, lanes, registers)
+    text("before = yt", f"yt = at(yt, {sign}{walk.y_step})", f"pt = at(pt, {sign}{walk.p_step})")
+    if cell.watched:
+        text(f"kt = at(kt, {sign}{walk.y_step * kept})")
+    text.depth -= 1
+    text(*_copy("h", "before", H))
+    if walk.lengths:
+        rest = f"at(y, {_sum(frame, walk.y_frame, item, walk.y_batch)})"
+        text("if length == 0:", *(f"    {line}" for line in _zero("h", H)))
+        if lstm:
+            text(*(f"    {line}" for line in _zero("c", H)))
+        text(
+            f"rest = {rest}",
+            f"for t in range(length, {steps}):",
+            *(f"    {line}" for line in _zero(f"at(rest, t * {walk.y_step})", H)),
+        )
+        if cell.watched:
+            text(
+                f"rest = at(kept, {_sum(frame, walk.y_frame * kept, item, walk.y_batch * kept)})",
+                f"for t in range(length, {steps}):",
+                *(f"    {line}" for line in _zero(f"at(rest, t * {walk.y_step * kept})", kept * H)),
+            )
+    return "\n".join(text.lines) + "\n"
+
+
+def _sum(*terms: str | int) -> str:
+    """The text of the sum of products of pairs (name, stride), without what is zero."""
+    pairs = zip(terms[::2], terms[1::2], strict=True)
+    return " + ".join(f"({name}) * {stride}" for name, stride in pairs if name != "0" and stride) or "0"
+
+
+def _copy(to: str, start: str, count: int) -> list[str]:
+    return [f"for k in range(0, {count}, lanes()):", f"    store_part({to}, k, load_part({start}, k, {count} - k), {count} - k)"]
+
+
+def _zero(to: str, count: int) -> list[str]:
+    return [f"for k in range(0, {count}, lanes()):", f"    store_part({to}, k, splat(0.0), {count} - k)"]
+
+
+def _step(text: _Text, cell: Cell, lanes: int, registers: int) -> None:
+    """One step of time: yt from pt and `before`."""
+    panels = -(-cell.H // lanes)
+    base = 0
+    depth = cell.inputs + cell.H
+    extra = panels * lanes * depth * cell.gates
+    for phase, gates in enumerate(cell.phases):
+        together = panels_together(len(gates), panels, registers, 4 * cell.gates * cell.H * cell.H, lanes)
+        whole = panels // together
+        group = together * len(gates) * lanes * depth
+        source = "s" if phase else "before"
+        if whole > 1:
+            stride = together * lanes
+            text(f"for i in range(0, {whole * stride}, {stride}):")
+            text.depth += 1
+            text(f"j = i if t % 2 == 0 else {(whole - 1) * stride} - i")
+            _group(
+                text,
+                cell,
+                gates,
+                phase,
+                together,
+                lanes,
+                f"j * {len(gates) * depth} + {base}",
+                "j",
+                source,
+                extra,
+                whole * together == panels,
+            )
+            text.depth -= 1
+        else:
+            _group(text, cell, gates, phase, together, lanes, str(base), "0", source, extra, whole * together == panels)
+        left = panels - whole * together
+        if left:
+            _group(
+                text,
+                cell,
+                gates,
+                phase,
+                left,
+                lanes,
+                str(base + whole * group),
+                str(whole * together * lanes),
+                source,
+                extra,
+                True,
+            )
+        base += panels * len(gates) * lanes * depth
+
+
+def _group(
+    text: _Text,
+    cell: Cell,
+    gates: Sequence[int],
+    phase: int,
+    count: int,
+    lanes: int,
+    at: str,
+    first: str,
+    source: str,
+    extra: int,
+    last: bool,
+) -> None:
+    """The sums of `count` panels from unit `first` on, then their cells."""
+    names = [(panel, gate) for panel in range(count) for gate in gates]
+    padded = -(-cell.H // lanes) * lanes
+    for panel, gate in names:
+        here = f"g{gate}{panel}"
+        if cell.inputs:
+            text(f"{here} = load(r, {extra + (4 + gate) * padded + panel * lanes} + {first})")
+        elif not (cell.linear_before_reset and gate == 2):
+            text(f"{here} = load(pt, {first} * {cell.gates} + {(panel * cell.gates + gate) * lanes})")
+    text(f"n = {at}")
+
+    def products(vector: str, size: int, sums: Sequence[str]) -> None:
+        if lanes == 1 and len(sums) == CHAINS:
+            text(f"{', '.join(sums)} = chain12(at(r, n), {vector}, {size}, {', '.join(sums)})", f"n += {CHAINS * size}")
+            return
+        text(f"for k in range({size}):", f"    v = splat(get({vector}, k))")
+        for place, here in enumerate(sums):
+            text(f"    {here} = fma(v, load(r, n + {place * lanes}), {here})")
+        text(f"    n += {len(sums) * lanes}")
+
+    sums = [f"g{gate}{panel}" for panel, gate in names]
+    if cell.inputs:
+        products("pt", cell.inputs, sums)
+    if cell.linear_before_reset:
+        for panel, gate in names:
+            if gate == 2:
+                if cell.inputs:
+                    text(f"x{panel} = g2{panel}")
+                text(f"g2{panel} = load(r, {extra + panel * lanes} + {first})")
+    products(source, cell.H, sums)
+    for panel in range(count):
+        unit = f"{first} + {panel * lanes}"
+        tail = cell.H - (-(-cell.H // lanes) - 1) * lanes if last and panel == count - 1 and cell.H % lanes else 0
+        if tail and first == "j":  # the loop's last group alone is partial; earlier ones are whole
+            tail_text: str | int = f"{cell.H} - ({unit})"
+        else:
+            tail_text = tail
+        _cell(text, cell, phase, panel, unit, tail_text, lanes, extra, first)
+
+
+def _load(pointer: str, unit: str, tail: str | int) -> str:
+    return f"load_part({pointer}, {unit}, {tail})" if tail else f"load({pointer}, {unit})"
+
+
+def _store(pointer: str, unit: str, value: str, tail: str | int) -> str:
+    return f"store_part({pointer}, {unit}, {value}, {tail})" if tail else f"store({pointer}, {unit}, {value})"
+
+
+def _cell(
+    text: _Text, cell: Cell, phase: int, panel: int, unit: str, tail: str | int, lanes: int, extra: int, first: str
+) -> None:
+    """The equations of one panel, from its gate sums g{gate}{panel}."""
+
+    def sum_of(gate: int) -> str:
+        return f"g{gate}{panel}"
+
+    def act(which: int, value: str) -> str:
+        bound = cell.activations[which]
+        if cell.clip is not None and not (cell.op == "LSTM" and which == 2):
+            value = f"at_most(at_least({value}, {literal(-cell.clip)}), {literal(cell.clip)})"
+        return bound.activation.words.format(
+            x=value if value.isidentifier() else f"({value})", alpha=literal(bound.alpha), beta=literal(bound.beta)
+        )
+
+    def assign(name: str, which: int, value: str) -> None:
+        text(f"{name} = {value}", f"{name} = {act(which, name)}")
+
+    def keep(**values: str) -> None:
+        """Store the values of a watched cell by their names in `KEPT`."""
+        if cell.watched:
+            for name, value in values.items():
+                text(_store("kt", f"{KEPT[cell.op].index(name) * cell.H} + {unit}", value, tail))
+
+    padded = -(-cell.H // lanes) * lanes
+    if cell.op == "RNN":
+        assign("ht", 0, sum_of(0))  # Ht = f(Xt W + Ht-1 R + Wb + Rb)
+        text(_store("yt", unit, "ht", tail))
+        keep(Ht="ht")
+    elif cell.op == "LSTM":
+        text(f"c1 = {_load('c', unit, tail)}")
+        peep = {gate: f"load(r, {extra} + {padded * (1 + slot)} + {unit})" for slot, gate in enumerate((0, 1, 2))}
+        i, o, f = ((f"fma({peep[gate]}, {{}}, {sum_of(gate)})" if cell.peepholes else sum_of(gate)) for gate in (0, 1, 2))
+        assign("it", 0, i.format("c1"))
+        if cell.input_forget:
+            text("ft = splat(1.0) - it")
+        else:
+            assign("ft", 0, f.format("c1"))
+        assign("gt", 1, sum_of(3))
+        text("ct = fma(ft, c1, it * gt)")  # Ct = ft (.) Ct-1 + it (.) ct
+        assign("ot", 0, o.format("ct"))
+        assign("ht", 2, "ct")
+        text(_store("c", unit, "ct", tail), _store("yt", unit, "ot * ht", tail))  # Ht = ot (.) h(Ct)
+        keep(i="it", o="ot", f="ft", c="gt", Ct="ct", Ht=_load("yt", unit, tail))
+    elif phase == 0 and not cell.linear_before_reset:
+        assign("zt", 0, sum_of(0))
+        assign("rt", 0, sum_of(1))
+        text(_store("s", unit, f"rt * {_load('before', unit, tail)}", tail), _store("s", f"{cell.H} + {unit}", "zt", tail))
+        keep(z="zt", r="rt")
+    else:
+        if cell.linear_before_reset:
+            assign("zt", 0, sum_of(0))
+            assign("rt", 0, sum_of(1))
+            hidden = f"x{panel}" if cell.inputs else f"load(pt, {first} * {cell.gates} + {(panel * cell.gates + 2) * lanes})"
+            assign("ht", 1, f"fma(rt, {sum_of(2)}, {hidden})")
+        else:
+            text(f"zt = {_load('s', f'{cell.H} + {unit}', tail)}")
+            assign("ht", 1, sum_of(2))
+        text(f"h1 = {_load('before', unit, tail)}")
+        text(_store("yt", unit, "fma(zt, h1 - ht, ht)", tail))  # Ht = (1 - zt) (.) ht + zt (.) Ht-1
+        keep(**({"z": "zt", "r": "rt"} if cell.linear_before_reset else {}), h="ht", Ht=_load("yt", unit, tail))

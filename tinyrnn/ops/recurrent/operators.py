@@ -1,0 +1,388 @@
+"""RNN, GRU and LSTM: every attribute of the specification, decided at load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tinyrnn.graph.ir import Node, Spec
+from tinyrnn.graph.op import (
+    REQUIRED,
+    Array,
+    Axis,
+    Call,
+    Frames,
+    Lowering,
+    Op,
+    Operand,
+    Refused,
+    Rows,
+    Scratch,
+    SizesDiffer,
+    Started,
+    State,
+    Value,
+    Weight,
+)
+from tinyrnn.lanes import kernel
+from tinyrnn.ops.elementwise.activations import ACTIVATIONS, bind_activations
+from tinyrnn.ops.linear.operators import linear, linear_weights
+from tinyrnn.ops.movement.gather import look_up
+from tinyrnn.ops.movement.walk import copy_f32
+from tinyrnn.ops.recurrent.kernel_text import KEPT, Cell, Walk, kernel_text, takes_input
+from tinyrnn.ops.recurrent.packing import pack_input, pack_state
+
+DIRECTIONS = ("forward", "reverse", "bidirectional")
+TABLE = "table"
+"""attribute of a node of the frame graph whose X is indices of rows of a constant: that constant [entries, I]"""
+LARGEST_TABLE = 1 << 18
+"""bytes of a table of products: a larger one is worth less than the memory it takes"""
+
+
+def multiplied(table: Array, matrix: Array, bias: Array) -> Array:
+    """table @ matrix + bias, float32, each sum taken in order in float64: the same bits on every machine."""
+    total = np.tile(bias.astype(np.float64), (len(table), 1))
+    for k, row in enumerate(matrix.astype(np.float64)):
+        total += table[:, k, None].astype(np.float64) * row
+    return total.astype(np.float32)
+
+
+@kernel
+def begin_f32(y: Any, x: Any, n: int, started: int) -> None:
+    """y = x in the first call after a reset; afterwards y keeps what it holds."""
+    if started == 0:
+        copy_f32(y, x, n)
+
+
+class Recurrent(Op):
+    """What RNN, GRU and LSTM share; a subclass says how many gates and which parts the state has."""
+
+    gates: ClassVar[int]
+    default_activations: ClassVar[tuple[str, ...]]
+    parts: ClassVar[tuple[str, ...]] = ("h",)
+    attributes: ClassVar[dict[str, Any]] = {
+        "activation_alpha": None,
+        "activation_beta": None,
+        "activations": None,
+        "clip": None,
+        "direction": "forward",
+        "hidden_size": None,
+        "layout": 0,
+        "W": REQUIRED,
+        "R": REQUIRED,
+        "B": None,
+    }
+    parameters = {"W": 1, "R": 2, "B": 3}
+    foldable = False
+
+    def _directions(self, node: Node) -> int:
+        return 2 if self.attribute(node, "direction") == "bidirectional" else 1
+
+    def _hidden(self, node: Node) -> int:
+        return int(self.attribute(node, "R").shape[-1])
+
+    def _axes(self, node: Node) -> tuple[int, int]:
+        """Which axes of X are time and batch."""
+        return (1, 0) if self.attribute(node, "layout") else (0, 1)
+
+    def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
+        direction, layout = self.attribute(node, "direction"), self.attribute(node, "layout")
+        if direction not in DIRECTIONS:
+            raise Refused(f"direction={direction!r}; supported are {', '.join(DIRECTIONS)}")
+        if layout not in (0, 1):
+            raise Refused(f"layout={layout}; supported are 0 and 1")
+        if self.attribute(node, "clip") is not None and not self.attribute(node, "clip") >= 0:
+            raise Refused(f"clip={self.attribute(node, 'clip')}; supported is a bound of 0 or more, or none")
+        names = self.attribute(node, "activations")
+        count, D = len(self.default_activations), self._directions(node)
+        if names is not None:
+            if self.name == "RNN" and D == 1 and len(names) == 2:
+                names = node.attributes["activations"] = names[:1]  # the schema's own default has two for one direction
+            unknown = [n for n in names if n.lower() not in ACTIVATIONS]
+            if unknown or len(names) != count * D:
+                raise Refused(
+                    f"activations={list(names)}; supported are {count} for each of {D} directions, "
+                    f"of {', '.join(a.name for a in ACTIVATIONS.values())}"
+                )
+        G, H = self.gates, self._hidden(node)
+        shapes = {
+            "W": (D, G * H, specs[0].sizes[-1] if specs[0] else -1),
+            "R": (D, G * H, H),
+            "B": (D, 2 * G * H),
+            "P": (D, 3 * H),
+        }
+        for key, shape in shapes.items():
+            value = node.attributes.get(key)
+            if value is not None and value.shape != shape:
+                raise Refused(
+                    f"{key} has shape {list(value.shape)}; for hidden size {H}, {D} directions and this input "
+                    f"it must be {list(shape)}"
+                )
+        if self.attribute(node, "hidden_size") not in (None, H):
+            raise Refused(f"hidden_size={self.attribute(node, 'hidden_size')} but R has {H}")
+
+    def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
+        assert specs[0] is not None
+        if len(specs[0].shape) != 3:
+            raise Refused(f"X is {specs[0]}; it must have 3 axes")
+        time, batch = self._axes(node)
+        T, N, D, H = specs[0].sizes[time], specs[0].sizes[batch], self._directions(node), self._hidden(node)
+        for index, name in ((4, "sequence_lens"), (5, "initial_h"), (6, "initial_c")):
+            given = specs[index] if index < len(specs) else None
+            wanted = (N,) if index == 4 else (N, D, H) if time else (D, N, H)
+            if given is not None and len(given.shape) == len(wanted) and given.sizes != wanted:
+                raise SizesDiffer(
+                    f"{name} is {given}; with this X it must be {list(wanted)}",
+                    [(n, w) for n, w in zip(given.sizes, wanted, strict=True) if n != w],
+                )
+            if given is not None and len(given.shape) != len(wanted):
+                raise Refused(f"{name} is {given}; with this X it must be {list(wanted)}")
+        y = (N, T, D, H) if time else (T, D, N, H)
+        state = (N, D, H) if time else (D, N, H)
+        return [Spec(specs[0].dtype, y)] + [Spec(specs[0].dtype, state)] * len(self.parts)
+
+    def _state_axis(self, node: Node) -> int:
+        return 0 if self.attribute(node, "layout") else 1
+
+    def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
+        time, batch = self._axes(node)
+        x, (y, *finals) = node.inputs[0], node.outputs
+        if y:
+            yield (x, time), (y, 0 if time == 0 else 1)
+            yield (x, batch), (y, 2 if time == 0 else 0)
+        for name in finals:
+            if name:
+                yield (x, batch), (name, self._state_axis(node))
+        for index, axis in ((4, 0), (5, self._state_axis(node)), (6, self._state_axis(node))):
+            if index < len(node.inputs) and node.inputs[index]:
+                yield (x, batch), (node.inputs[index], axis)
+
+    def row_axes(self, node: Node) -> tuple[Axis, Axis]:
+        time, batch = self._axes(node)
+        return (node.inputs[0], time), (node.inputs[0], batch)
+
+    def starts_from(self, node: Node) -> list[str]:
+        return [name for name in node.inputs[5:7] if name]
+
+    def carried(self, node: Node) -> list[tuple[str, str]]:
+        starts = [*node.inputs[5:7], "", ""]
+        return [(start, end) for start, end in zip(starts, node.outputs[1:], strict=False) if start and end]
+
+    def frame(self, node: Node, frames: Frames) -> Node:
+        time, batch = self._axes(node)
+        x = node.inputs[0]
+        if frames.role(x, time) not in (None, "time") or frames.role(x, 2) is not None:
+            raise Refused("it walks along an axis that is not time")
+        framed = frames.node(
+            node,
+            {
+                **node.attributes,
+                "rows_are_time": frames.role(x, time) == "time",
+                "steps": frames.specs[x].sizes[time],
+                "batch": 1 if frames.role(x, batch) else frames.specs[x].sizes[batch],
+            },
+        )
+        return framed
+
+    def forbids_stream(self, node: Node) -> str | None:
+        if not node.attributes["rows_are_time"]:
+            return None
+        if self.attribute(node, "direction") != "forward":
+            return f"direction={self.attribute(node, 'direction')}: it reads the sequence from its end"
+        if len(node.inputs) > 4 and node.inputs[4]:
+            return f"sequence_lens ({node.inputs[4]!r}) belongs to whole sequences"
+        return None
+
+    def take_table(self, node: Node, table: Array, indices: str, specs: Mapping[str, Spec]) -> Node | None:
+        W = self.attribute(node, "W")
+        steps = (1 if node.attributes["rows_are_time"] else node.attributes["steps"]) * node.attributes["batch"]
+        small = 4 * len(table) * W.shape[0] * W.shape[1] <= LARGEST_TABLE
+        if table.dtype != np.float32 or table.shape[1] != W.shape[2] or specs[indices].elements != steps or not small:
+            return None
+        made = node.copy()
+        made.inputs = (indices, *node.inputs[1:])
+        made.shapes = (specs[indices].sizes, *node.shapes[1:])
+        made.attributes[TABLE] = table
+        return made
+
+    def index_bound(self, node: Node, env: Lowering) -> tuple[str, int, int] | None:
+        table = node.attributes.get(TABLE)
+        return None if table is None else (node.inputs[0], -len(table), len(table) - 1)
+
+    def cell(self, node: Node, direction: int) -> Cell:
+        D, count = self._directions(node), len(self.default_activations)
+        names = self.attribute(node, "activations") or self.default_activations * D
+        bound = bind_activations(names, self.attribute(node, "activation_alpha"), self.attribute(node, "activation_beta"))
+        return Cell(
+            self.name, self._hidden(node), bound[direction * count : (direction + 1) * count], self.attribute(node, "clip")
+        )
+
+    def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
+        inside = 1 if node.attributes["rows_are_time"] else node.attributes["steps"]
+        shared = 0 if TABLE in node.attributes else self.attribute(node, "W").size
+        return int(inside * node.attributes["batch"]) * int(shared + self.attribute(node, "R").size)
+
+    def lower(self, node: Node, env: Lowering) -> list[Call]:
+        given = () if TABLE in node.attributes else node.inputs[:1]
+        for name in filter(None, (*given, *node.outputs, *self.starts_from(node))):
+            if env.specs[name].dtype != np.float32:
+                raise Refused(f"{name!r} is {env.specs[name].dtype}; recurrent kernels take float32")
+        calls = self._begin(node, env)
+        for direction in range(self._directions(node)):
+            calls += self._lower_direction(node, env, direction)
+        for part, name in zip(self.parts, node.outputs[1:], strict=False):
+            if name and isinstance(self._after(node, env, part), State):
+                calls.append(Call(copy_f32, (Value(name), self._after(node, env, part), env.specs[name].elements)))
+        return calls
+
+    def _initial(self, node: Node, part: str) -> str:
+        index = 5 + self.parts.index(part)
+        return node.inputs[index] if index < len(node.inputs) else ""
+
+    def _final(self, node: Node, part: str) -> str:
+        index = 1 + self.parts.index(part)
+        return node.outputs[index] if index < len(node.outputs) else ""
+
+    def _persists(self, node: Node, env: Lowering, part: str) -> bool:
+        """Whether the runtime keeps this part from call to call (else the graph hands it in and out)."""
+        return bool(node.attributes["rows_are_time"]) and not env.carries(self._initial(node, part), self._final(node, part))
+
+    def _state_elements(self, node: Node) -> int:
+        return int(self._directions(node) * node.attributes["batch"] * self._hidden(node))
+
+    def _after(self, node: Node, env: Lowering, part: str) -> Operand:
+        """Where a part of the state is written."""
+        if self._persists(node, env, part):
+            initial = env.constants.get(self._initial(node, part))
+            size = self._state_elements(node)
+            return State(
+                f"{node.name}.{part}", np.zeros(size, np.float32) if initial is None else initial.astype(np.float32).ravel()
+            )
+        name = self._final(node, part)
+        return Value(name) if name else Scratch(f"{part}_after", fixed=0, per_row=self._state_elements(node), of=node.inputs[0])
+
+    def _begin(self, node: Node, env: Lowering) -> list[Call]:
+        """Calls that start the state of all directions, once, where its start is computed."""
+        return [
+            Call(begin_f32, (self._after(node, env, part), Value(initial), self._state_elements(node), Started()))
+            for part in self.parts
+            if self._persists(node, env, part) and (initial := self._initial(node, part)) and initial not in env.constants
+        ]
+
+    def _before(self, node: Node, env: Lowering, part: str) -> tuple[Operand, int]:
+        """Where a part of the state is read, and its stride from frame to frame."""
+        initial = self._initial(node, part)
+        if self._persists(node, env, part):
+            return self._after(node, env, part), 0
+        if not initial:
+            return Weight(np.zeros(self._state_elements(node), np.float32)), 0
+        return Value(initial), env.row_stride(initial)
+
+    def watched(self, node: Node) -> str:
+        """The output beyond ONNX's that takes what the kernel computed in each step, if the node has it."""
+        return node.outputs[1 + len(self.parts)] if len(node.outputs) > 1 + len(self.parts) else ""
+
+    def watch(self, node: Node, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Give a node of the frame graph that output; its frame, and what each axis of the frame is."""
+        node.outputs = (*node.outputs, *[""] * (1 + len(self.parts) - len(node.outputs)), name)
+        steps = 1 if node.attributes["rows_are_time"] else node.attributes["steps"]
+        sizes = {"step": steps, "direction": self._directions(node), "batch": node.attributes["batch"]}
+        axes = ("batch", "step", "direction") if self.attribute(node, "layout") else ("step", "direction", "batch")
+        return (*(sizes[a] for a in axes), len(KEPT[self.name]), self._hidden(node)), (*axes, "value", "unit")
+
+    def _lower_direction(self, node: Node, env: Lowering, d: int) -> list[Call]:
+        cell, attributes = self.cell(node, d), node.attributes
+        layout = self.attribute(node, "layout")
+        N, D, H = attributes["batch"], self._directions(node), cell.H
+        L = 0 if attributes["rows_are_time"] else attributes["steps"]
+        x, y = node.inputs[0], node.outputs[0]
+        W, R = node.attributes["W"][d], node.attributes["R"][d]
+        B, P = (None if node.attributes.get(k) is None else node.attributes[k][d] for k in "BP")
+        inputs = W.shape[1]
+        inside = (L or 1) * N
+        calls: list[Call] = []
+        p: Operand
+        table = attributes.get(TABLE)
+        if table is not None:
+            products = multiplied(table, *pack_input(cell, W, B, env.lanes))
+            width = products.shape[1]
+            p = Scratch("p", per_row=inside * width, of=x)
+            calls.append(look_up(env, p, products, x, Rows(of=x)))
+        elif takes_input(cell.gates, inputs, H, env.lanes):
+            cell, p, width = replace(cell, inputs=inputs), Value(x), inputs
+        else:
+            matrix, bias = pack_input(cell, W, B, env.lanes)
+            width = matrix.shape[1]
+            p = Scratch("p", per_row=inside * width, of=x)
+            stride = inputs if inside > 1 or env.per_row(x) else 0
+            calls.append(
+                Call(
+                    linear(env),
+                    (p, Value(x), linear_weights(matrix, bias, env), Rows(of=x, times=inside), stride, inputs, width),
+                    f"the input's share of {node.op} {node.name}",
+                )
+            )
+        if layout:
+            y_step, y_batch, y_direction, p_step, p_batch = (D * H, (L or 1) * D * H, H, 1, L or 1)
+            state_batch, state_direction = D * H, H
+        else:
+            y_step, y_batch, y_direction, p_step, p_batch = (D * N * H, H, N * H, N, 1)
+            state_batch, state_direction = H, N * H
+        frame = inside * D * H
+        if not L:
+            y_step, p_step = frame, N
+        h_before, h_frame = self._before(node, env, "h")
+        lens = node.inputs[4] if len(node.inputs) > 4 else ""
+        walk = Walk(
+            N,
+            L,
+            y_step,
+            y_batch,
+            frame,
+            p_step * width,
+            p_batch * width,
+            inside * width,
+            backward=attributes.get("direction") == "reverse" or d == 1,
+            lengths=bool(lens),
+            before_frame=h_frame,
+            after_frame=self._state_elements(node),
+            state_batch=state_batch,
+        )
+        h_after = self._after(node, env, "h")
+        c_before, c_after = h_before, h_after
+        if "c" in self.parts:
+            c_before, c_frame = self._before(node, env, "c")
+            c_after = self._after(node, env, "c")
+            walk = replace(walk, c_before_frame=c_frame)
+        where: Operand = Value(y, d * y_direction) if y else Scratch("y", per_row=frame, offset=d * y_direction, of=x)
+        state = Weight(pack_state(cell, W, R, B, P, env.lanes, env.registers))
+        kept: tuple[Operand, ...] = ()
+        if self.watched(node):
+            cell, kept = replace(cell, watched=True), (Value(self.watched(node), d * y_direction * len(KEPT[self.name])),)
+
+        def part(operand: Operand) -> Operand:
+            return replace(operand, offset=d * state_direction)  # type: ignore[arg-type, type-var]
+
+        calls.append(
+            Call(
+                kernel_text(cell, walk, env.lanes, env.registers),
+                (
+                    where,
+                    p,
+                    state,
+                    part(h_before),
+                    part(h_after),
+                    part(c_before),
+                    part(c_after),
+                    Scratch("s", fixed=2 * H),
+                    Value(lens) if lens else 0,
+                    Rows(of=x),
+                    *kept,
+                ),
+                f"{node.op} {node.name}, H = {H}",
+            )
+        )
+        return calls
