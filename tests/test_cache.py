@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,12 @@ from click.testing import CliRunner
 import tinyrnn
 from tinyrnn.cli import main
 from tinyrnn.compile.progress import listening, tell
+from tinyrnn.loading import model_cache
 from tinyrnn.targets import cache, side_by_side
+from tinyrnn.targets.kernels import Kernels
+from tinyrnn.targets.machine import host
+from tinyrnn.targets.page import read_page
+from tinyrnn.targets.page_functions import translated
 
 MODELS = Path(__file__).parent / "models"
 STEP, OTHER = MODELS / "cell_gru_legacy.onnx", MODELS / "cell_rnn_legacy.onnx"
@@ -207,6 +213,25 @@ def test_kernels_are_compiled_in_several_processes_to_the_same_code(folder: Path
     assert len(made[0]) > 6 and made[0].keys() == made[1].keys()
     objects = [next(data for name, data in each.items() if name.endswith(".o")) for each in made]
     assert objects[0] == objects[1]
+
+
+def test_a_process_beside_compiles_every_kernel_to_the_same_object(folder: Path, tmp_path: Path) -> None:
+    """Those who ask compile for themselves what a process beside them could not, so that its failure would not be seen."""
+    source = tinyrnn.load(Path(tinyrnn.__file__).parent / "models" / "video.onnx")._source.source
+    kernels = Kernels(read_page(source.text), host())
+    translated(kernels.page, {name: name for name in source.entries}, host().bits, kernels)
+    here = dict(zip(kernels.called, side_by_side.objects(kernels), strict=True))
+    request = {"machine": host().as_dict(), "page": source.text, "symbols": [*here], "form": "o", "parent": os.getpid()}
+    (tmp_path / side_by_side.REQUEST).write_text(json.dumps(request))
+    done = subprocess.run([sys.executable, "-m", side_by_side.__name__, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {symbol: (tmp_path / (symbol + side_by_side.ENDING)).read_bytes() for symbol in here} == here and len(here) > 6
+
+
+def test_without_a_cache_no_file_is_read_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.CACHE_VARIABLE, "")
+    monkeypatch.setattr(model_cache, "_of_file", lambda path: pytest.fail("the file was hashed for nothing"))
+    assert tinyrnn.load(STEP).name == STEP.stem
 
 
 @pytest.mark.parametrize("broken", ["sys.executable = '/nowhere/python'", "sys.executable = '/bin/false'", "sys.frozen = True"])

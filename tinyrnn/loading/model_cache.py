@@ -49,8 +49,10 @@ class Kept:
 def file_name(source: Any, options: Mapping[str, Any]) -> str:
     """Where the cache has, or would have, what a load of `source` with `options` comes to; empty where nowhere.
 
-    A model in memory that can be changed is not kept.
+    A model in memory that can be changed is not kept, and nothing is where there is no cache.
     """
+    if cache.cache_folder() is None:
+        return ""
     try:
         digest = _digest(source)
         given = _text({name: value for name, value in options.items() if value is not None})

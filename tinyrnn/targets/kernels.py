@@ -76,7 +76,8 @@ class Kernels:
 
 @cache
 def _compiler(machine: Machine) -> Compiler:
-    from tinyrnn.lanes import llvm as lanes_llvm  # the operators' kernels
+    from tinyrnn import ops  # noqa: F401  # the operators' kernels
+    from tinyrnn.lanes import llvm as lanes_llvm
     from tinyrnn.targets.lowering import Compiler
 
     lanes_llvm.install(machine.lanes, machine.thumb)

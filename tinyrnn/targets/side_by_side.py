@@ -3,7 +3,7 @@
 `python -m tinyrnn.targets.side_by_side FOLDER` compiles beside the process that asked for it.
 
 Numba holds one lock for all that it compiles, so that several cores need several processes. Who has made an empty file for a
-kernel compiles it, and puts the bitcode beside it; all go through the same list until nothing is left.
+kernel compiles it, and puts what it became beside it; all go through the same list until nothing is left.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ EACH = 6
 """kernels for which another process is started: it takes a second before it can begin"""
 POLL = 0.01
 REQUEST, ENDING = "request.json", ".made"
-
-
 Form = Literal["o", "bc"]
 """what a kernel becomes: an object for this process, or bitcode that objects for others are made of"""
 
@@ -69,7 +67,7 @@ def _compile(kernels: Kernels, symbol: str, form: Form) -> bytes:
 
 
 def _compiled(kernels: Kernels, symbols: Sequence[str], form: Form) -> Iterator[tuple[str, bytes]]:
-    """Each kernel and its bitcode as it is made, in this process or beside it."""
+    """Each kernel and what it became, as it is made, in this process or beside it."""
     tell(KERNELS, len(kernels.called) - len(symbols), len(kernels.called))
     helpers = min(_cores() - 1, len(symbols) // EACH) if _may_start_python() and kernels.machine.bits == 64 else 0
     with _helped(helpers, symbols, kernels.page.text, kernels.machine, form) as (folder, running):
