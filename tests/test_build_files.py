@@ -309,9 +309,7 @@ def test_float64_on_a_processor_without(tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_stream_takes_whole_sequences(tmp_path: Path) -> None:
-    model = next((p for p in sorted(MODELS.glob("*bi*_legacy.onnx")) if tinyrnn.load(p)._layout.refuses_stream and tinyrnn.load(p).kind == "sequence"), None)
-    if model is None:
-        pytest.skip("no such model")
+    model = next(p for p in sorted(MODELS.glob("*bi*_legacy.onnx")) if tinyrnn.load(p)._layout.refuses_stream and tinyrnn.load(p).kind == "sequence")
     assert "--rows 100" in _refused(model, "-o", tmp_path)
     if not on_this_machine(find_target("host")):
         return
@@ -341,9 +339,7 @@ def test_what_llvm_cannot_do_is_contained() -> None:
 def test_sizes_that_the_file_leaves_open(tmp_path: Path) -> None:
     from tinyrnn.loading.sized_model import SizedModel
 
-    model = next((p for p in sorted((MODELS / "architectures").glob("*.onnx")) if isinstance(tinyrnn.load(p), SizedModel)), None)
-    if model is None:
-        pytest.skip("no such model")
+    model = next(p for p in sorted((MODELS / "architectures").glob("*.onnx")) if isinstance(tinyrnn.load(p), SizedModel))
     with pytest.raises(UnsupportedError, match="its code has to know its sizes") as refused:
         tinyrnn.build(model, tmp_path)
     bind = {name: int(size) for name, size in re.findall(r"--bind (\S+)=(\d+)", str(refused.value))}

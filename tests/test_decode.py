@@ -586,3 +586,12 @@ def test_no_allocation_per_token(load: Callable[..., tinyrnn.Model]) -> None:
     assert few is not None and many is not None
     assert many.blocks < few.blocks + 10, "the call alone allocates, whatever the number of tokens"
     assert many.bytes < few.bytes + 2990 * 4 + 500, "and the log-probabilities, float32"
+
+
+def test_an_unknown_option_is_named_with_those_there_are(load: Callable[..., tinyrnn.Model]) -> None:
+    stream = load().stream()
+    before = stream.state.copy()
+    for call in (decode.generate, decode.tokens):
+        with pytest.raises(TypeError, match="no option temprature; tokens are chosen by method, temperature, top_k"):
+            call(stream, 0, 3, temprature=0.5)
+    assert np.array_equal(stream.state, before)

@@ -28,7 +28,8 @@ from tinyrnn.compile.codegen import Source
 from tinyrnn.compile.plan import ALIGNMENT
 from tinyrnn.compile.planner import _Planner
 from tinyrnn.demo import Models
-from tinyrnn.graph.op import REGISTRY, Scratch, Value
+from tinyrnn.graph.call import Scratch, Value
+from tinyrnn.graph.op import REGISTRY
 from tinyrnn.loading.stages import read
 from tinyrnn.passes import bound, prepare
 from tinyrnn.runtime import Model

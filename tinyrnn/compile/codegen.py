@@ -17,8 +17,8 @@ from math import isinf, prod
 
 from tinyrnn import lanes
 from tinyrnn.compile.plan import Place, Plan
+from tinyrnn.graph.call import Close, Open
 from tinyrnn.graph.clock import FRAMES
-from tinyrnn.graph.op import Close, Open
 from tinyrnn.passes import Port
 
 RELEASE_FROM = 1 << 17

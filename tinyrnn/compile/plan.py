@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.graph.call import Close, Open
 from tinyrnn.graph.clock import Clock
-from tinyrnn.graph.op import Close, Open
 from tinyrnn.passes import Program
 
 ALIGNMENT = 64

@@ -9,10 +9,7 @@ import numpy as np
 
 from tinyrnn.compile.plan import ALIGNMENT, Part, Place, Plan, Region, Step
 from tinyrnn.errors import UnsupportedError
-from tinyrnn.graph.clock import FRAMES, Clock
-from tinyrnn.graph.ir import Graph, Node
-from tinyrnn.graph.limits import check_time, check_weights
-from tinyrnn.graph.op import (
+from tinyrnn.graph.call import (
     Body,
     Call,
     Close,
@@ -20,7 +17,6 @@ from tinyrnn.graph.op import (
     Lowering,
     Open,
     Operand,
-    Refused,
     Rows,
     Scratch,
     Started,
@@ -29,8 +25,11 @@ from tinyrnn.graph.op import (
     Value,
     Weight,
     Whole,
-    op_of,
 )
+from tinyrnn.graph.clock import FRAMES, Clock
+from tinyrnn.graph.ir import Graph, Node
+from tinyrnn.graph.limits import check_time, check_weights
+from tinyrnn.graph.op import Refused, op_of
 from tinyrnn.ops.movement.walk import walk
 from tinyrnn.passes import Program
 

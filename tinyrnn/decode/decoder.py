@@ -263,9 +263,12 @@ class Decoder(Live):
         top_p: float = 1.0,
         seed: int = 0,
         stop: Tokens = (),
+        **unknown: Any,
     ) -> tuple[Array, Array]:
         """A job for what is asked, all of it checked, the prompt behind it; and which tokens end it, which it points to."""
         name = self.name
+        if unknown:
+            raise TypeError(f"{name}: no option {', '.join(unknown)}; tokens are chosen by {', '.join(Choice.__annotations__)}")
         _whole(name, "steps", steps, 1)
         plain = (method, temperature, top_k, top_p, seed) == ("greedy", 1.0, 0, 1.0, 0)
         prompt = _tokens(name, "start", start, self._limit, f"input {self.feed.name!r}")

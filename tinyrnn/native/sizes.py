@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tinyrnn.compile.plan import Place, Plan
 from tinyrnn.errors import TargetError
-from tinyrnn.graph.op import Close, Open
+from tinyrnn.graph.call import Close, Open
 from tinyrnn.native.objects import contents
 from tinyrnn.targets.worker import Made
 

@@ -15,23 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Operand, Rows, Scratch, State, Value
 from tinyrnn.graph.ir import Node, Spec, spec_of
-from tinyrnn.graph.op import (
-    REQUIRED,
-    Array,
-    Axis,
-    Call,
-    Frames,
-    Lowering,
-    Op,
-    Operand,
-    Refused,
-    Rows,
-    Scratch,
-    State,
-    Value,
-    register,
-)
+from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, register
 from tinyrnn.lanes import (
     Vec,
     absolute,

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Rows, Scratch, Value, Weight
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Scratch, SizesDiffer, Value, Weight, register
+from tinyrnn.graph.op import Array, Axis, Frames, Op, Refused, SizesDiffer, register
 from tinyrnn.lanes import f64, get, i32, kernel, put
 from tinyrnn.ops.elementwise.scalars import pointer
 from tinyrnn.ops.movement.walk import pass_through, refuse_twice

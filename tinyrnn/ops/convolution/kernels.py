@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Rows, Scratch, Value, Weight
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import REQUIRED, Array, Call, Lowering, Op, Refused, Rows, Scratch, Value, Weight, register
+from tinyrnn.graph.op import REQUIRED, Array, Op, Refused, register
 from tinyrnn.lanes import at, f32, fma, get, i32, kernel, lanes, load, load_part, put, splat, store, store_part
 from tinyrnn.ops.convolution.grid import Grid, Slide, arrange_call, make_grid
 from tinyrnn.ops.linear.operators import GROUP, pack

@@ -11,24 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Rows, Scratch, Value, Weight
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import (
-    OURS,
-    REQUIRED,
-    Array,
-    Axis,
-    Call,
-    Frames,
-    Lowering,
-    Op,
-    Refused,
-    Rows,
-    Scratch,
-    Value,
-    Weight,
-    op_of,
-    register,
-)
+from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, op_of, register
 from tinyrnn.lanes import absolute, f32, get, i32, kernel, lanes, load_part, splat, square_root, store_part
 from tinyrnn.ops.convolution.grid import Slide, arrange_call, make_grid
 from tinyrnn.ops.convolution.operators import Sliding, refuse_same_over_time, slidings

@@ -8,23 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Rows, Scratch, Value, Weight
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import (
-    OURS,
-    REQUIRED,
-    Array,
-    Axis,
-    Call,
-    Frames,
-    Lowering,
-    Op,
-    Refused,
-    Rows,
-    Scratch,
-    Value,
-    Weight,
-    register,
-)
+from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, register
 from tinyrnn.lanes import f32, get, i32, kernel, lanes, load_part, put, splat, store_part
 
 Way = tuple[Array, Array]

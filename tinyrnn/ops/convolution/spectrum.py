@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Rows, Value, Weight
 from tinyrnn.graph.ir import Graph, Node, Spec
-from tinyrnn.graph.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, Weight, register, rewrite
+from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, register, rewrite
 from tinyrnn.lanes import kernel
 from tinyrnn.ops.elementwise.cast import ONNX_DTYPES
 from tinyrnn.ops.linear.operators import linear, linear_16, linear_32, linear_weights, pack

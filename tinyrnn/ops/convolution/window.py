@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Count, Lowering, Rows, State, Value, Weight, Whole
 from tinyrnn.graph.clock import Clock, Unfolded, held_back, reach, strided
 from tinyrnn.graph.ir import Node
-from tinyrnn.graph.op import REQUIRED, Call, Count, Lowering, Op, Refused, Rows, State, Value, Weight, Whole, register
+from tinyrnn.graph.op import REQUIRED, Op, Refused, register
 from tinyrnn.lanes import f32, get, i32, kernel, lanes, load_part, splat, store_part
 
 WORD = 4

@@ -7,8 +7,9 @@ from functools import reduce
 
 import numpy as np
 
+from tinyrnn.graph.call import Lowering, literal
 from tinyrnn.graph.ir import Graph, Node, Spec, spec_of
-from tinyrnn.graph.op import Array, Axis, Frames, Lowering, Refused, literal, register, rewrite
+from tinyrnn.graph.op import Array, Axis, Frames, Refused, register, rewrite
 from tinyrnn.lanes.powers import power  # noqa: F401  (registers it)
 from tinyrnn.ops.elementwise.operators import Elementwise, define
 

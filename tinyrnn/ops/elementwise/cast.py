@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinyrnn.graph.arrays import is_floating, is_narrow
+from tinyrnn.graph.call import Call, Lowering, Rows, Value
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, register
+from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, register
 from tinyrnn.ops.elementwise.halves import HALVES
 from tinyrnn.ops.elementwise.scalars import conversion, pointer
 from tinyrnn.ops.movement.walk import pass_through

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tinyrnn.graph.call import literal
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import Array, Refused, literal, register
+from tinyrnn.graph.op import Array, Refused, register
 from tinyrnn.ops.elementwise.operators import Elementwise, define
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tinyrnn.graph.call import Lowering
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import Array, Lowering, Refused, register
+from tinyrnn.graph.op import Array, Refused, register
 from tinyrnn.ops.elementwise.operators import Elementwise, define
 
 define("Not", ("X",), np.logical_not, scalars={"b": "({0} == 0)"})

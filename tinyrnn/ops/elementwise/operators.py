@@ -9,23 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Rows, Value, literal
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import (
-    OURS,
-    REQUIRED,
-    Array,
-    Axis,
-    Call,
-    Frames,
-    Lowering,
-    Op,
-    Refused,
-    Rows,
-    Value,
-    literal,
-    op_of,
-    register,
-)
+from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, op_of, register
 from tinyrnn.lanes import Vec, equal, kernel, less, select
 from tinyrnn.ops.elementwise.scalars import KINDS, DType, conversion, pointer, scalar_literal
 

@@ -8,23 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Rows, Value, Weight
 from tinyrnn.graph.ir import Graph, Node, Spec
-from tinyrnn.graph.op import (
-    OURS,
-    REQUIRED,
-    Array,
-    Axis,
-    Call,
-    Frames,
-    Lowering,
-    Op,
-    Refused,
-    Rows,
-    Value,
-    Weight,
-    register,
-    rewrite,
-)
+from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, register, rewrite
 from tinyrnn.lanes import at, f32, fma, get, kernel, lanes, load, splat, store, store_part
 from tinyrnn.lanes.chains import CHAINS, chain12
 

@@ -9,24 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Operand, Rows, Scratch, Weight
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.limits import check_work
-from tinyrnn.graph.op import (
-    OURS,
-    REQUIRED,
-    Array,
-    Axis,
-    Call,
-    Frames,
-    Lowering,
-    Op,
-    Operand,
-    Refused,
-    Rows,
-    Scratch,
-    Weight,
-    register,
-)
+from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, register
 from tinyrnn.lanes import at, f32, fma, get, i32, kernel, lanes, load, load_part, splat, store, store_part
 from tinyrnn.ops.elementwise.scalars import pointer
 from tinyrnn.ops.linear.operators import GROUP

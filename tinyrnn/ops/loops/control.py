@@ -8,25 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Body, Call, Close, Lowering, Open, Rows, Value
 from tinyrnn.graph.ir import Graph, Node, Spec
-from tinyrnn.graph.op import (
-    REQUIRED,
-    Array,
-    Axis,
-    Body,
-    Call,
-    Close,
-    Frames,
-    Lowering,
-    Op,
-    Open,
-    Refused,
-    Rows,
-    RunGraph,
-    Value,
-    op_of,
-    register,
-)
+from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, RunGraph, op_of, register
 from tinyrnn.ops.movement.walk import walk
 
 

@@ -8,26 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Body, Call, Close, Lowering, Open, Operand, Started, State, Turn, Value
 from tinyrnn.graph.ir import Graph, Node, Spec
-from tinyrnn.graph.op import (
-    REQUIRED,
-    Axis,
-    Body,
-    Call,
-    Close,
-    Frames,
-    Lowering,
-    Op,
-    Open,
-    Operand,
-    Refused,
-    Started,
-    State,
-    Turn,
-    Value,
-    op_of,
-    register,
-)
+from tinyrnn.graph.op import REQUIRED, Axis, Frames, Op, Refused, op_of, register
 from tinyrnn.lanes import f32, i32, i64
 from tinyrnn.ops.loops.control import Holder, by_row, copies, framed, over_rows, same_axes
 from tinyrnn.ops.loops.over_steps import Parts, frames_of

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Rows, State, Value
 from tinyrnn.graph.ir import Node
-from tinyrnn.graph.op import OURS, REQUIRED, Call, Lowering, Op, Refused, Rows, State, Value, register
+from tinyrnn.graph.op import OURS, REQUIRED, Op, Refused, register
 from tinyrnn.lanes import Vec, f32, get, kernel, lanes, load_part, put, splat, store_part
 from tinyrnn.ops.elementwise.operators import larger, smaller
 

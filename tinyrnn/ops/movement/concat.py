@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import REQUIRED, Array, Call, Frames, Lowering, Op, Refused, register
+from tinyrnn.graph.op import REQUIRED, Array, Frames, Op, Refused, register
 from tinyrnn.ops.movement.walk import Link, pass_through, strides_of, walk
 
 

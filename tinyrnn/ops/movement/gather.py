@@ -12,8 +12,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Operand, Rows, Value, Weight
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import Array, Axis, Call, Frames, Lowering, Op, Operand, Refused, Rows, Value, Weight, register
+from tinyrnn.graph.op import Array, Axis, Frames, Op, Refused, register
 from tinyrnn.ops.loops.over_time import over_time
 from tinyrnn.ops.movement.walk import moved, pass_through, pick, refuse_twice, strides_of
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import REQUIRED, Array, Call, Frames, Lowering, Op, Refused, register
+from tinyrnn.graph.op import REQUIRED, Array, Frames, Op, Refused, register
 from tinyrnn.ops.elementwise.operators import broadcast_frame
 from tinyrnn.ops.loops.over_time import over_time
 from tinyrnn.ops.movement.walk import Link, fill, pass_through, pick, strides_of, walk

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Rows, Value
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Rows, Value, register
+from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, register
 from tinyrnn.ops.elementwise.cast import ONNX_DTYPES
 from tinyrnn.ops.movement.gather import UNITS, index_word
 from tinyrnn.ops.movement.walk import fill, moved, pass_through, pick, place, strides_of

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Operand, Rows, Value
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import Array, Axis, Call, Frames, Lowering, Op, Operand, Refused, Rows, Value, register
+from tinyrnn.graph.op import Array, Axis, Frames, Op, Refused, register
 from tinyrnn.ops.elementwise.scalars import pointer
 from tinyrnn.ops.movement.gather import (
     UNITS,

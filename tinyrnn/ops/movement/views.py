@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import REQUIRED, Array, Axis, Call, Frames, Lowering, Op, Refused, Uneven, register
+from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, Uneven, register
 from tinyrnn.ops.movement.walk import Link, walk
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.graph.arrays import is_floating
+from tinyrnn.graph.call import Call, Lowering, Operand, Rows, Scratch, Value, Weight, literal
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import Array, Axis, Call, Frames, Lowering, Operand, Refused, Rows, Scratch, Value, Weight, literal
+from tinyrnn.graph.op import Array, Axis, Frames, Refused
 from tinyrnn.lanes import f32, get, i16, i32, kernel, lanes, load, load_part, put, store, store_part, u8
 from tinyrnn.ops.elementwise.scalars import conversion, pointer
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tinyrnn.graph.op import literal
+from tinyrnn.graph.call import literal
 from tinyrnn.lanes.chains import CHAINS
 from tinyrnn.ops.elementwise.activations import BoundActivation
 

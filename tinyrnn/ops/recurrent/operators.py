@@ -8,25 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Operand, Rows, Scratch, Started, State, Value, Weight
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import (
-    REQUIRED,
-    Array,
-    Axis,
-    Call,
-    Frames,
-    Lowering,
-    Op,
-    Operand,
-    Refused,
-    Rows,
-    Scratch,
-    SizesDiffer,
-    Started,
-    State,
-    Value,
-    Weight,
-)
+from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, SizesDiffer
 from tinyrnn.lanes import kernel
 from tinyrnn.ops.elementwise.activations import ACTIVATIONS, bind_activations
 from tinyrnn.ops.linear.operators import linear, linear_weights

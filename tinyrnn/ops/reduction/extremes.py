@@ -8,23 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Rows, Scratch, State, Value
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import (
-    OURS,
-    REQUIRED,
-    Array,
-    Axis,
-    Call,
-    Frames,
-    Lowering,
-    Op,
-    Refused,
-    Rows,
-    Scratch,
-    State,
-    Value,
-    register,
-)
+from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, register
 from tinyrnn.lanes import f32, kernel, lanes, load_part, store_part
 from tinyrnn.ops.elementwise.scalars import conversion, pointer
 from tinyrnn.ops.movement.walk import pass_through

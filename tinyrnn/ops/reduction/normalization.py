@@ -8,22 +8,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Rows, Scratch, Value, Weight
 from tinyrnn.graph.ir import Graph, Node, Spec
-from tinyrnn.graph.op import (
-    REQUIRED,
-    Array,
-    Call,
-    Frames,
-    Lowering,
-    Refused,
-    Rows,
-    Scratch,
-    SizesDiffer,
-    Value,
-    Weight,
-    register,
-    rewrite,
-)
+from tinyrnn.graph.op import REQUIRED, Array, Frames, Refused, SizesDiffer, register, rewrite
 from tinyrnn.lanes import at, f32, fma, get, kernel, lanes, load_part, splat, square_root, store_part
 from tinyrnn.lanes.functions import exp, log
 from tinyrnn.ops.reduction.softmax import WIDTH, Over, call, square_sum_f32, sum_f32

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tinyrnn.graph.call import Call, Lowering, Operand, Rows, Scratch, Value
 from tinyrnn.graph.ir import Node, Spec
-from tinyrnn.graph.op import Array, Axis, Call, Frames, Lowering, Op, Operand, Refused, Rows, Scratch, Value, register
+from tinyrnn.graph.op import Array, Axis, Frames, Op, Refused, register
 from tinyrnn.lanes import (
     Vec,
     absolute,

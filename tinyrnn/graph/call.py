@@ -1,0 +1,148 @@
+"""What an operator is lowered to: calls of kernels, and what they are handed, which the plan turns into addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.errors import Refused
+from tinyrnn.graph.arrays import Array
+from tinyrnn.graph.clock import Clock
+from tinyrnn.graph.ir import Graph, Spec
+
+
+@dataclass(frozen=True)
+class Value:
+    """The address of a value of the frame graph, `offset` elements on, and `turn` more for each turn of the loop round it."""
+
+    name: str
+    offset: int = 0
+    turn: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """The address of packed constant data, float32."""
+
+    array: Array
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The address of float32 elements that live during one node's calls: `fixed`, or `per_row` times the rows of `of`."""
+
+    key: str
+    fixed: int = 0
+    per_row: int = 0
+    offset: int = 0
+    of: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The address of a part of the stream's state, float32, with its value after reset."""
+
+    name: str
+    initial: Array
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The number of rows in this call of a value, by default the node's first output."""
+
+    of: str = ""
+    times: int = 1
+    """rows of the kernel in one row of the value"""
+
+
+@dataclass(frozen=True)
+class Started:
+    """0 in the first call after a reset, otherwise 1."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How often the innermost loop round the call has been gone through: 0, 1, …"""
+
+
+@dataclass(frozen=True)
+class Count:
+    """Rows of a value since the reset, before this call."""
+
+    of: str
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Rows that the whole sequence has of a value, or -1 while its end is not known."""
+
+    of: str
+
+
+Operand = Value | Weight | Scratch | State | Rows | Started | Count | Whole | Turn | int | float
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call of the step. `kernel` is registered, or `source` is the text of a function of its own."""
+
+    kernel: Callable[..., Any] | str
+    operands: tuple[Operand, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Open:
+    """The head of a block of calls: a line of the page with an operand for each `{}` and, in a loop, `TURN` for its variable."""
+
+    text: str
+    operands: tuple[Operand, ...] = ()
+    by_row: bool = False
+    """a loop over the rows of a call, one of which the calls inside see"""
+
+
+@dataclass(frozen=True)
+class Close:
+    """The end of the innermost open block; an empty block does what `otherwise` says."""
+
+    otherwise: str = "pass"
+
+
+@dataclass(frozen=True)
+class Body:
+    """The calls of a nested graph."""
+
+    graph: Graph
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """What an operator may ask for while it is lowered."""
+
+    specs: dict[str, Spec]
+    constants: dict[str, Array]
+    per_row: Callable[[str], bool]
+    """True where a value has one row per frame; False where there is one per call or it is constant"""
+    clock: Callable[[str], Clock]
+    """the clock of a value per row"""
+    carries: Callable[[str, str], bool]
+    """True where a walk over time starts from the first value, a state that the graph takes in, and hands it out as the second"""
+    lanes: int
+    registers: int
+
+    def row_stride(self, name: str) -> int:
+        """Elements from one row of a value to the next: 0 for a value that all rows share."""
+        return self.specs[name].elements if self.per_row(name) else 0
+
+
+def literal(value: float) -> str:
+    """A float32 in words of the kernel language, infinities included."""
+    number = float(value)
+    if number != number:
+        raise Refused("one of its numbers is NaN")
+    return f"splat({number!r})" if abs(number) < np.inf else f"splat({'-' if number < 0 else ''}1e999)"
