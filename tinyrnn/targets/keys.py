@@ -10,6 +10,7 @@ from pathlib import Path
 
 import llvmlite
 
+from tinyrnn import __version__
 from tinyrnn.targets.machine import Machine
 
 PACKAGE = Path(__file__).parents[1]
@@ -33,11 +34,14 @@ def package() -> bytes:
 
 
 def _hash_of(paths: Iterable[Path]) -> bytes:
-    """Each release of Numba works with one of llvmlite, whose version stands for both: what is in the cache needs no Numba."""
+    """Each release of Numba works with one of llvmlite, whose version stands for both: what is in the cache needs no Numba.
+
+    The version of the package tells apart what a frozen program has of it, where there are no sources.
+    """
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.read_bytes())
-    for text in (llvmlite.__version__, platform.python_version()):
+    for text in (__version__, llvmlite.__version__, platform.python_version()):
         digest.update(text.encode() + b"\0")
     return digest.digest()
 
