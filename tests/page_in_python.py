@@ -14,7 +14,7 @@ from tinyrnn.targets.machine import host
 from tinyrnn.targets.page import read_page
 from tinyrnn.targets.page_functions import translated
 from tinyrnn.targets.page_values import ELEMENTS
-from tinyrnn.targets.side_by_side import objects
+from tinyrnn.targets.parallel_compilation import objects
 
 TYPES: dict[str, Any] = {
     "f32": ctypes.c_float, "f64": ctypes.c_double, "i64": ctypes.c_int64, "u64": ctypes.c_uint64, "i32": ctypes.c_int32,

@@ -8,7 +8,7 @@ from typing import Any
 from tinyrnn.graph.ir import Graph, Node
 from tinyrnn.graph.op import Array
 from tinyrnn.passes import bound
-from tinyrnn.passes.dead import remove_dead
+from tinyrnn.passes.dead_code import remove_dead
 from tinyrnn.passes.fold import fold
 from tinyrnn.targets.reference import Reference
 
@@ -21,7 +21,7 @@ def folded(graph: Graph, values: Mapping[str, Any] | None = None) -> Graph:
 
 
 def outputs_of(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs of a graph that `roll_steps` may have been at."""
+    """The outputs of a graph that `reroll_steps` may have been at."""
     seen = graph.copy()
     seen.nodes = [_as_scan(node) if node.op == "Iterate" else node for node in seen.nodes]
     return Reference(seen).run(inputs)

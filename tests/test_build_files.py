@@ -27,7 +27,7 @@ from tinyrnn.native.link import on_this_machine
 from tinyrnn.native.objects import contents
 from tinyrnn.runtime.built import selftest
 from tinyrnn.targets.machine import host
-from tinyrnn.targets.table import find_target, targets
+from tinyrnn.targets.target_table import find_target, targets
 from tinyrnn.targets.worker import Unit, compile_for
 
 ROOT = Path(__file__).parents[1]
@@ -337,9 +337,9 @@ def test_what_llvm_cannot_do_is_contained() -> None:
 
 
 def test_sizes_that_the_file_leaves_open(tmp_path: Path) -> None:
-    from tinyrnn.loading.sized_model import SizedModel
+    from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 
-    model = next(p for p in sorted((MODELS / "architectures").glob("*.onnx")) if isinstance(tinyrnn.load(p), SizedModel))
+    model = next(p for p in sorted((MODELS / "architectures").glob("*.onnx")) if isinstance(tinyrnn.load(p), DynamicShapeModel))
     with pytest.raises(UnsupportedError, match="its code has to know its sizes") as refused:
         tinyrnn.build(model, tmp_path)
     bind = {name: int(size) for name, size in re.findall(r"--bind (\S+)=(\d+)", str(refused.value))}

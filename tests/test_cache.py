@@ -19,7 +19,7 @@ import tinyrnn
 from tinyrnn.cli import main
 from tinyrnn.compile.progress import listening, tell
 from tinyrnn.loading import model_cache
-from tinyrnn.targets import cache, side_by_side
+from tinyrnn.targets import cache, parallel_compilation
 from tinyrnn.targets.kernels import Kernels
 from tinyrnn.targets.machine import host
 from tinyrnn.targets.page import read_page
@@ -175,13 +175,13 @@ def test_an_interrupted_compile_goes_on_where_it_was(folder: Path) -> None:
 def test_a_killed_compile_leaves_nothing_that_harms(folder: Path, tmp_path: Path) -> None:
     path = Path(tinyrnn.__file__).parent / "models" / "gesture.onnx"
     code = (
-        "import os, signal, sys, tinyrnn\nfrom tinyrnn.targets import side_by_side\nside_by_side.EACH = 1\n"
+        "import os, signal, sys, tinyrnn\nfrom tinyrnn.targets import parallel_compilation\nparallel_compilation.EACH = 1\n"
         "def kill(stage, done, total):\n    if stage == 'kernels' and done: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"tinyrnn.load({str(path)!r}, progress=kill)"
     )
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    environment = {**os.environ, side_by_side.PROCESSES_VARIABLE: "2", "TMPDIR": str(temporary)}
+    environment = {**os.environ, parallel_compilation.PROCESSES_VARIABLE: "2", "TMPDIR": str(temporary)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True).returncode < 0
     begun = time.monotonic()
     while list(temporary.iterdir()) and time.monotonic() < begun + 60:
@@ -203,11 +203,11 @@ def test_stages_are_told_in_order(folder: Path) -> None:
 
 def test_kernels_are_compiled_in_several_processes_to_the_same_code(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(tinyrnn.__file__).parent / "models" / "video.onnx"
-    monkeypatch.setattr(side_by_side, "EACH", 2)
+    monkeypatch.setattr(parallel_compilation, "EACH", 2)
     made = []
     for processes in ("1", "3"):
         monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / processes))
-        monkeypatch.setenv(side_by_side.PROCESSES_VARIABLE, processes)
+        monkeypatch.setenv(parallel_compilation.PROCESSES_VARIABLE, processes)
         assert not tinyrnn.load(path)._code.from_cache
         made.append({entry.name: cache.read(entry.name) for entry in cache.entries()})
     assert len(made[0]) > 6 and made[0].keys() == made[1].keys()
@@ -220,12 +220,12 @@ def test_a_process_beside_compiles_every_kernel_to_the_same_object(folder: Path,
     source = tinyrnn.load(Path(tinyrnn.__file__).parent / "models" / "video.onnx")._source.source
     kernels = Kernels(read_page(source.text), host())
     translated(kernels.page, {name: name for name in source.entries}, host().bits, kernels)
-    here = dict(zip(kernels.called, side_by_side.objects(kernels), strict=True))
+    here = dict(zip(kernels.called, parallel_compilation.objects(kernels), strict=True))
     request = {"machine": host().as_dict(), "page": source.text, "symbols": [*here], "form": "o", "parent": os.getpid()}
-    (tmp_path / side_by_side.REQUEST).write_text(json.dumps(request))
-    done = subprocess.run([sys.executable, "-m", side_by_side.__name__, str(tmp_path)], capture_output=True, text=True)
+    (tmp_path / parallel_compilation.REQUEST).write_text(json.dumps(request))
+    done = subprocess.run([sys.executable, "-m", parallel_compilation.__name__, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert {symbol: (tmp_path / (symbol + side_by_side.ENDING)).read_bytes() for symbol in here} == here and len(here) > 6
+    assert {symbol: (tmp_path / (symbol + parallel_compilation.ENDING)).read_bytes() for symbol in here} == here and len(here) > 6
 
 
 def test_without_a_cache_no_file_is_read_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,8 +237,8 @@ def test_without_a_cache_no_file_is_read_for_it(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("broken", ["sys.executable = '/nowhere/python'", "sys.executable = '/bin/false'", "sys.frozen = True"])
 def test_without_other_processes_all_is_compiled_in_this_one(broken: str, folder: Path) -> None:
     path = Path(tinyrnn.__file__).parent / "models" / "gesture.onnx"
-    code = f"import sys; {broken}\nimport tinyrnn\nfrom tinyrnn.targets import side_by_side\nside_by_side.EACH = 1\nprint(tinyrnn.load({str(path)!r})._code.size > 0)"
-    environment = {**os.environ, side_by_side.PROCESSES_VARIABLE: "3"}
+    code = f"import sys; {broken}\nimport tinyrnn\nfrom tinyrnn.targets import parallel_compilation\nparallel_compilation.EACH = 1\nprint(tinyrnn.load({str(path)!r})._code.size > 0)"
+    environment = {**os.environ, parallel_compilation.PROCESSES_VARIABLE: "3"}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert answer.stdout.split() == ["True"], answer.stderr
 

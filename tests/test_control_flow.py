@@ -445,5 +445,5 @@ def test_turns_within_frames_share_no_state_over_time(tmp_path: Path) -> None:
         N("Scan", ["start", "x"], ["", "y"], body=body, num_scan_inputs=1, scan_input_axes=[2], scan_output_axes=[2]),
     ]
     proto = model(nodes, [F("x", [1, "time", 4, 3])], [F("y")], zero=np.array(0), nothing=np.float32(0))
-    with pytest.raises(UnsupportedError, match="which all turns would share"):
+    with pytest.raises(UnsupportedError, match="which all iterations would share"):
         loaded(proto, tmp_path, time="time")

@@ -24,7 +24,7 @@ import tinyrnn
 from tinyrnn.check import within
 from tinyrnn.compile.planner import LARGEST_CHUNK
 from tinyrnn.graph.arrays import batch_entry
-from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 from tinyrnn.runtime import Model
 
 ALL = bool(os.environ.get("TINYRNN_ALL"))
@@ -36,7 +36,7 @@ FEW = (3, 40, EDGE + 1, 3)
 
 def lengths(model: Model) -> tuple[int, ...]:
     """Round the model's own chunk, and above it: they take one pass, two and three."""
-    if isinstance(model, SizedModel):
+    if isinstance(model, DynamicShapeModel):
         return FEW
     chunk = model._layout.chunk
     return (1, 2, *((chunk - 1, chunk, chunk + 1) if 16 <= chunk < EDGE else ()), EDGE - 1, EDGE, EDGE + 1, 2 * EDGE + 1)
@@ -60,7 +60,7 @@ def right(case: Case, folder: Path) -> tuple[bool, bool]:
         try:
             found = whole(model, inputs)
         except tinyrnn.TinyRNNError as error:
-            assert frames < EDGE - 1 or isinstance(model, SizedModel), f"{case.said}, {frames} frames: {error}"
+            assert frames < EDGE - 1 or isinstance(model, DynamicShapeModel), f"{case.said}, {frames} frames: {error}"
             continue
         agree("close", found, expected, f"{case.said}, {frames} frames:")
         compared = True

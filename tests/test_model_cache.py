@@ -20,7 +20,7 @@ import tinyrnn
 from tinyrnn.cli import main
 from tinyrnn.loading import model_cache
 from tinyrnn.loading import stages as compiler
-from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 from tinyrnn.targets import cache, keys
 
 MODELS = Path(__file__).parent / "models"
@@ -179,11 +179,11 @@ def test_models_with_run_time_sizes(folder: Path, tmp_path: Path, monkeypatch: p
     path, rng = similar(tmp_path / "m.onnx"), np.random.default_rng(0)
     given = [rng.standard_normal((1, n, m)).astype(np.float32) for n, m in ((5, 4), (6, 9), (5, 4), (33, 7))]
     first = tinyrnn.load(path)
-    assert isinstance(first, SizedModel) and not from_cache(first) and len(kept(folder)) == 1
+    assert isinstance(first, DynamicShapeModel) and not from_cache(first) and len(kept(folder)) == 1
     expected = [first.run(x) for x in given]
     assert len(kept(folder)) == 2, "of the sizes that come the first are kept"
     again = tinyrnn.load(path)
-    assert isinstance(again, SizedModel) and from_cache(again) and str(again) == str(first) and again.kind == first.kind
+    assert isinstance(again, DynamicShapeModel) and from_cache(again) and str(again) == str(first) and again.kind == first.kind
     compiled: list[Any] = []
     made = compiler.compile_file
     monkeypatch.setattr(compiler, "compile_file", lambda *a, **k: compiled.append(a) or made(*a, **k))

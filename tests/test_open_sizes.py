@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
 from tinyrnn.check import within
-from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 
 F = 6
 RNG = np.random.default_rng(5)
@@ -58,7 +58,7 @@ def test_kernels_reach_as_far_as_they_like(kind: str, kernel: int, tmp_path: Pat
     more, held = gru("b", "y", F, "rnn")
     proto = model_of([*nodes, *more], {"x": [1, F, "T"]}, ["y"], constants | held)
     model = loaded(proto, tmp_path)
-    assert not isinstance(model, SizedModel)
+    assert not isinstance(model, DynamicShapeModel)
     for frames in (kernel + 1, kernel + 6, 2 * kernel + 257):
         x = RNG.standard_normal((1, F, frames)).astype(np.float32)
         agree("close", whole(model, {"x": x}), in_onnxruntime(proto, {"x": x}))
@@ -200,7 +200,7 @@ def attention_step(scores: str) -> onnx.ModelProto:
 def test_a_memory_of_any_length(scores: str, tmp_path: Path) -> None:
     proto = attention_step(scores)
     model = loaded(proto, tmp_path)
-    assert isinstance(model, SizedModel) and model.kind == "step" and model.open_sizes == ("S",)
+    assert isinstance(model, DynamicShapeModel) and model.kind == "step" and model.open_sizes == ("S",)
     stream = model.stream()
     h = np.zeros((1, F), np.float32)
     sizes = (5, 17, 1, 2, 30, 5, 64, 3, 8, 16)
@@ -220,15 +220,15 @@ def test_a_memory_of_any_length(scores: str, tmp_path: Path) -> None:
 
 def test_sizes_share_one_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many sizes come, only the first few of them compile anything."""
-    from tinyrnn.loading import shared_page as generic
+    from tinyrnn.loading import parametric_page as generic
 
     model = loaded(attention_step("additive"), tmp_path)
-    assert isinstance(model, SizedModel)
+    assert isinstance(model, DynamicShapeModel)
     compiled: list[str] = []
     compile_source = generic.compile_source
     monkeypatch.setattr(generic, "compile_source", lambda source: compiled.append(source.text) or compile_source(source))
     for size in range(3, 60):
-        model.sized({"S": size})
+        model.specialised({"S": size})
     assert len(compiled) <= 1, len(compiled)
 
 

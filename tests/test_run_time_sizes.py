@@ -18,7 +18,7 @@ import tinyrnn
 from tinyrnn.bench import bench
 from tinyrnn.check import check
 from tinyrnn.cli import main
-from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 
 
 def attention() -> onnx.ModelProto:
@@ -47,7 +47,7 @@ MODELS = {"attention": attention, "backwards": backwards}
 def path(request: Any, tmp_path: Path) -> Path:
     file = tmp_path / f"{request.param}.onnx"
     onnx.save(MODELS[request.param](), file)
-    assert isinstance(tinyrnn.load(file), SizedModel)
+    assert isinstance(tinyrnn.load(file), DynamicShapeModel)
     return file
 
 

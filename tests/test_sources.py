@@ -21,7 +21,7 @@ from safetensors_file import safetensors
 
 import tinyrnn
 from tinyrnn.check import check, within
-from tinyrnn.frontends.kinds import HINTS, SUFFIXES
+from tinyrnn.frontends.formats import HINTS, SUFFIXES
 
 MODELS = Path(__file__).parent / "models"
 STATES = MODELS / "lstm_l2_uni_sf_states_dynT_dynB_legacy.onnx"

@@ -19,9 +19,9 @@ import tinyrnn
 from tinyrnn.check import within
 from tinyrnn.frontends.onnx import read_onnx
 from tinyrnn.graph.ir import Graph
-from tinyrnn.ops.recurrent.unrolled import roll_steps
+from tinyrnn.ops.recurrent.unrolled import reroll_steps
 from tinyrnn.passes import _rewrite as rewritten
-from tinyrnn.passes import dead
+from tinyrnn.passes import dead_code
 
 X, H = 5, 4
 """features and hidden size"""
@@ -91,8 +91,8 @@ def rolled(model: onnx.ModelProto) -> tuple[Graph, Graph]:
     flat = folded(read_onnx(Path("model.onnx"), model))
     graph = flat.copy()
     rewritten(graph)
-    roll_steps(graph)
-    dead.remove_dead(graph)
+    reroll_steps(graph)
+    dead_code.remove_dead(graph)
     return flat, graph
 
 

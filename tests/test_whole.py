@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import tinyrnn
 from tinyrnn.check import check, within
 from tinyrnn.cli import main
-from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 
 FEATURES = 6
 
@@ -41,7 +41,7 @@ def attention(frames: int | str = "T") -> onnx.ModelProto:
 def test_attention_over_the_whole_sequence(tmp_path: Path) -> None:
     proto = attention()
     model = loaded(proto, tmp_path)
-    assert isinstance(model, SizedModel) and model.kind == "whole" and model.open_sizes == ("T",)
+    assert isinstance(model, DynamicShapeModel) and model.kind == "whole" and model.open_sizes == ("T",)
     for batch, frames in ((1, 3), (2, 9), (1, 3), (3, 1)):
         x = np.random.default_rng(frames).standard_normal((batch, frames, FEATURES)).astype(np.float32)
         assert within("close", model.run(x), in_onnxruntime(proto, {"x": x})["y"])

@@ -48,8 +48,8 @@ from tinyrnn.bench.report import (
 )
 from tinyrnn.errors import TinyRNNError
 from tinyrnn.graph.arrays import Array
+from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 from tinyrnn.loading.load import LoadOptions, load
-from tinyrnn.loading.sized_model import SizedModel
 from tinyrnn.runtime import Context, Model, Progress
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def bench(
     file = Path(path)
     tick = _ticker(progress, ROUNDS + 2 + (1 + CACHED_LOADS if loading else 0))
     model = load(file, **options)
-    if isinstance(model, SizedModel):
-        model = model.sized({n: max(k, min(frames, WHOLE)) for n, k in model.example.items()})
+    if isinstance(model, DynamicShapeModel):
+        model = model.specialised({n: max(k, min(frames, WHOLE)) for n, k in model.example.items()})
     data = Data(model, frames, seed, fixed=versus is not None)
     peer, refusal = None, ""
     try:

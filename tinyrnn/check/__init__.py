@@ -14,7 +14,7 @@ from tinyrnn.check.report import Difference, Report, Row
 from tinyrnn.check.tolerances import TOLERANCES, Tolerance, difference, excess, within
 from tinyrnn.errors import ShapeError
 from tinyrnn.frontends.source import ModelSource
-from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 from tinyrnn.runtime import Model, Progress
 
 if TYPE_CHECKING:
@@ -69,11 +69,11 @@ def check_model(
     progress: Progress | None = None,
 ) -> Report:
     """`check` of a model that is loaded; `path` is what was given to `load`, and `bind` as it was given to `load`."""
-    if isinstance(model, SizedModel):
+    if isinstance(model, DynamicShapeModel):
         known = data is not None and all(name in data for name in model._layout.file_inputs)
         sizes = model.sizes_of(data) if known and data else {n: max(k, min(frames, WHOLE)) for n, k in model.example.items()}
         bind = {**(bind or {}), **{name: sizes[name] for name in model.open_sizes}}
-        model = model.sized({name: bind[name] for name in model.open_sizes})
+        model = model.specialised({name: bind[name] for name in model.open_sizes})
     if frames < 1 or any(n < 1 for n in chunks):
         raise ShapeError(f"{model.name}: frames={frames} and chunks={tuple(chunks)} must be 1 or more")
     if level not in TOLERANCES:

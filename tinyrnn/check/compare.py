@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.check.drawn import drawn, drawn_parts
 from tinyrnn.check.oracles import Failure, Session, constants_of, import_onnxruntime
+from tinyrnn.check.randomness import random_state_parts, random_values
 from tinyrnn.check.report import Report, Row
 from tinyrnn.check.samples import Sample, fixed_sizes, from_file, given_sample, random_sample, repeated
 from tinyrnn.check.tolerances import difference, distance, excess, within
@@ -85,10 +85,10 @@ class Check:
         self.reasons: set[str] = set()
         self.done, self.total = 0, sample.frames * (2 + (len(chunks) + 2 if self.streams else 0))
         self.reference = Reference(model._source.graph, model._source.program.states)
-        values = drawn(model._source.graph, model._source.program.states)
+        values = random_values(model._source.graph, model._source.program.states)
         self.drawn = {p.name for p in (*model.outputs, *model._layout.state_inputs)} & values
         """outputs and states that are compared with nothing: no other runtime draws the same"""
-        self.drawn_parts = drawn_parts(model._source.graph, values)
+        self.random_state_parts = random_state_parts(model._source.graph, values)
         if self.drawn:
             named = ", ".join(sorted(self.drawn))
             self._note(f"{named}: from random numbers, which every runtime draws for itself; compared among streams alone")
@@ -327,7 +327,7 @@ class Check:
             return
         if self.streams and self.model.kind == "sequence":
             ends = self._stream(sample, sample.frames).states
-            for name in [n for n in ends if n in parts and not n.startswith(self.drawn_parts)]:
+            for name in [n for n in ends if n in parts and not n.startswith(self.random_state_parts)]:
                 part = parts[name]
                 axis = part.shape.index(sample.batch) if sample.batch > 1 else None
                 wanted = part.reshape(1, -1) if axis is None else np.moveaxis(part, axis, 0).reshape(sample.batch, -1)

@@ -17,7 +17,7 @@ UNITS = {"": 1, "k": 1024, "m": 1024**2}
 def _list(ctx: click.Context, option: click.Parameter, value: bool) -> None:
     if not value or ctx.resilient_parsing:
         return
-    from tinyrnn.targets.table import targets
+    from tinyrnn.targets.target_table import targets
 
     for target in targets().values():
         machine = target.machine

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyrnn.graph.arrays import Port
 from tinyrnn.graph.ir import Graph
-from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 from tinyrnn.loading.stages import doubts
 from tinyrnn.runtime import Model
 
@@ -51,7 +51,7 @@ def summary(model: Model, path: Path) -> dict[str, Any]:
             "rows": layout.chunk,
         },
         "sizes": [str(rule) for rule in layout.sizes],
-        "run_time_sizes": model.example if isinstance(model, SizedModel) else {},
+        "run_time_sizes": model.example if isinstance(model, DynamicShapeModel) else {},
         "doubts": list(doubts(stages.program, stages.graph.metadata)),
         "metadata": model.metadata,
     }

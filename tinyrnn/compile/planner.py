@@ -13,24 +13,24 @@ from tinyrnn.graph.call import (
     Body,
     Call,
     Close,
-    Count,
+    Iteration,
     Lowering,
     Open,
     Operand,
+    PastRows,
     Rows,
     Scratch,
     Started,
     State,
-    Turn,
+    TotalRows,
     Value,
     Weight,
-    Whole,
 )
 from tinyrnn.graph.clock import FRAMES, Clock
 from tinyrnn.graph.ir import Graph, Node
 from tinyrnn.graph.limits import check_time, check_weights
 from tinyrnn.graph.op import Refused, op_of
-from tinyrnn.ops.movement.walk import walk
+from tinyrnn.ops.movement.strided_copy import strided_copy
 from tinyrnn.passes import Program
 
 CHUNK_BYTES = 1 << 18
@@ -56,7 +56,7 @@ class _Planner:
             self.graph.constants,
             lambda name: name in program.per_row,
             program.clock,
-            lambda start, end: (start, end) in program.handed,
+            lambda start, end: (start, end) in program.carried,
             lanes,
             registers,
         )
@@ -82,7 +82,7 @@ class _Planner:
             if isinstance(call, Open):
                 self.blocks.append((f"i{len(plan.steps)}", call))
                 plan.steps.append(
-                    Step(replace(call, text=call.text.replace("TURN", self.blocks[-1][0])), operands, "", node.name)
+                    Step(replace(call, text=call.text.replace("ITERATION", self.blocks[-1][0])), operands, "", node.name)
                 )
             else:
                 plan.steps.append(Step(call.kernel, operands, call.note, node.name))
@@ -176,7 +176,7 @@ class _Planner:
         return [(node, call) for call in self._copies(source, target)]
 
     def _copies(self, source: str, target: str, note: str = "") -> list[Call]:
-        return walk(self.env, target, source, [self.graph.specs[source].elements], [1], [1], note=note)
+        return strided_copy(self.env, target, source, [self.graph.specs[source].elements], [1], [1], note=note)
 
     def _bound(self, name: str, low: int, high: int) -> None:
         producers = self.graph.producers()
@@ -198,7 +198,7 @@ class _Planner:
         for index, (node, call) in enumerate(calls):
             if isinstance(call, Close):
                 opened, block = self.blocks.pop()
-                if "TURN" in block.text:
+                if "ITERATION" in block.text:
                     loops.append((int(opened), index))
                 continue
             if isinstance(call, Open):
@@ -272,8 +272,8 @@ class _Planner:
         """The variable of the loop over rows round a step, if there is one."""
         return next((variable for variable, head in self.blocks if head.by_row), "")
 
-    def _turn_variable(self) -> str:
-        return next(variable for variable, head in reversed(self.blocks) if "TURN" in head.text and not head.by_row)
+    def _iteration_variable(self) -> str:
+        return next(variable for variable, head in reversed(self.blocks) if "ITERATION" in head.text and not head.by_row)
 
     def _rows_of(self, node: Node, of: str = "") -> str:
         if self._row_variable():
@@ -288,13 +288,13 @@ class _Planner:
             root = self._root(operand.name)
             size = self.graph.specs[root].dtype.itemsize
             place = _shift(self._place(root), operand.offset * size)
-            if operand.turn:
-                place = replace(place, terms=(*place.terms, (self._turn_variable(), operand.turn * size)))
+            if operand.iteration:
+                place = replace(place, terms=(*place.terms, (self._iteration_variable(), operand.iteration * size)))
             if self._row_variable() and root in self.program.per_row:
                 place = replace(place, terms=(*place.terms, (self._row_variable(), self.graph.specs[root].elements * size)))
             return place
-        if isinstance(operand, Turn):
-            return self._turn_variable()
+        if isinstance(operand, Iteration):
+            return self._iteration_variable()
         if isinstance(operand, Weight):
             return _shift(self._weight(operand.array), 4 * operand.offset)
         if isinstance(operand, Scratch):
@@ -304,9 +304,9 @@ class _Planner:
         if isinstance(operand, Rows):
             rows = self._rows_of(node, operand.of)
             return rows if operand.times == 1 else f"{rows} * {operand.times}"
-        if isinstance(operand, Count):
+        if isinstance(operand, PastRows):
             return f"count_{self._counted(operand.of)}"
-        if isinstance(operand, Whole):
+        if isinstance(operand, TotalRows):
             return f"whole_{self._counted(operand.of)}"
         if isinstance(operand, Started):
             started = f"started@{4 * self._part('started', np.zeros(1, np.float32))}"

@@ -17,7 +17,7 @@ from tinyrnn.decode.ports import find_feedback
 from tinyrnn.decode.search import Search
 from tinyrnn.errors import DecodeError
 from tinyrnn.graph.arrays import Array, describe, frame_input
-from tinyrnn.runtime import Live, Model, Progress, Stream, aligned
+from tinyrnn.runtime import Model, ProcessLocal, Progress, Stream, aligned
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -64,7 +64,7 @@ class Hypothesis(NamedTuple):
     stopped: bool
 
 
-class Decoder(Live):
+class Decoder(ProcessLocal):
     """A stream whose output goes back into an input. For one thread at a time, as the stream is.
 
     stream: a `Stream`, whose state a generation continues from; a `Model` stands for a new stream of it

@@ -6,10 +6,10 @@ import numpy as np
 
 from tinyrnn.decode import job as k
 from tinyrnn.graph.arrays import Array
-from tinyrnn.runtime import Live, aligned
+from tinyrnn.runtime import ProcessLocal, aligned
 
 
-class Search(Live):
+class Search(ProcessLocal):
     """Arrays that a search of one size works in, and the words of a job that point to them.
 
     width, steps, length_penalty: as of `Decoder.beam`

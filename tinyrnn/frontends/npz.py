@@ -65,11 +65,11 @@ import numpy as np
 
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.archive import LARGEST_TOTAL, Array, read_archive
-from tinyrnn.frontends.guess import guess_layers
 from tinyrnn.frontends.keras_names import from_keras
+from tinyrnn.frontends.layer_candidates import layer_candidates
 from tinyrnn.frontends.names import renamed
-from tinyrnn.frontends.order import DEEPEST, model_name, ordered
 from tinyrnn.frontends.safetensors import read_safetensors
+from tinyrnn.frontends.topological_order import DEEPEST, model_name, ordered
 from tinyrnn.frontends.weights import weights_graph
 from tinyrnn.graph.arrays import is_floating
 from tinyrnn.graph.ir import Graph, Node, Size, Spec
@@ -122,7 +122,7 @@ def _plain(path: Path, arrays: dict[str, Array], layers: Sequence[Any] | None, m
         arrays = renamed(path, arrays, names)
     found = from_keras(arrays)
     if layers is None:
-        told = guess_layers(found.arrays, found.origins)
+        told = layer_candidates(found.arrays, found.origins)
         raise LoadError(f"{path}: plain weights without a description of the layers. {told}")
     return weights_graph(path, found.arrays, layers, metadata, found.options), None
 

@@ -14,9 +14,9 @@ from onnx import TensorProto, numpy_helper
 
 from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.frontends.archive import first_line
+from tinyrnn.frontends.formats import memory_name
 from tinyrnn.frontends.functions import inlined, written_out
-from tinyrnn.frontends.kinds import memory_name
-from tinyrnn.frontends.order import DEEPEST, check_names, model_name, ordered
+from tinyrnn.frontends.topological_order import DEEPEST, check_names, model_name, ordered
 from tinyrnn.graph.arrays import is_floating
 from tinyrnn.graph.ir import Graph, Node, Size, Spec, refresh_captures
 from tinyrnn.graph.limits import LARGEST_VALUE

@@ -17,7 +17,7 @@ import numpy as np
 
 from tinyrnn.errors import LoadError
 from tinyrnn.frontends.archive import LARGEST_RANK, LARGEST_TOTAL, Array, first_line
-from tinyrnn.frontends.order import check_names
+from tinyrnn.frontends.topological_order import check_names
 from tinyrnn.graph.limits import LARGEST_VALUE
 
 LARGEST_HEADER = 1 << 24

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
 from tinyrnn.errors import LoadError
-from tinyrnn.frontends.kinds import READ, START, hint, kind_of_model, memory_name
+from tinyrnn.frontends.formats import READ, START, format_of, hint, memory_name
 from tinyrnn.graph.ir import Graph
 from tinyrnn.graph.limits import LARGEST_FILE, holds, one_load
 
@@ -85,9 +85,9 @@ def label(source: ModelSource) -> str:
 def _kind(source: Any) -> str | None:
     if isinstance(source, (str, PathLike)):
         with Path(source).open("rb") as file:
-            return kind_of_model(file.read(START), file, Path(source).suffix.lower())
+            return format_of(file.read(START), file, Path(source).suffix.lower())
     data = bytes(source)
-    return kind_of_model(data[:START], io.BytesIO(data), ".onnx")
+    return format_of(data[:START], io.BytesIO(data), ".onnx")
 
 
 def _check_file(path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyrnn.errors import LoadError
 from tinyrnn.frontends.archive import Array
-from tinyrnn.frontends.order import check_names, model_name
+from tinyrnn.frontends.topological_order import check_names, model_name
 from tinyrnn.graph.ir import Graph, Node, Size, Spec
 
 OPSET = 20

@@ -16,11 +16,11 @@ from tinyrnn.graph.ir import Graph, Spec
 
 @dataclass(frozen=True)
 class Value:
-    """The address of a value of the frame graph, `offset` elements on, and `turn` more for each turn of the loop round it."""
+    """The address of a value of the frame graph, `offset` elements on, and `iteration` more for each iteration of the loop round it."""
 
     name: str
     offset: int = 0
-    turn: int = 0
+    iteration: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,25 +66,25 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Iteration:
     """How often the innermost loop round the call has been gone through: 0, 1, …"""
 
 
 @dataclass(frozen=True)
-class Count:
+class PastRows:
     """Rows of a value since the reset, before this call."""
 
     of: str
 
 
 @dataclass(frozen=True)
-class Whole:
+class TotalRows:
     """Rows that the whole sequence has of a value, or -1 while its end is not known."""
 
     of: str
 
 
-Operand = Value | Weight | Scratch | State | Rows | Started | Count | Whole | Turn | int | float
+Operand = Value | Weight | Scratch | State | Rows | Started | PastRows | TotalRows | Iteration | int | float
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Open:
-    """The head of a block of calls: a line of the page with an operand for each `{}` and, in a loop, `TURN` for its variable."""
+    """The head of a block of calls: a line of the page with an operand for each `{}` and, in a loop, `ITERATION` for its variable."""
 
     text: str
     operands: tuple[Operand, ...] = ()

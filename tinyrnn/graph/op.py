@@ -140,7 +140,7 @@ class Op:
         """(table [entries, size], indices) where the output of a node of the frame graph is rows of a constant table."""
         return None
 
-    def take_table(self, node: Node, table: Array, indices: str, specs: Mapping[str, Spec]) -> Node | None:
+    def with_products(self, node: Node, table: Array, indices: str, specs: Mapping[str, Spec]) -> Node | None:
         """A node of the frame graph that does the same from the indices of its first input's rows in a constant table."""
         return None
 
@@ -153,7 +153,7 @@ class Op:
         return []
 
     def misplaced(self, node: Node, specs: Mapping[str, Spec], roles: Mapping[Axis, str]) -> bool:
-        """Whether a node that a guess made is none where the rows are those."""
+        """Whether a node that a speculative_rewrite made is none where the rows are those."""
         return False
 
     def starts_from(self, node: Node) -> list[str]:
@@ -356,12 +356,12 @@ def rewrite(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
     return function
 
 
-GUESSES: list[Callable[[Graph], None]] = []
+SPECULATIVE_REWRITES: list[Callable[[Graph], None]] = []
 """Rewritings that come last, and that are taken back where an operator that they made is `misplaced`."""
 
 
-def guess(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
-    GUESSES.append(function)
+def speculative_rewrite(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
+    SPECULATIVE_REWRITES.append(function)
     return function
 
 

@@ -12,7 +12,7 @@ from tinyrnn.errors import LoadError
 from tinyrnn.frontends.source import ModelSource, label
 from tinyrnn.graph.limits import one_load
 from tinyrnn.loading import model_cache
-from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 from tinyrnn.runtime import Model
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _compiled(name: str, path: ModelSource, options: Mapping[str, Any]) -> tuple
     if model_cache.file_name(path, options) != name:
         return model, said  # the file has changed meanwhile
     model_cache.keep(name, path, model, said, model._source.graph.beside)
-    return model.through(_AtSizes(name, path, lambda: model)) if isinstance(model, SizedModel) else model, said
+    return model.through(_AtSizes(name, path, lambda: model)) if isinstance(model, DynamicShapeModel) else model, said
 
 
 def _model(kept: model_cache.Kept, name: str, path: ModelSource, options: Mapping[str, Any]) -> Model:
@@ -105,7 +105,11 @@ def _model(kept: model_cache.Kept, name: str, path: ModelSource, options: Mappin
             return compile_file(path, **options)
 
     model = Model(kept.layout, kept.code, lambda: anew()._source, lambda: anew().traced())
-    return model if kept.sized is None else SizedModel(model, **kept.sized, specialise=_AtSizes(name, path, anew))
+    return (
+        model
+        if kept.dynamic_shapes is None
+        else DynamicShapeModel(model, **kept.dynamic_shapes, specialise=_AtSizes(name, path, anew))
+    )
 
 
 class _AtSizes:
@@ -129,5 +133,5 @@ class _AtSizes:
 
     def made(self, sizes: dict[str, int]) -> Model:
         model = self.compiled()
-        assert isinstance(model, SizedModel)
+        assert isinstance(model, DynamicShapeModel)
         return model._specialise(sizes)

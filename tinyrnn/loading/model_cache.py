@@ -19,7 +19,7 @@ import numpy as np
 
 from tinyrnn.frontends.source import label
 from tinyrnn.graph.arrays import Array, SizeRule
-from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 from tinyrnn.runtime import Model
 from tinyrnn.runtime.built import layout_from, layout_value
 from tinyrnn.runtime.memory import ALIGNMENT, Layout, aligned
@@ -42,8 +42,8 @@ class Kept:
     code: Code
     said: Sequence[str]
     """the warnings of its load"""
-    sized: Mapping[str, Any] | None
-    """of a model with run-time sizes, what `SizedModel` takes"""
+    dynamic_shapes: Mapping[str, Any] | None
+    """of a model with run-time sizes, what `DynamicShapeModel` takes"""
 
 
 def file_name(source: Any, options: Mapping[str, Any]) -> str:
@@ -87,7 +87,7 @@ def find(name: str, source: Any) -> Kept | None:
         batches=dict(zip(header["batches"], batches, strict=True)),
         sizes=tuple(SizeRule(**rule) for rule in header["sizes"]),
     )
-    return Kept(layout, Code(header["code"], objects_in(code), header["entries"], True), header["said"], header["sized"])
+    return Kept(layout, Code(header["code"], objects_in(code), header["entries"], True), header["said"], header["dynamic_shapes"])
 
 
 def keep(name: str, source: Any, model: Model, said: Sequence[str], beside: Mapping[str, int]) -> None:
@@ -119,7 +119,7 @@ def keep(name: str, source: Any, model: Model, said: Sequence[str], beside: Mapp
         "table": len(table),
         "batches": [*layout.batches],
         "sizes": [asdict(rule) for rule in layout.sizes],
-        "sized": model._described if isinstance(model, SizedModel) else None,
+        "dynamic_shapes": model._described if isinstance(model, DynamicShapeModel) else None,
     }
     cache.write(name, _closed(header, arrays))
 

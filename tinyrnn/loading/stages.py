@@ -24,16 +24,16 @@ from tinyrnn.graph.arrays import is_narrow
 from tinyrnn.graph.ir import Graph, Spec
 from tinyrnn.graph.limits import OverLimit, check_arena, check_code, holds, one_load
 from tinyrnn.graph.op import op_of
-from tinyrnn.loading.shared_page import Shared
-from tinyrnn.loading.sized_model import SizedModel
+from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
+from tinyrnn.loading.parametric_page import ParametricPages
 from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
-from tinyrnn.passes.suggest import advice, example
+from tinyrnn.passes.suggest_sizes import advice, example
 from tinyrnn.passes.widen import has_doubles
 from tinyrnn.runtime import Layout, Model, aligned
 from tinyrnn.targets.cpu import compile_source
 from tinyrnn.targets.machine import Machine, host
 from tinyrnn.trace import Tracer
-from tinyrnn.trace.program import watched
+from tinyrnn.trace.program import traced_program
 
 __all__ = ["Stages", "compile_file", "compile_graph", "ops", "read", "save"]
 
@@ -144,7 +144,7 @@ def doubts(program: Program, metadata: Mapping[str, str]) -> Iterator[str]:
 def tracer_of(stages: Stages) -> Tracer:
     """The model once more, with what its recurrent kernels compute among its outputs; the state lies as in the model."""
     machine = host()
-    program, kept = watched(stages.program)
+    program, kept = traced_program(stages.program)
     plan = make_plan(program, machine.lanes, machine.registers)
     assert [(p.name, p.offset, p.shape) for p in plan.parts] == [(p.name, p.offset, p.shape) for p in stages.plan.parts]
     return Tracer(Model(layout_of(plan), compile_source(generate(plan))), kept)
@@ -185,12 +185,12 @@ def _planned(
     return program, make_plan(program, machine.lanes, machine.registers, alignment)
 
 
-def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | None, reason: str) -> SizedModel | None:
+def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | None, reason: str) -> DynamicShapeModel | None:
     """The model of a graph that runs where some of its open sizes are known; None where that does not help."""
     shapes = {name: graph.specs[name].shape for name in graph.inputs}
     opened = list(dict.fromkeys(s for shape in shapes.values() for s in shape if isinstance(s, str)))
     inner = [s for s in opened if any(s in shape[1:] for shape in shapes.values())]
-    shared, ranks = Shared(), dict[str, int]()
+    shared, ranks = ParametricPages(), dict[str, int]()
 
     def staged(sizes: Mapping[str, int]) -> Stages:
         stages = _stages(bound(graph, sizes, None), states, time)
@@ -219,7 +219,7 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
             if stages.program.kind != other.program.kind:
                 continue
             sized = replace(stages, graph=graph)
-            return SizedModel(
+            return DynamicShapeModel(
                 model_of(sized, sizes), shapes, sizes, batches, reason, lambda sizes: model_of(staged(sizes), sizes)
             )
     return None

@@ -20,8 +20,8 @@ from tinyrnn.compile.codegen import generate
 from tinyrnn.compile.plan import ALIGNMENT, Plan
 from tinyrnn.errors import TargetError, UnsupportedError
 from tinyrnn.graph.arrays import Array
+from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 from tinyrnn.loading.load import LoadOptions, compiled
-from tinyrnn.loading.sized_model import SizedModel
 from tinyrnn.loading.stages import layout_of, plan_for
 from tinyrnn.native import interface, selftest
 from tinyrnn.native.archive import archive
@@ -40,7 +40,7 @@ from tinyrnn.runtime import Context, Model
 from tinyrnn.runtime.built import weights_header
 from tinyrnn.targets.code import Code
 from tinyrnn.targets.machine import ALLOWED_EXTERNALS, Machine, host
-from tinyrnn.targets.table import Target, find_target
+from tinyrnn.targets.target_table import Target, find_target
 from tinyrnn.targets.worker import Unit, compile_for
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def build(
 ) -> Built:
     """Compile a model (.onnx or .npz) for a target and write it to a folder, which is made if it is not there.
 
-    target:      a name in `tinyrnn.targets.table.targets()`; `cpu` and `features` are LLVM's names in the place of its own
+    target:      a name in `tinyrnn.targets.target_table.targets()`; `cpu` and `features` are LLVM's names in the place of its own
     name:        the prefix of files and C names, by default the model's
     emulate_fma: give the bits of machines that have fused multiply-add, where the target has none
     weights:     "object", or "file": in NAME.weights, which the program loads itself
@@ -124,7 +124,7 @@ def build(
     rows = _rows(model, plan, chosen, rows)
     face = _interface(check_name(name or c_name(model.name)), model, plan, chosen, rows, weights == "file")
     tell("compiling")
-    test = _selftest(model, chosen, rows if _walks_whole(plan) else SELFTEST_FRAMES)
+    test = _selftest(model, chosen, rows if _needs_whole_sequences(plan) else SELFTEST_FRAMES)
     units = _units(plan, face, chosen, test)
     made = compile_for(chosen.machine, units)
     for unit, (data, _) in zip(units, made, strict=True):
@@ -155,7 +155,7 @@ def build(
 
 
 def _plan(path: str | PathLike[str], model: Model, target: Target, options: LoadOptions) -> Plan:
-    if isinstance(model, SizedModel):
+    if isinstance(model, DynamicShapeModel):
         sizes = ", ".join(f"--bind {size}=16" for size in model.open_sizes)
         raise UnsupportedError(f"{model.name}: its code has to know its sizes. Fix them: {sizes}, for instance")
     if model._layout.batches:
@@ -165,7 +165,7 @@ def _plan(path: str | PathLike[str], model: Model, target: Target, options: Load
     return plan_for(path, target.machine, alignment, **options)
 
 
-def _walks_whole(plan: Plan) -> bool:
+def _needs_whole_sequences(plan: Plan) -> bool:
     """Whether a call is a whole sequence over time. Of a model without time a frame is all that one call takes."""
     return bool(plan.program.refuses_stream) and plan.program.kind != "static"
 
@@ -177,7 +177,7 @@ def _rows(model: Model, plan: Plan, target: Target, rows: int | None) -> int:
         if rows not in (None, 1):
             raise TargetError(f"{model.name}: a step model has one frame a pass, not {rows}")
         return 1
-    if _walks_whole(plan):
+    if _needs_whole_sequences(plan):
         if plan.program.waits:
             raise UnsupportedError(f"{model.name}: cannot stream ({plan.program.refuses_stream}), and its rows come late")
         if rows is None:
@@ -207,7 +207,7 @@ def _interface(name: str, model: Model, plan: Plan, target: Target, rows: int, f
         preferred=8 if target.small else 16 if target.system == "web" else ALIGNMENT,
         rows=rows,
         lead=plan.lead,
-        streams=not _walks_whole(plan),
+        streams=not _needs_whole_sequences(plan),
         counted=bool(plan.clocks),
         waits=bool(plan.program.waits),
         tail=tuple(_tail(port.clock, layout) for port in layout.outputs),

@@ -12,7 +12,7 @@ from typing import Any
 
 from tinyrnn.native.interface import Interface
 
-RUNTIME = ("live", "memory", "driver", "whole", "model", "built")
+RUNTIME = ("process_local", "memory", "driver", "sequences", "model", "built")
 PARTS = ("errors", "graph/clock", "graph/arrays", *(f"runtime/{part}" for part in RUNTIME))
 """files of the package that the runtime needs, each before those that import it"""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tinyrnn.errors import TargetError
 from tinyrnn.runtime.built import architecture
-from tinyrnn.targets.table import Target
+from tinyrnn.targets.target_table import Target
 
 GNU = {
     "x86_64": ("x86_64-linux-gnu", "elf_x86_64"),

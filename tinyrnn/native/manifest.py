@@ -15,7 +15,7 @@ from tinyrnn.native.sizes import Sizes
 from tinyrnn.runtime import Layout
 from tinyrnn.runtime.built import FORMAT, layout_value
 from tinyrnn.targets.machine import Machine
-from tinyrnn.targets.table import Target
+from tinyrnn.targets.target_table import Target
 
 
 def describe(

@@ -8,32 +8,31 @@ from tinyrnn.ops.elementwise import arithmetic, cast, functions, logic, quantiza
 from tinyrnn.ops.elementwise import operators as elementwise
 from tinyrnn.ops.linear import matmul, product
 from tinyrnn.ops.linear import operators as linear
-from tinyrnn.ops.loops import control
+from tinyrnn.ops.loops import control_flow
 from tinyrnn.ops.loops import operators as loops
-from tinyrnn.ops.movement import concat, gather, indexing, rearrange, scatter, sequences, views
+from tinyrnn.ops.movement import concat, gather, rearrange, scatter, sequences, shapes, views
 from tinyrnn.ops.movement import operators as movement
 from tinyrnn.ops.recurrent import cells as recurrent_cells
 from tinyrnn.ops.recurrent import matching as recurrent_match
 from tinyrnn.ops.recurrent import operators as recurrent
 from tinyrnn.ops.recurrent import unrolled
 from tinyrnn.ops.recurrent import unrolled_cells as recurrent_unrolled
-from tinyrnn.ops.reduction import batch_normalization, extremes, normalization, softmax
+from tinyrnn.ops.reduction import along_axis, batch_normalization, normalization, softmax
 from tinyrnn.ops.reduction import operators as reduction
 
 __all__ = [
+    "along_axis",
     "arithmetic",
     "batch_normalization",
     "cast",
     "concat",
-    "control",
+    "control_flow",
     "convolution",
     "convolve",
     "elementwise",
-    "extremes",
     "functions",
     "gather",
     "grid_sample",
-    "indexing",
     "linear",
     "logic",
     "loops",
@@ -53,6 +52,7 @@ __all__ = [
     "resize",
     "scatter",
     "sequences",
+    "shapes",
     "softmax",
     "spectrum",
     "trigonometry",

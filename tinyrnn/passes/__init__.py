@@ -13,15 +13,15 @@ from tinyrnn.errors import UnsupportedError
 from tinyrnn.graph.arrays import SizeRule
 from tinyrnn.graph.ir import Graph, Node, Size, free_names, refresh_captures
 from tinyrnn.graph.limits import UNSOUND, check_time, holds, one_load
-from tinyrnn.graph.op import BEFORE_SHAPES, GUESSES, REWRITES, Refused, op_of
+from tinyrnn.graph.op import BEFORE_SHAPES, REWRITES, SPECULATIVE_REWRITES, Refused, op_of
 from tinyrnn.passes.axes import Time, assign_roles, find_axes, seeds
 from tinyrnn.passes.bind import bind
-from tinyrnn.passes.dead import refuse_unsupported, remove_dead
+from tinyrnn.passes.dead_code import refuse_unsupported, remove_dead
+from tinyrnn.passes.embedding_products import multiply_embeddings
 from tinyrnn.passes.fold import LEAST, Sizes, choices, fold
 from tinyrnn.passes.fuse import fuse
 from tinyrnn.passes.rows import Port, Program, to_frames
 from tinyrnn.passes.states import find_states, left_out
-from tinyrnn.passes.tables import multiply_tables
 from tinyrnn.passes.widen import narrow, widen
 
 __all__ = ["Port", "Program", "Time", "bound", "open_batches", "prepare"]
@@ -99,7 +99,7 @@ def prepare(graph: Graph, states: Mapping[str, str] | None = None, time: Time | 
                 f"{graph.name}: {difference} depends on a size that the file leaves open "
                 f"({', '.join(map(repr, sizes))}) other than as time or batch. Fix the size: bind={{{sizes[-1]!r}: 16}}"
             )
-    multiply_tables(program)
+    multiply_embeddings(program)
     fuse(program)
     return program
 
@@ -151,7 +151,7 @@ def _simplified(
 
 def _guessed(graph: Graph) -> Graph:
     """The graph after all guesses; one that finds nothing sound leaves it as it was."""
-    for guess in GUESSES:
+    for guess in SPECULATIVE_REWRITES:
         trial = graph.copy()
         try:
             guess(trial)

@@ -33,7 +33,7 @@ LARGEST_MULTIPLE = 64
 PATIENCE = 5.0
 """seconds for the search of a multiple"""
 LONGEST_FOLDED = 1 << 12
-"""turns of a loop over constants that are gone through at load"""
+"""iterations of a loop over constants that are gone through at load"""
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ class _TooLong(Exception):
     """A loop over constants that is not worth going through at load."""
 
 
-class _Turns:
+class _Iterations:
     """What is gone through of loops over constants."""
 
     def __init__(self) -> None:
@@ -306,11 +306,11 @@ class _Turns:
             raise _TooLong
 
 
-def _runner(values: Mapping[str, np.ndarray[Any, Any]], turns: _Turns) -> RunGraph:
+def _runner(values: Mapping[str, np.ndarray[Any, Any]], iterations: _Iterations) -> RunGraph:
     """A function that computes nested graphs which read `values`."""
 
     def run(inner: Graph, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-        turns.add(arrays)
+        iterations.add(arrays)
         known = ChainMap(dict(zip(inner.inputs, arrays, strict=True)), cast(Any, values))
         for node in (n.copy() for n in inner.nodes):
             check_time()
@@ -326,10 +326,10 @@ def _runner(values: Mapping[str, np.ndarray[Any, Any]], turns: _Turns) -> RunGra
             if not op.known_only and not any(True for _ in node.nested()):
                 for spec in op.infer(node, specs):
                     check_constant(spec.elements * spec.dtype.itemsize, str(spec))
-            results = op.compute(node, given, _runner(known, turns))
+            results = op.compute(node, given, _runner(known, iterations))
             known.update((name, np.asarray(array)) for name, array in zip(node.outputs, results, strict=False) if name)
         made = [known[name] for name in inner.outputs]
-        turns.add(made)
+        iterations.add(made)
         return made
 
     return run
@@ -345,7 +345,7 @@ def _compute(graph: Graph, op: Op, node: Node) -> bool:
         check_constant(spec.elements * spec.dtype.itemsize, str(spec))
     arrays = [graph.constants[name] if name else None for name in node.inputs]
     try:
-        results = op.compute(node, arrays, _runner(graph.constants, _Turns()))
+        results = op.compute(node, arrays, _runner(graph.constants, _Iterations()))
     except _TooLong:
         return False
     for name, result in zip(node.outputs, results, strict=False):

@@ -16,9 +16,9 @@ from tinyrnn.graph.clock import FRAMES, Clock, meeting
 from tinyrnn.graph.ir import Graph, Node, Size, Spec
 from tinyrnn.graph.limits import check_time
 from tinyrnn.graph.op import Axis, Frames, Refused, op_of
-from tinyrnn.passes.dead import remove_dead
-from tinyrnn.passes.handed import Handed, handed_on
-from tinyrnn.passes.late import needs_end
+from tinyrnn.passes.carried_states import CarriedStates, carried_states
+from tinyrnn.passes.causality import not_causal
+from tinyrnn.passes.dead_code import remove_dead
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Program:
     """what open sizes can be, where not all is allowed"""
     narrowed: str = ""
     """why float64 is computed in float32, where it is"""
-    handed: set[tuple[str, str]] = field(default_factory=set)
+    carried: set[tuple[str, str]] = field(default_factory=set)
     """(start, end) of walks over time that begin with a state of the graph and end as its next value"""
     rounded: bool = False
     """whether each frame rounds such a state to half precision"""
@@ -148,9 +148,11 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
 
     refusal = next((f"node {n.name!r} ({n.op}): {reason}" for n in framed.nodes if (reason := op_of(n).forbids_stream(n))), "")
     named = (str(n) for name, shape in file_shapes.items() for a, n in enumerate(shape) if roles.get((name, a)) == "time")
-    handed = handed_on(framed, states, per_row, next((n for n in named if not n.isdigit()), "")) if timed else Handed()
+    carried = (
+        carried_states(framed, states, per_row, next((n for n in named if not n.isdigit()), "")) if timed else CarriedStates()
+    )
     if timed:
-        refusal = refusal or needs_end(framed, per_row) or handed.refusal
+        refusal = refusal or not_causal(framed, per_row) or carried.refusal
     if batches:
         refusal = refusal or f"constant {next(iter(batches))!r} differs from one batch entry to the next"
     return Program(
@@ -163,8 +165,8 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
         refusal,
         batches,
         clocks,
-        handed=handed.pairs,
-        rounded=handed.rounded,
+        carried=carried.pairs,
+        rounded=carried.rounded,
     )
 
 

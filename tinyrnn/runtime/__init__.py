@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from tinyrnn.runtime.built import load_built
 from tinyrnn.runtime.driver import Progress
-from tinyrnn.runtime.live import Live
 from tinyrnn.runtime.memory import Context, Layout, aligned
 from tinyrnn.runtime.model import Model, Stream
+from tinyrnn.runtime.process_local import ProcessLocal
 
-__all__ = ["Context", "Layout", "Live", "Model", "Progress", "Stream", "aligned", "load_built"]
+__all__ = ["Context", "Layout", "Model", "ProcessLocal", "Progress", "Stream", "aligned", "load_built"]

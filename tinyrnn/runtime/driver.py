@@ -12,8 +12,8 @@ import numpy as np
 
 from tinyrnn.errors import ShapeError, StreamError
 from tinyrnn.graph.arrays import Array, Port, describe, frame_input, match_inputs
-from tinyrnn.runtime.live import Live
 from tinyrnn.runtime.memory import Context, Layout
+from tinyrnn.runtime.process_local import ProcessLocal
 
 Progress = Callable[[int, int], None]
 """called with frames done and frames in all"""
@@ -63,7 +63,7 @@ def _builtin(address: int, this: Any) -> tuple[Callable[..., Any], Any]:
     return make(ctypes.addressof(method), this, None), method
 
 
-class Driver(Live):
+class Driver(ProcessLocal):
     """Steps and runs one context; holds everything that a call looks up, and no stream."""
 
     def __init__(self, layout: Layout, code: Any, named: Any) -> None:

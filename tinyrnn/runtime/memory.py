@@ -12,7 +12,7 @@ import numpy as np
 from tinyrnn.errors import ShapeError
 from tinyrnn.graph.arrays import Array, Port, SizeRule
 from tinyrnn.graph.clock import Clock
-from tinyrnn.runtime.live import Live
+from tinyrnn.runtime.process_local import ProcessLocal
 
 ALIGNMENT = 64
 
@@ -84,7 +84,7 @@ def aligned(count: int, dtype: Any = np.uint8) -> Array:
     return raw[start : start + size].view(dtype)
 
 
-class Context(Live):
+class Context(ProcessLocal):
     """The memory of one live input: state, arena, and the addresses that compiled code takes."""
 
     def __init__(self, layout: Layout) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 from tinyrnn.errors import ShapeError, StreamError
 from tinyrnn.graph.arrays import Array, Port, check_outputs, pick, session_call, shape_text
 from tinyrnn.runtime.driver import Driver, Progress
-from tinyrnn.runtime.live import Live
 from tinyrnn.runtime.memory import Layout, part_views
-from tinyrnn.runtime.whole import run_file
+from tinyrnn.runtime.process_local import ProcessLocal
+from tinyrnn.runtime.sequences import run_sequences
 
 
-class Model(Live):
+class Model(ProcessLocal):
     """A compiled model. Immutable; any number of streams and threads may share it.
 
     Made by `tinyrnn.load`. `inputs`, `outputs` and `states` describe one frame of a stream.
@@ -107,7 +107,7 @@ class Model(Live):
         return pick(names, self._layout.file_outputs, self._whole((), feed))
 
     def _whole(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        return run_file(self._layout, self._code, self._file_result, inputs, named)
+        return run_sequences(self._layout, self._code, self._file_result, inputs, named)
 
     def trace(self, *inputs: Any, entry: int = 0, **named: Any) -> Any:
         """As `run`, seen from inside: a `tinyrnn.trace.Trace` of one run, of a batch the sequence `entry`.
@@ -148,7 +148,7 @@ def _named(name: str, fields: Sequence[str]) -> Any:
     return namedtuple("Outputs", fields, rename=True)  # type: ignore[misc]
 
 
-class Stream(Live):
+class Stream(ProcessLocal):
     """One live input of a model: its state, carried from frame to frame. For one thread at a time."""
 
     instead = (

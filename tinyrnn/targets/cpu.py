@@ -18,7 +18,7 @@ from tinyrnn.targets.keys import key_of
 from tinyrnn.targets.machine import Machine, host
 from tinyrnn.targets.page import read_page
 from tinyrnn.targets.page_functions import translated
-from tinyrnn.targets.side_by_side import objects
+from tinyrnn.targets.parallel_compilation import objects
 
 _COMMENT = re.compile(r"^ *#.*\n", re.M)
 

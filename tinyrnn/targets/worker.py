@@ -121,7 +121,7 @@ def _work(folder: Path) -> None:
     from tinyrnn.targets.objects import emit
     from tinyrnn.targets.page import read_page
     from tinyrnn.targets.page_functions import translated
-    from tinyrnn.targets.side_by_side import modules
+    from tinyrnn.targets.parallel_compilation import modules
     from tinyrnn.targets.stack import deepest
 
     llvm.set_option("tinyrnn", f"--unroll-threshold={UNROLLED}")

@@ -30,7 +30,7 @@ class Kept:
 
 
 @dataclass
-class Watched(Program):
+class TracedProgram(Program):
     """A program with outputs that its file does not have."""
 
     kept: list[Port] = field(default_factory=list)
@@ -40,21 +40,21 @@ class Watched(Program):
         return [*super().visible_outputs, *self.kept]
 
 
-def watched(program: Program) -> tuple[Watched, list[Kept]]:
+def traced_program(program: Program) -> tuple[TracedProgram, list[Kept]]:
     """A copy whose recurrent nodes store what they compute, in outputs after the program's own.
 
     Nodes inside a nested graph (the body of a Loop) stay as they are.
     """
     own = {f.name: getattr(program, f.name) for f in fields(Program)}
     graph = program.graph.copy()
-    copy = Watched(**{**own, "graph": graph, "per_row": set(program.per_row), "clocks": dict(program.clocks)})
+    copy = TracedProgram(**{**own, "graph": graph, "per_row": set(program.per_row), "clocks": dict(program.clocks)})
     layers = []
     for node in graph.nodes:
         op = op_of(node)
         if not isinstance(op, Recurrent):
             continue
         x, name = node.inputs[0], graph.fresh(f"{node.name}.kept")
-        frame, axes = op.watch(node, name)
+        frame, axes = op.trace_kernel(node, name)
         graph.specs[name] = Spec(np.dtype(np.float32), frame)
         rows = x in program.per_row
         if rows:

@@ -13,7 +13,7 @@ from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import Array, Axis, Frames, Op, Refused, SizesDiffer, register
 from tinyrnn.lanes import f64, get, i32, kernel, put
 from tinyrnn.ops.elementwise.scalars import pointer
-from tinyrnn.ops.movement.walk import pass_through, refuse_twice
+from tinyrnn.ops.movement.strided_copy import pass_through, refuse_twice
 
 MODES = {"nearest": 1, "linear": 2, "cubic": 4}
 """mode → elements along each axis that a place is made of"""

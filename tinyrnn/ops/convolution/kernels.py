@@ -18,7 +18,7 @@ from tinyrnn.graph.call import Call, Lowering, Rows, Scratch, Value, Weight
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Op, Refused, register
 from tinyrnn.lanes import at, f32, fma, get, i32, kernel, lanes, load, load_part, put, splat, store, store_part
-from tinyrnn.ops.convolution.grid import Grid, Slide, arrange_call, make_grid
+from tinyrnn.ops.convolution.window_offsets import AxisWindow, WindowOffsets, padded_copy_call, window_offsets
 from tinyrnn.ops.linear.operators import GROUP, pack
 
 WIDTHS = (3, 2, 1)
@@ -184,7 +184,7 @@ class Convolution(Op):
     """Sums over taps of a frame, times weights; made from Conv and ConvTranspose.
 
     W [groups, M, *taps along each axis of the frame], where the axis `channel` has the channels of one group; M runs over
-    `repeats`, the phases along each axis, and the output channels. `slides` says how the taps move. The output, of shape
+    `repeats`, the phases along each axis, and the output channels. `windows` says how the taps move. The output, of shape
     [repeats, groups, channels, *spread], takes along each axis the element u = (first + i) from phase u % phases of position
     u // phases, for (phases, first, size) in `spread`.
     """
@@ -196,14 +196,14 @@ class Convolution(Op):
         "W": REQUIRED,
         "B": None,
         "channel": 0,
-        "slides": REQUIRED,
+        "windows": REQUIRED,
         "spread": REQUIRED,
         "repeats": 1,
         "lead": 1,
     }
 
     def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
-        positions = prod(s.count for s in self.attribute(node, "slides"))
+        positions = prod(s.count for s in self.attribute(node, "windows"))
         return int(self.attribute(node, "lead") * positions * self.attribute(node, "W").size)
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
@@ -213,17 +213,17 @@ class Convolution(Op):
                 raise Refused(f"{name!r} is {env.specs[name].dtype}; convolutions take float32")
         weights, bias = self.attribute(node, "W"), self.attribute(node, "B")
         shape, channel = node.shapes[0], self.attribute(node, "channel")
-        slides: list[Slide] = list(self.attribute(node, "slides"))
+        windows: list[AxisWindow] = list(self.attribute(node, "windows"))
         groups, m = weights.shape[:2]
-        for axis, slide in enumerate(slides):
+        for axis, window in enumerate(windows):
             if axis != channel:
-                kept = slide.inside(shape[axis])
+                kept = window.inside(shape[axis])
                 weights = np.take(weights, kept, axis=axis + 2)
-                slides[axis] = Slide(tuple(slide.taps[k] for k in kept), slide.count, slide.step)
+                windows[axis] = AxisWindow(tuple(window.taps[k] for k in kept), window.count, window.step)
         flat = np.ascontiguousarray(weights.reshape(groups, m, -1), np.float32)
         start = np.zeros((groups, m), np.float32) if bias is None else bias
-        layout = self._layout(node, env, shape, slides, flat.shape)
-        text, tables, packed, z = layout(shape, slides, channel, flat, start, env, node)
+        layout = self._layout(node, env, shape, windows, flat.shape)
+        text, tables, packed, z = layout(shape, windows, channel, flat, start, env, node)
         lead, size = self.attribute(node, "lead"), prod(shape)
         per_row = env.specs[output].elements // lead
         lines = [
@@ -237,15 +237,15 @@ class Convolution(Op):
         return [Call("\n".join(lines) + "\n", call, f"{output} = {source} ∗ W{list(flat.shape)}")]
 
     def _layout(
-        self, node: Node, env: Lowering, shape: Sequence[int], slides: Sequence[Slide], sizes: Sequence[int]
+        self, node: Node, env: Lowering, shape: Sequence[int], windows: Sequence[AxisWindow], sizes: Sequence[int]
     ) -> Callable[..., Any]:
         """The cheaper way to lay out lanes."""
         groups, m, k = sizes
-        positions = prod(s.count for s in slides)
+        positions = prod(s.count for s in windows)
         channel = self.attribute(node, "channel")
         if positions == 1 and m == 1 and channel == len(shape) - 1 and shape[channel] == groups and self._plain(node):
             return self._each
-        firsts, n = make_grid(shape, slides, True, channel).runs()
+        firsts, n = window_offsets(shape, windows, True, channel).runs()
         along = groups * m * k * len(firsts) * -(-n // env.lanes)
         across = groups * -(-m // env.lanes) * k * positions + MOVE * groups * m * positions
         return self._along if along <= across else self._across
@@ -254,60 +254,60 @@ class Convolution(Op):
         return all(phases == 1 for phases, _, _ in self.attribute(node, "spread"))
 
     def _each(
-        self, shape: Sequence[int], slides: Sequence[Slide], channel: int, w: Array, b: Array, env: Lowering, node: Node
+        self, shape: Sequence[int], windows: Sequence[AxisWindow], channel: int, w: Array, b: Array, env: Lowering, node: Node
     ) -> tuple[list[str], Array, Array, int]:
-        grid = make_grid(shape, slides, False, channel)
+        offsets = window_offsets(shape, windows, False, channel)
         packed = np.concatenate([b.ravel(), w[:, 0].T.ravel()])
-        return self._call(grid, [("convolve_each", "to", f"{{taps}}, {w.shape[0]}, {w.shape[2]}")], [], packed, 0)
+        return self._call(offsets, [("convolve_each", "to", f"{{taps}}, {w.shape[0]}, {w.shape[2]}")], [], packed, 0)
 
     def _along(
-        self, shape: Sequence[int], slides: Sequence[Slide], channel: int, w: Array, b: Array, env: Lowering, node: Node
+        self, shape: Sequence[int], windows: Sequence[AxisWindow], channel: int, w: Array, b: Array, env: Lowering, node: Node
     ) -> tuple[list[str], Array, Array, int]:
         groups, m, k = w.shape
         registers = 32 if env.registers >= 32 else 16
-        grid = make_grid(shape, slides, True, channel)
-        firsts, n = grid.runs()
+        offsets = window_offsets(shape, windows, True, channel)
+        firsts, n = offsets.runs()
         positions = len(firsts) * n
-        inner = f"{groups}, {m}, {k}, {len(firsts)}, {n}, {self._group(grid, slides, channel)}"
+        inner = f"{groups}, {m}, {k}, {len(firsts)}, {n}, {self._group(offsets, windows, channel)}"
         repeats = self.attribute(node, "repeats")
         short = registers == 16 and n <= env.lanes
         kernel_name = "convolve_short_16" if short else f"convolve_along_{registers}"
         packed = pack_along(w, b, SHORT if short else HEIGHTS[registers])
         if self._plain(node) and (groups == 1 or repeats == 1):
-            return self._call(grid, [(kernel_name, "to", f"{{taps}}, {{places}}, {inner}")], [firsts], packed, 0)
+            return self._call(offsets, [(kernel_name, "to", f"{{taps}}, {{places}}, {inner}")], [firsts], packed, 0)
         table, channels = self._spread(node, m, 1, positions)
         spread_text = (
             f"{{table}}, {repeats}, {groups}, {channels}, {table.size}, {m // repeats * positions}, {m * positions}, {positions}"
         )
         steps = [(kernel_name, "z", f"{{taps}}, {{places}}, {inner}"), ("spread", "to", spread_text)]
-        return self._call(grid, steps, [firsts, table], packed, groups * m * positions)
+        return self._call(offsets, steps, [firsts, table], packed, groups * m * positions)
 
     def _across(
-        self, shape: Sequence[int], slides: Sequence[Slide], channel: int, w: Array, b: Array, env: Lowering, node: Node
+        self, shape: Sequence[int], windows: Sequence[AxisWindow], channel: int, w: Array, b: Array, env: Lowering, node: Node
     ) -> tuple[list[str], Array, Array, int]:
         groups, m, k = w.shape
-        grid = make_grid(shape, slides, False, channel)
-        positions, padded = grid.places.size, -(-m // env.lanes) * env.lanes
-        inner = f"{groups}, {m}, {k}, {positions}, {self._group(grid, slides, channel)}"
+        offsets = window_offsets(shape, windows, False, channel)
+        positions, padded = offsets.places.size, -(-m // env.lanes) * env.lanes
+        inner = f"{groups}, {m}, {k}, {positions}, {self._group(offsets, windows, channel)}"
         repeats = self.attribute(node, "repeats")
         table, channels = self._spread(node, 1, groups * padded, positions)
         packed = np.concatenate([pack(matrix.T, start, env.lanes) for matrix, start in zip(w, b, strict=True)])
         name = f"convolve_across_{32 if env.registers >= 32 else 16}"
         spread_text = f"{{table}}, {repeats}, {groups}, {channels}, {table.size}, {m // repeats}, {padded}, 1"
         steps = [(name, "z", f"{{taps}}, {{places}}, {inner}"), ("spread", "to", spread_text)]
-        return self._call(grid, steps, [grid.places.ravel(), table], packed, groups * padded * positions)
+        return self._call(offsets, steps, [offsets.places.ravel(), table], packed, groups * padded * positions)
 
-    def _group(self, grid: Grid, slides: Sequence[Slide], channel: int) -> int:
+    def _group(self, offsets: WindowOffsets, windows: Sequence[AxisWindow], channel: int) -> int:
         """Elements from one group's channels to the next group's."""
-        return len(slides[channel].taps) * int(prod(grid.shape[channel + 1 :]))
+        return len(windows[channel].taps) * int(prod(offsets.shape[channel + 1 :]))
 
     def _spread(self, node: Node, m: int, by_position: int, positions: int) -> tuple[Array, int]:
         """Where in the sums each output element stands, by position and phase; and the output channels."""
-        slides, spread_ = self.attribute(node, "slides"), self.attribute(node, "spread")
+        windows, spread_ = self.attribute(node, "windows"), self.attribute(node, "spread")
         position, phase = np.zeros((), int), np.zeros((), int)
-        for slide, (phases, first, size) in zip(slides, spread_, strict=True):
+        for window, (phases, first, size) in zip(windows, spread_, strict=True):
             u = first + np.arange(size)
-            position = position[..., None] * slide.count + u // phases
+            position = position[..., None] * window.count + u // phases
             phase = phase[..., None] * phases + u % phases
         channels = self.attribute(node, "W").shape[1] // self.attribute(node, "repeats")
         channels //= prod(phases for phases, _, _ in spread_)
@@ -315,22 +315,22 @@ class Convolution(Op):
         return (position * by_position + phase * channels * by_channel).ravel().astype(np.int32), channels
 
     def _call(
-        self, grid: Grid, steps: Sequence[tuple[str, str, str]], tables: Sequence[Array], packed: Array, z: int
+        self, offsets: WindowOffsets, steps: Sequence[tuple[str, str, str]], tables: Sequence[Array], packed: Array, z: int
     ) -> tuple[list[str], Array, Array, int]:
         """The lines that run `steps`, all tables in one, the weights, and the elements of scratch."""
         names = ["taps", "places", "table"]
-        every = [grid.taps.ravel(), *tables]
-        if grid.copied:
-            every += [grid.outer, grid.inner]
+        every = [offsets.taps.ravel(), *tables]
+        if offsets.copied:
+            every += [offsets.outer, offsets.inner]
         ends = np.cumsum([0, *(len(t) for t in every)])
         where = {name: f"t + {4 * end}" for name, end in zip(names, ends[: len(tables) + 1], strict=False)}
-        slots = -(-grid.elements // 16) * 16 if grid.copied else 0
+        slots = -(-offsets.elements // 16) * 16 if offsets.copied else 0
         lines = []
-        if grid.copied:
+        if offsets.copied:
             outer, inner = (f"t + {4 * end}" for end in ends[len(tables) + 1 : len(tables) + 3])
-            lines.append(arrange_call(grid, "s", "start", outer, inner, "0.0"))
+            lines.append(padded_copy_call(offsets, "s", "start", outer, inner, "0.0"))
         for name, to, rest in steps:
             target = f"s + {4 * slots}" if to == "z" else to
-            middle = f"s + {4 * slots}" if name == "spread" else f"{'s' if grid.copied else 'start'}, w"
+            middle = f"s + {4 * slots}" if name == "spread" else f"{'s' if offsets.copied else 'start'}, w"
             lines.append(f"{name}({target}, {middle}, {rest.format(**where)})")
         return lines, np.concatenate(every).astype(np.int32), packed, slots + z

@@ -15,7 +15,7 @@ import numpy as np
 
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import OURS, Array, Axis, Frames, Op, Refused, register
-from tinyrnn.ops.convolution.grid import Slide
+from tinyrnn.ops.convolution.window_offsets import AxisWindow
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Framed:
     """A convolution over frames while it is being put together: one entry per axis of the frame."""
 
     shape: list[int]
-    slides: list[Slide]
+    windows: list[AxisWindow]
     spread: list[tuple[int, int, int]]
     channel: int
 
@@ -117,12 +117,12 @@ def over_frames(
     lead = frames.specs[node.inputs[0]].sizes[0] if frames.role(node.inputs[0], 0) is None else 1
     groups, m = weights.shape[:2]
     channel = framed.channel
-    if groups == 1 and prod(s.count for s in framed.slides) == 1:
+    if groups == 1 and prod(s.count for s in framed.windows) == 1:
         inside = [
             s.inside(n) if a != channel else list(range(n))
-            for a, (s, n) in enumerate(zip(framed.slides, framed.shape, strict=True))
+            for a, (s, n) in enumerate(zip(framed.windows, framed.shape, strict=True))
         ]
-        elements = [[s.taps[k] for k in ks] for s, ks in zip(framed.slides, inside, strict=True)]
+        elements = [[s.taps[k] for k in ks] for s, ks in zip(framed.windows, inside, strict=True)]
         if all(sorted(e) == list(range(n)) for e, n in zip(elements, framed.shape, strict=True)):
             matrix = weights[0]
             for axis, (ks, at) in enumerate(zip(inside, elements, strict=True)):
@@ -136,7 +136,7 @@ def over_frames(
         "W": weights,
         "B": bias,
         "channel": channel,
-        "slides": tuple(framed.slides),
+        "windows": tuple(framed.windows),
         "spread": tuple(framed.spread),
         "repeats": repeats,
         "lead": lead,
@@ -231,7 +231,7 @@ class Conv(_Convolution):
         found = self._slidings(node, sizes, weights.shape)
         time = self._time_axis(node, frames, [s.trivial for s in found])
         m, inner = weights.shape[0] // group, weights.shape[1]
-        shape, slides, spread = [sizes[1]], [Slide(tuple(range(inner)))], [(1, 0, 1)]
+        shape, windows, spread = [sizes[1]], [AxisWindow(tuple(range(inner)))], [(1, 0, 1)]
         order = []
         for axis, sliding in enumerate(found):
             if frames.role(source, axis + 2) is not None:
@@ -240,7 +240,7 @@ class Conv(_Convolution):
             order.append(axis)
             shape.append(sizes[axis + 2])
             taps = tuple(k * sliding.dilation - sliding.before for k in range(sliding.taps))
-            slides.append(Slide(taps, count, sliding.stride))
+            windows.append(AxisWindow(taps, count, sliding.stride))
             spread.append((1, 0, count))
         nodes: list[Node] = []
         lead = []
@@ -253,13 +253,13 @@ class Conv(_Convolution):
             nodes.append(window)
             if sliding.taps > 1:
                 lead = [time]
-                shape, slides = [sliding.taps, *shape], [Slide(tuple(range(sliding.taps))), *slides]
+                shape, windows = [sliding.taps, *shape], [AxisWindow(tuple(range(sliding.taps))), *windows]
                 spread = [(1, 0, 1), *spread]
         keep = [2 + a for a in lead] + [1] + [2 + a for a in order]
         dropped = [a for a in range(2, weights.ndim) if a not in keep]
         moved = weights.transpose(0, *keep, *dropped).reshape(group, m, *(weights.shape[a] for a in keep))
         start = None if bias is None else bias.reshape(group, m)
-        framed = Framed(shape, slides, spread, len(lead))
+        framed = Framed(shape, windows, spread, len(lead))
         return [*nodes, over_frames(node, frames, source, framed, moved, start, 1)]
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
@@ -353,7 +353,7 @@ class ConvTranspose(_Convolution):
         time = self._time_axis(node, frames, self._trivial(node, frames.specs))
         inner, channels = weights.shape[0] // group, weights.shape[1]
         split = weights.reshape(group, inner, channels, *weights.shape[2:])
-        shape, slides, spread = [sizes[1]], [Slide(tuple(range(inner)))], [(1, 0, 1)]
+        shape, windows, spread = [sizes[1]], [AxisWindow(tuple(range(inner)))], [(1, 0, 1)]
         phases: list[int] = []
         taps: list[int] = []
         for axis, (s, size) in enumerate(ways):
@@ -376,7 +376,7 @@ class ConvTranspose(_Convolution):
             if axis != time:
                 first, last = s.before // s.stride, (s.before + size - 1) // s.stride
                 shape.append(sizes[axis + 2])
-                slides.append(Slide(tuple(first - t for t in steps), last - first + 1))
+                windows.append(AxisWindow(tuple(first - t for t in steps), last - first + 1))
                 spread.append((s.stride, s.before - first * s.stride, size))
         axes = [a for a in range(len(ways)) if frames.role(source, a + 2) is None or a == time]
         lead = [axes.index(time)] if time is not None else []
@@ -401,11 +401,11 @@ class ConvTranspose(_Convolution):
             window, source = frames.window(node, source, [-t for t in range(rows)], 1, rows - 2)
             nodes.append(window)
             if rows > 1:
-                shape, slides, spread = [rows, *shape], [Slide(tuple(range(rows))), *slides], [(1, 0, 1), *spread]
+                shape, windows, spread = [rows, *shape], [AxisWindow(tuple(range(rows))), *windows], [(1, 0, 1), *spread]
         keep = [taps[i] for i in lead if taps[i] > 1] + [inner] + [taps[i] for i in rest]
         kernels = np.ascontiguousarray(moved).reshape(group, m, *keep)
         start = None if bias is None else np.tile(bias.reshape(group, 1, channels), (1, prod(phases), 1)).reshape(group, m)
-        framed = Framed(shape, slides, spread, int(len(keep) > 1 + len(rest)))
+        framed = Framed(shape, windows, spread, int(len(keep) > 1 + len(rest)))
         if time is None or ((repeats, ways[time][0].before) == (1, 0) and size == sizes[time + 2] + rows - 1):
             return [*nodes, over_frames(node, frames, source, framed, kernels, start, repeats)]
         pieces = frames.value(f"{output}.pieces", Spec(frames.specs[output].dtype, (repeats, *frames.shape(output))))

@@ -15,8 +15,8 @@ from tinyrnn.graph.call import Call, Lowering, Rows, Scratch, Value, Weight
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, op_of, register
 from tinyrnn.lanes import absolute, f32, get, i32, kernel, lanes, load_part, splat, square_root, store_part
-from tinyrnn.ops.convolution.grid import Slide, arrange_call, make_grid
 from tinyrnn.ops.convolution.operators import Sliding, refuse_same_over_time, slidings
+from tinyrnn.ops.convolution.window_offsets import AxisWindow, padded_copy_call, window_offsets
 from tinyrnn.ops.elementwise.operators import larger
 
 MAX, MEAN, L1, L2 = range(4)
@@ -90,7 +90,7 @@ KERNELS = {"max": pool_max, "mean": pool_mean, "l1": pool_l1, "l2": pool_l2}
 
 @register
 class Pool(Op):
-    """A pool over a frame; `slides` says how its window moves along each axis.
+    """A pool over a frame; `windows` says how its window moves along each axis.
 
     `divisors` has one number, or one for each position along the axes from `inner` on.
     """
@@ -98,20 +98,20 @@ class Pool(Op):
     name = "Pool"
     internal = True
     inputs = ("X",)
-    attributes = {"kind": REQUIRED, "slides": REQUIRED, "divisors": REQUIRED, "inner": REQUIRED}
+    attributes = {"kind": REQUIRED, "windows": REQUIRED, "divisors": REQUIRED, "inner": REQUIRED}
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         source, output = node.inputs[0], node.outputs[0]
         if env.specs[source].dtype != np.float32:
             raise Refused(f"{source!r} is {env.specs[source].dtype}; pools take float32")
         shape, kind = node.shapes[0], self.attribute(node, "kind")
-        slides = []
-        for slide, size in zip(self.attribute(node, "slides"), shape, strict=True):
-            slides.append(Slide(tuple(slide.taps[k] for k in slide.inside(size)), slide.count, slide.step))
-        grid = make_grid(shape, slides, True)
+        windows = []
+        for window, size in zip(self.attribute(node, "windows"), shape, strict=True):
+            windows.append(AxisWindow(tuple(window.taps[k] for k in window.inside(size)), window.count, window.step))
+        offsets = window_offsets(shape, windows, True)
         divisors = self.attribute(node, "divisors").astype(np.float32)
-        places, n = grid.runs(self.attribute(node, "inner") if divisors.size > 1 else 0)
-        tables = [grid.taps.ravel(), places, divisors.ravel().view(np.int32), grid.outer, grid.inner]
+        places, n = offsets.runs(self.attribute(node, "inner") if divisors.size > 1 else 0)
+        tables = [offsets.taps.ravel(), places, divisors.ravel().view(np.int32), offsets.outer, offsets.inner]
         at = [f"t + {4 * end}" for end in np.cumsum([0, *(len(t) for t in tables)])]
         lines = [
             "def KERNEL(y, x, s, t, rows):",
@@ -119,14 +119,14 @@ class Pool(Op):
             f"        to = y + {4 * places.size * n} * r",
             f"        start = x + {4 * prod(shape)} * r",
         ]
-        if grid.copied:
+        if offsets.copied:
             value = "-1e999" if kind == "max" else "0.0"
-            lines.append("        " + arrange_call(grid, "s", "start", at[3], at[4], value))
-        sizes = f"{grid.taps.size}, {places.size}, {n}, {divisors.size}"
+            lines.append("        " + padded_copy_call(offsets, "s", "start", at[3], at[4], value))
+        sizes = f"{offsets.taps.size}, {places.size}, {n}, {divisors.size}"
         lines.append(
-            f"        {KERNELS[kind].__name__}(to, {'s' if grid.copied else 'start'}, {at[0]}, {at[1]}, {at[2]}, {sizes})"
+            f"        {KERNELS[kind].__name__}(to, {'s' if offsets.copied else 'start'}, {at[0]}, {at[1]}, {at[2]}, {sizes})"
         )
-        scratch = Scratch("slots", grid.elements if grid.copied else 1)
+        scratch = Scratch("slots", offsets.elements if offsets.copied else 1)
         operands = (Value(output), Value(source), scratch, Weight(np.concatenate(tables).astype(np.int32)), Rows())
         return [Call("\n".join(lines) + "\n", operands, f"{output} = {kind} pool of {source}")]
 
@@ -190,28 +190,28 @@ class _Pool(Op):
     def frame(self, node: Node, frames: Frames) -> Node | list[Node]:
         source, sizes = node.inputs[0], frames.specs[node.inputs[0]].sizes
         ways = self._ways(node, sizes)
-        shape, slides = [], []
+        shape, windows = [], []
         for axis in (0, 1):
             if frames.role(source, axis) is None:
                 shape.append(sizes[axis])
-                slides.append(Slide((0,), sizes[axis]))
+                windows.append(AxisWindow((0,), sizes[axis]))
         inner, counts, window = len(shape), np.ones((), int), None
         for axis, (s, count) in enumerate(ways):
             role = frames.role(source, axis + 2)
             if role is None:
                 shape.append(sizes[axis + 2])
-                slides.append(Slide(tuple(k * s.dilation - s.before for k in range(s.taps)), count, s.stride))
+                windows.append(AxisWindow(tuple(k * s.dilation - s.before for k in range(s.taps)), count, s.stride))
                 counts = counts[..., None] * self._counted(node, s, sizes[axis + 2], count)
             elif not s.trivial:
                 window = self._window(node, frames, s, role, count, sizes[axis + 2])
                 counts = counts * s.taps
         if window is not None:
-            shape, slides, inner = ([window[1], *shape], [Slide(tuple(range(window[1]))), *slides], inner + 1)
+            shape, windows, inner = ([window[1], *shape], [AxisWindow(tuple(range(window[1]))), *windows], inner + 1)
             source = window[0].outputs[0]
         every = np.unique(counts)
         attributes = {
             "kind": self.kind(node),
-            "slides": tuple(slides),
+            "windows": tuple(windows),
             "divisors": every if len(every) == 1 else counts,
             "inner": inner,
         }

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.graph.call import Call, Count, Lowering, Rows, State, Value, Weight, Whole
+from tinyrnn.graph.call import Call, Lowering, PastRows, Rows, State, TotalRows, Value, Weight
 from tinyrnn.graph.clock import Clock, Unfolded, held_back, reach, strided
 from tinyrnn.graph.ir import Node
 from tinyrnn.graph.op import REQUIRED, Op, Refused, register
@@ -131,10 +131,10 @@ class Window(Op):
                     table,
                     Weight(rows),
                     *sizes,
-                    Count(source),
+                    PastRows(source),
                     Rows(output),
-                    Whole(source),
-                    Count(output),
+                    TotalRows(source),
+                    PastRows(output),
                     Rows(source),
                 ),
                 f"{output} = rows {', '.join(map(str, offsets))} of {source}",
@@ -162,7 +162,7 @@ class Unfold(Op):
         slots = held_back(env.clock(source), env.clock(output), times, start)
         if slots:  # what the end may cut off waits for the next rows
             ring = State(f"{node.name}.ring", np.zeros((slots, times * words), np.float32))
-            counts = (Count(output), Rows(output), Count(source), Rows(source))
+            counts = (PastRows(output), Rows(output), PastRows(source), Rows(source))
             return [Call(unfold_late_f32, (Value(output), Value(source), ring, times, start, slots, words, *counts))]
-        operands = (Value(output), Value(source), times, start, words, Count(output), Rows(output), Count(source))
+        operands = (Value(output), Value(source), times, start, words, PastRows(output), Rows(output), PastRows(source))
         return [Call(unfold_f32, operands)]

@@ -11,9 +11,9 @@ from tinyrnn.graph.arrays import is_floating, is_narrow
 from tinyrnn.graph.call import Call, Lowering, Rows, Value
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, register
-from tinyrnn.ops.elementwise.halves import HALVES
+from tinyrnn.ops.elementwise.half_precision import HALVES
 from tinyrnn.ops.elementwise.scalars import conversion, pointer
-from tinyrnn.ops.movement.walk import pass_through
+from tinyrnn.ops.movement.strided_copy import pass_through
 
 DType = np.dtype[Any]
 

@@ -16,7 +16,7 @@ from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, r
 from tinyrnn.lanes import at, f32, fma, get, i32, kernel, lanes, load, load_part, splat, store, store_part
 from tinyrnn.ops.elementwise.scalars import pointer
 from tinyrnn.ops.linear.operators import GROUP
-from tinyrnn.ops.movement.walk import End, end_of, refuse_twice, strides_of, walk_between
+from tinyrnn.ops.movement.strided_copy import End, end_of, refuse_twice, strided_copy_between, strides_of
 
 Labels = tuple[str, ...]
 Sizes = dict[str, int]
@@ -266,7 +266,9 @@ def _calls(
         result, _ = _scratch(env, y, [*rest, lane], sizes, "result", dtype)
         shape = [sizes[n] for n in [*rest, lane]]
         to, start = ([side.along(n) for n in [*rest, lane]] for side in (y, result))
-        after = walk_between(end_of(env, y.name), End(result.operand, result.row), dtype, shape, to, start, f"{y.name} laid out")
+        after = strided_copy_between(
+            end_of(env, y.name), End(result.operand, result.row), dtype, shape, to, start, f"{y.name} laid out"
+        )
     tall = max((n for n in rest if s.along(n) and not v.along(n)), key=lambda n: sizes[n], default="")
     outer = [n for n in rest if n != tall]
     inner = over[:-1]
@@ -313,7 +315,7 @@ def _laid_out(
     copy, end = _scratch(env, side, labels, sizes, key, dtype)
     to = strides_of(shape)
     source = end_of(env, side.name)
-    return copy, walk_between(end, source, dtype, shape, to, steps, f"{side.name} laid out", Rows(of=side.name))
+    return copy, strided_copy_between(end, source, dtype, shape, to, steps, f"{side.name} laid out", Rows(of=side.name))
 
 
 def _scratch(env: Lowering, side: _Side, labels: list[str], sizes: Sizes, key: str, dtype: np.dtype[Any]) -> tuple[_Side, End]:

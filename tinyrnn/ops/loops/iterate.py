@@ -1,4 +1,4 @@
-"""What Loop and Scan become: a body that runs turn after turn, over an axis of a frame, or over time."""
+"""What Loop and Scan become: a body that runs iteration after iteration, over an axis of a frame, or over time."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinyrnn.graph.call import Body, Call, Close, Lowering, Open, Operand, Started, State, Turn, Value
+from tinyrnn.graph.call import Body, Call, Close, Iteration, Lowering, Open, Operand, Started, State, Value
 from tinyrnn.graph.ir import Graph, Node, Spec
 from tinyrnn.graph.op import REQUIRED, Axis, Frames, Op, Refused, op_of, register
 from tinyrnn.lanes import f32, i32, i64
-from tinyrnn.ops.loops.control import Holder, by_row, copies, framed, over_rows, same_axes
+from tinyrnn.ops.loops.control_flow import ControlFlow, by_row, copies, framed, over_rows, same_axes
 from tinyrnn.ops.loops.over_steps import Parts, frames_of
-from tinyrnn.ops.movement.walk import strides_of, walk
+from tinyrnn.ops.movement.strided_copy import strided_copy, strides_of
 from tinyrnn.ops.random import Random
 
 LONGEST = 1 << 24
-"""turns after which a loop ends that its condition, or a trip count given at run time, would keep going"""
+"""iterations after which a loop ends that its condition, or a trip count given at run time, would keep going"""
 
 Block = Call | Open | Close | Body
 
 
 @register
-class TurnNumber(Op):
-    """A whole number that follows from the number of the turn: step · i + start; made from a Loop's counters."""
+class IterationNumber(Op):
+    """A whole number that follows from the number of the iteration: step · i + start; made from a Loop's counters."""
 
-    name = "Turn"
+    name = "Iteration"
     inputs = ()
     internal = True
     attributes: ClassVar = {"step": REQUIRED, "start": REQUIRED, "over_time": False}
@@ -45,18 +45,18 @@ class TurnNumber(Op):
         word, elements = words[dtype].__name__, env.specs[output].elements
         text = f"    for j in range({elements}):\n        put({word}(y), j, i * {step} + {start})\n"
         if not node.attributes["over_time"]:
-            return [Call(f"def KERNEL(y, i):\n{text}", (Value(output), Turn()))]
+            return [Call(f"def KERNEL(y, i):\n{text}", (Value(output), Iteration()))]
         count = State(f"{node.name}.count", np.zeros(1, np.int32))
         text = f"def KERNEL(y, count):\n    i = get(i32(count), 0)\n{text}    put(i32(count), 0, i + 1)\n"
         return [Call(text, (Value(output), count))]
 
 
 @register
-class Iterate(Holder):
-    """A body in turns. Inputs: trip count or "", condition or "", values carried, values that are taken apart.
+class Iterate(ControlFlow):
+    """A body in iterations. Inputs: trip count or "", condition or "", values carried, values that are taken apart.
 
-    Where `walks`, its turns are the rows of a call, and its inputs the values carried alone. Where `rolled`, the file has
-    its turns one by one, which tells less of what they are.
+    Where `over_time`, its iterations are the rows of a call, and its inputs the values carried alone. Where `rerolled`, the file has
+    its iterations one by one, which tells less of what they are.
     """
 
     name = "Iterate"
@@ -70,15 +70,15 @@ class Iterate(Holder):
         "tests": False,
         "scanned": (),
         "stacked": (),
-        "walks": False,
+        "over_time": False,
         "backwards": False,
         "passed": (),
-        "rolled": False,
+        "rerolled": False,
     }
 
     def parts(self, node: Node) -> Parts:
         body, n, t = node.attributes["body"], node.attributes["carries"], int(node.attributes["tests"])
-        scanned, first = len(node.attributes["scanned"]), 0 if node.attributes["walks"] else 2
+        scanned, first = len(node.attributes["scanned"]), 0 if node.attributes["over_time"] else 2
         carried = list(
             zip(node.inputs[first : first + n], body.inputs[t : t + n], body.outputs[t : t + n], node.outputs[:n], strict=True)
         )
@@ -90,12 +90,12 @@ class Iterate(Holder):
         return list(node.inputs[n : n + len(node.attributes["scanned"])])
 
     def arguments(self, node: Node) -> int:
-        if node.attributes["walks"]:
+        if node.attributes["over_time"]:
             return int(node.attributes["carries"])
         return 2 + int(node.attributes["carries"]) + len(node.attributes["scanned"])
 
     def prune(self, node: Node) -> None:
-        if node.attributes["walks"]:
+        if node.attributes["over_time"]:
             return
         body, n, t = node.attributes["body"], node.attributes["carries"], int(node.attributes["tests"])
         kept = [place for place, name in enumerate(node.outputs) if name or place < n]
@@ -103,8 +103,8 @@ class Iterate(Holder):
         body.outputs = [*body.outputs[:t], *(body.outputs[t + place] for place in kept)]
         node.outputs = tuple(node.outputs[place] for place in kept)
 
-    def turn_axes(self, node: Node, specs: dict[str, Spec]) -> list[Axis]:
-        """The axes that are taken apart or made by the turns."""
+    def iteration_axes(self, node: Node, specs: dict[str, Spec]) -> list[Axis]:
+        """The axes that are taken apart or made by the iterations."""
         stacked = [output for _, output in self.parts(node)[3]]
         pairs = [*zip(self.sources(node), node.attributes["scanned"]), *zip(stacked, node.attributes["stacked"])]  # noqa: B905
         return [(name, axis % len(specs[name].shape)) for name, (axis, _) in pairs if name]
@@ -117,46 +117,46 @@ class Iterate(Holder):
             yield from same_axes(specs, start, end)
             if after:
                 yield from same_axes(specs, start, after)
-        turns = self.turn_axes(node, specs)
-        yield from ((turns[0], axis) for axis in turns[1:])
-        axes = dict(turns)
+        iterations = self.iteration_axes(node, specs)
+        yield from ((iterations[0], axis) for axis in iterations[1:])
+        axes = dict(iterations)
         for whole, part in [*zip(self.sources(node), slices, strict=True), *((y, made) for made, y in stacked if y)]:
             rest = [axis for axis in range(len(specs[whole].shape)) if axis != axes[whole]]
             yield from (((whole, axis), (part, place)) for place, axis in enumerate(rest))
 
     def row_axes(self, node: Node) -> tuple[Axis, Axis | None] | None:
-        return (self._turned(node)[0], None) if self.sources(node) and not node.attributes["rolled"] else None
+        return (self._iterated(node)[0], None) if self.sources(node) and not node.attributes["rerolled"] else None
 
     def may_be_time(self, node: Node) -> list[Axis]:
-        return self._turned(node) if node.attributes["rolled"] else []
+        return self._iterated(node) if node.attributes["rerolled"] else []
 
     def misplaced(self, node: Node, specs: Mapping[str, Spec], roles: Mapping[Axis, str]) -> bool:
         """A loop that was written out, within frames of another time: its steps may walk that time each on its own."""
-        if not node.attributes["rolled"] or any("time" in roles.get(axis, "") for axis in self._turned(node)):
+        if not node.attributes["rerolled"] or any("time" in roles.get(axis, "") for axis in self._iterated(node)):
             return False
         inner = {name for each in self.body_nodes(node) for name in (*each.inputs, *each.outputs) if name in specs}
         return any("time" in roles.get((name, a), "") for name in inner for a in range(len(specs[name].shape)))
 
-    def _turned(self, node: Node) -> list[Axis]:
+    def _iterated(self, node: Node) -> list[Axis]:
         return [(name, axis) for name, (axis, _) in zip(self.sources(node), node.attributes["scanned"], strict=True)]
 
     def starts_from(self, node: Node) -> list[str]:
         return [before for before, _, _, _ in self.parts(node)[1]]
 
     def carried(self, node: Node) -> list[tuple[str, str]]:
-        own = [(before, after) for before, _, _, after in self.parts(node)[1] if after and self._walks(node)]
+        own = [(before, after) for before, _, _, after in self.parts(node)[1] if after and self._over_time(node)]
         return own + super().carried(node)
 
-    def _walks(self, node: Node) -> bool:
-        return bool(node.attributes["walks"] or node.attributes["scanned"])
+    def _over_time(self, node: Node) -> bool:
+        return bool(node.attributes["over_time"] or node.attributes["scanned"])
 
     def frame(self, node: Node, frames: Frames) -> Node | list[Node]:
-        roles = {frames.role(*axis) for axis in self.turn_axes(node, frames.specs)}
+        roles = {frames.role(*axis) for axis in self.iteration_axes(node, frames.specs)}
         if roles - {None, "time"}:
-            raise Refused("its turns are along the batch axis")
+            raise Refused("its iterations are along the batch axis")
         if "time" in roles:
             return frames_of(node, self.parts(node), self.sources(node), self.attributes, frames)
-        pieces = {name: axis for name, axis in self.turn_axes(node, frames.specs)}
+        pieces = {name: axis for name, axis in self.iteration_axes(node, frames.specs)}
         scanned = [
             (frames.axis(name, pieces[name]), back)
             for name, (_, back) in zip(self.sources(node), node.attributes["scanned"], strict=True)
@@ -176,20 +176,20 @@ class Iterate(Holder):
         return "it goes through the sequence from its end" if node.attributes["backwards"] else super().forbids_stream(node)
 
     def row_by_row(self, node: Node, per_row: Callable[[str], bool]) -> bool:
-        if node.attributes["walks"]:
+        if node.attributes["over_time"]:
             return True
-        counts = [name for each in self.body_nodes(node) if each.op == TurnNumber.name for name in each.outputs]
+        counts = [name for each in self.body_nodes(node) if each.op == IterationNumber.name for name in each.outputs]
         return any(per_row(name) for name in (*node.inputs[:2], *self.parts(node)[0], *counts) if name)
 
     def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
         return super().multiply_adds(node, specs) * (node.attributes["trip"] or 1)
 
     def index_bound(self, node: Node, env: Lowering) -> tuple[str, int, int] | None:
-        return (node.inputs[0], -LONGEST, LONGEST) if not node.attributes["walks"] and node.inputs[0] else None
+        return (node.inputs[0], -LONGEST, LONGEST) if not node.attributes["over_time"] and node.inputs[0] else None
 
     def lower(self, node: Node, env: Lowering) -> list[Block]:
-        if node.attributes["walks"]:
-            return self._lower_walk(node, env)
+        if node.attributes["over_time"]:
+            return self._lower_over_time(node, env)
         self._check_states(node, env)
         body, trip = node.attributes["body"], node.attributes["trip"]
         conditions, carried, slices, stacked = self.parts(node)
@@ -197,11 +197,11 @@ class Iterate(Holder):
         blocks: list[Block] = [*copies(env, [(c, node.inputs[1]) for c in conditions])]
         blocks += copies(env, [(start, before) for before, start, _, _ in carried])
         if trip is not None:
-            head = Open(f"for TURN in range({trip}):")
+            head = Open(f"for ITERATION in range({trip}):")
         elif limit:
-            head = Open(f"for TURN in range(min(max(get(i64({{}}), 0), 0), {LONGEST})):", (Value(limit),))
+            head = Open(f"for ITERATION in range(min(max(get(i64({{}}), 0), 0), {LONGEST})):", (Value(limit),))
         else:
-            head = Open(f"for TURN in range({LONGEST}):")
+            head = Open(f"for ITERATION in range({LONGEST}):")
         blocks.append(head)
         for condition in conditions:
             blocks += [Open("if get(u8({}), 0) == 0:", (Value(condition),)), Close("break")]
@@ -211,25 +211,25 @@ class Iterate(Holder):
         for (made, whole), (axis, back) in zip(stacked, node.attributes["stacked"], strict=True):
             blocks += _piece(env, whole, made, axis, back, False)
         blocks += copies(env, [(c, again) for c, again in zip(conditions, body.outputs, strict=False)])
-        blocks += hand_on(env, body, [(start, end) for _, start, end, _ in carried])
+        blocks += carry_over(env, body, [(start, end) for _, start, end, _ in carried])
         blocks.append(Close())
         blocks += copies(env, [(after, start) for _, start, _, after in carried])
         rows = next((name for name in node.outputs if name), "")
         return by_row(blocks, rows) if self.row_by_row(node, env.per_row) else blocks
 
     def _check_states(self, node: Node, env: Lowering) -> None:
-        """Raise `Refused` where the turns of a loop within frames would share what one of its nodes keeps between frames."""
+        """Raise `Refused` where the iterations of a loop within frames would share what one of its nodes keeps between frames."""
         for each in self.body_nodes(node):
-            if isinstance(op_of(each), Random):  # one sequence of numbers for all turns
+            if isinstance(op_of(each), Random):  # one sequence of numbers for all iterations
                 continue
             for call in op_of(each).lower(each, env):
                 if isinstance(call, Call) and any(isinstance(operand, State) for operand in call.operands):
                     raise Refused(
-                        f"in it, node {each.name!r} ({each.op}) keeps a state from frame to frame, which all turns would share; "
-                        f"supported are loops over time, and turns without such a state. Write the turns out before the export"
+                        f"in it, node {each.name!r} ({each.op}) keeps a state from frame to frame, which all iterations would share; "
+                        f"supported are loops over time, and iterations without such a state. Write the iterations out before the export"
                     )
 
-    def _lower_walk(self, node: Node, env: Lowering) -> list[Block]:
+    def _lower_over_time(self, node: Node, env: Lowering) -> list[Block]:
         body, n = node.attributes["body"], node.attributes["carries"]
         before: list[Block] = []
         after: list[Block] = []
@@ -250,18 +250,18 @@ class Iterate(Holder):
             else:
                 before += fetch
             after += copies(env, [(output, start)])
-        turn: list[Block] = [Body(body), *copies(env, node.attributes["passed"])]
-        turn += hand_on(env, body, [(start, end) for _, start, end, _ in pairs])
+        iteration: list[Block] = [Body(body), *copies(env, node.attributes["passed"])]
+        iteration += carry_over(env, body, [(start, end) for _, start, end, _ in pairs])
         rows = next(name for name in (*node.outputs, *node.inputs) if name and env.per_row(name))
-        return [*before, *by_row(turn, rows, node.attributes["backwards"]), *after]
+        return [*before, *by_row(iteration, rows, node.attributes["backwards"]), *after]
 
 
 def _with(call: Call, old: Operand, new: Operand) -> Call:
     return replace(call, operands=tuple(new if operand == old else operand for operand in call.operands))
 
 
-def hand_on(env: Lowering, body: Graph, pairs: Sequence[tuple[str, str]]) -> list[Call]:
-    """Calls that make what a turn ends with what the next one starts with, all at once."""
+def carry_over(env: Lowering, body: Graph, pairs: Sequence[tuple[str, str]]) -> list[Call]:
+    """Calls that make what an iteration ends with what the next one starts with, all at once."""
     aliases = {n.outputs[0]: source for n in body.nodes if (source := op_of(n).alias(n)) is not None}
     starts = {start for start, _ in pairs}
 
@@ -283,15 +283,15 @@ def hand_on(env: Lowering, body: Graph, pairs: Sequence[tuple[str, str]]) -> lis
 
 
 def _piece(env: Lowering, whole: str, part: str, axis: int, back: bool, take: bool) -> list[Call]:
-    """Calls that take the slice of this turn out of a value, or put it in."""
+    """Calls that take the slice of this iteration out of a value, or put it in."""
     shape = list(env.specs[whole].sizes)
     strides = strides_of(shape)
-    turns, stride = shape.pop(axis), strides.pop(axis)
-    inside = Value(whole, (turns - 1) * stride if back else 0, -stride if back else stride)
+    iterations, stride = shape.pop(axis), strides.pop(axis)
+    inside = Value(whole, (iterations - 1) * stride if back else 0, -stride if back else stride)
     output, source = (part, whole) if take else (whole, part)
     to, start = (strides_of(shape), strides) if take else (strides, strides_of(shape))
     calls = []
-    for call in walk(env, output, source, shape, to, start, note=f"{output} from {source}"):
+    for call in strided_copy(env, output, source, shape, to, start, note=f"{output} from {source}"):
         operands = tuple(inside if operand == Value(whole) else operand for operand in call.operands)
         calls.append(over_rows(Call(call.kernel, operands, call.note), output))
     return calls

@@ -10,9 +10,9 @@ import numpy as np
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.graph.ir import Graph, Node, Spec, refresh_captures
 from tinyrnn.graph.op import OURS, REQUIRED, Array, Refused, RunGraph, op_of, register, rewrite
-from tinyrnn.ops.loops.control import Holder, one_element, rename
-from tinyrnn.ops.loops.iterate import LONGEST, Iterate, TurnNumber
-from tinyrnn.ops.loops.trips import NEVER, Counters, Line
+from tinyrnn.ops.loops.control_flow import ControlFlow, one_element, rename
+from tinyrnn.ops.loops.iterate import LONGEST, Iterate, IterationNumber
+from tinyrnn.ops.loops.trip_count import NEVER, Affine, InductionVariables
 
 INT64, BOOL = np.dtype(np.int64), np.dtype(np.bool_)
 
@@ -25,12 +25,12 @@ def body_of(node: Node, inputs: int) -> Graph:
 
 
 def check_carried(body: Graph, pairs: Sequence[tuple[str, str]], specs: Sequence[Spec | None]) -> list[Spec]:
-    """Specs of the carried values, which keep type and shape from turn to turn."""
+    """Specs of the carried values, which keep type and shape from iteration to iteration."""
     found = []
     for (start, end), before in zip(pairs, specs, strict=True):
         if before is None or body.specs[end] != before:
             raise Refused(
-                f"the value {start!r} that it carries is {before} before and {body.specs[end]} after a turn; "
+                f"the value {start!r} that it carries is {before} before and {body.specs[end]} after an iteration; "
                 f"supported are values that keep their type and shape"
             )
         found.append(before)
@@ -38,7 +38,7 @@ def check_carried(body: Graph, pairs: Sequence[tuple[str, str]], specs: Sequence
 
 
 @register
-class Loop(Holder):
+class Loop(ControlFlow):
     """ONNX Loop, with a trip count, a condition, or both."""
 
     name = "Loop"
@@ -68,24 +68,24 @@ class Loop(Holder):
     def enter(self, node: Node, key: str, specs: Sequence[Spec | None]) -> list[Spec]:
         return [Spec(INT64, ()), Spec(BOOL, ()), *(spec for spec in specs[2:] if spec is not None)]
 
-    def counters(self, node: Node, constants: Mapping[str, Array]) -> Counters:
+    def counters(self, node: Node, constants: Mapping[str, Array]) -> InductionVariables:
         body, n = body_of(node, 2), self.carries(node)
         carried = list(zip(node.inputs[2 : 2 + n], body.inputs[2:], body.outputs[1:], strict=False))
-        return Counters(body, body.inputs[0], carried, constants)
+        return InductionVariables(body, body.inputs[0], carried, constants)
 
     def learn(self, node: Node, constants: Mapping[str, Array]) -> None:
         body = body_of(node, 2)
-        turns = self.counters(node, constants).trips(body.outputs[0], body.inputs[1])
+        iterations = self.counters(node, constants).trip_count(body.outputs[0], body.inputs[1])
         first, limit = (constants.get(name) if name else None for name in node.inputs[:2][::-1])
         most = int(limit.ravel()[0]) if limit is not None else None if node.inputs[0] else NEVER
         if first is None and node.inputs[1]:
-            turns = None
+            iterations = None
         elif first is not None and not first.ravel()[0]:
             most = 0
-        elif turns is not None:
-            turns += 1
-        if most == 0 or (most is not None and turns is not None):
-            node.attributes["trip"] = max(0, min(most, NEVER if turns is None else turns))
+        elif iterations is not None:
+            iterations += 1
+        if most == 0 or (most is not None and iterations is not None):
+            node.attributes["trip"] = max(0, min(most, NEVER if iterations is None else iterations))
         else:
             node.attributes["trip"] = None
         if (node.attributes["trip"] or 0) > LONGEST:
@@ -116,15 +116,15 @@ class Loop(Holder):
         carried = [np.asarray(array) for array in arrays[2 : 2 + n]]
         made: list[list[Array]] = [[] for _ in body.outputs[1 + n :]]
         most = NEVER if limit is None else int(np.ravel(limit)[0])
-        again, turn = condition is None or bool(np.ravel(condition)[0]), 0
-        while again and turn < most:
-            if turn >= LONGEST:
-                raise Refused(f"more than {LONGEST:,} turns")
-            first, *results = run(body, [np.array(turn, np.int64), np.array(True), *carried])
+        again, iteration = condition is None or bool(np.ravel(condition)[0]), 0
+        while again and iteration < most:
+            if iteration >= LONGEST:
+                raise Refused(f"more than {LONGEST:,} iterations")
+            first, *results = run(body, [np.array(iteration, np.int64), np.array(True), *carried])
             again, carried = bool(np.ravel(first)[0]), results[:n]
             for rows, result in zip(made, results[n:], strict=True):
                 rows.append(result)
-            turn += 1
+            iteration += 1
         shapes = [body.specs.get(name) for name in body.outputs[1 + n :]]
         stacked = [
             np.stack(rows) if rows else np.zeros((0, *(spec.sizes if spec else ())), spec.dtype if spec else np.float32)
@@ -134,7 +134,7 @@ class Loop(Holder):
 
 
 @register
-class Scan(Holder):
+class Scan(ControlFlow):
     """ONNX Scan since opset 9."""
 
     name = "Scan"
@@ -226,7 +226,7 @@ class Scan(Holder):
 
 
 def _moved_out(node: Node) -> list[Node]:
-    """Take out of a loop's body what only moves elements of values from outside: it is the same in every turn."""
+    """Take out of a loop's body what only moves elements of values from outside: it is the same in every iteration."""
     body = node.attributes["body"]
     inside, out, rest = {*body.inputs}, list[Node](), list[Node]()
     for each in body.nodes:
@@ -286,12 +286,12 @@ def _from_scan(node: Node) -> Node:
 
 
 def _from_loop(graph: Graph, node: Node) -> Node:
-    """The Loop with its counters as functions of the turn, and what it picks turn by turn as scan inputs."""
+    """The Loop with its counters as functions of the iteration, and what it picks iteration by iteration as scan inputs."""
     op = op_of(node)
     assert isinstance(op, Loop)
     body, n, trip = body_of(node, 2), op.carries(node), node.attributes["trip"]
     counters = op.counters(node, graph.constants)
-    tests = trip is None and counters.trips(body.outputs[0], body.inputs[1]) != NEVER
+    tests = trip is None and counters.trip_count(body.outputs[0], body.inputs[1]) != NEVER
     if trip is None and node.inputs[0] and node.inputs[0] not in graph.constants:
         _check_limit(graph, node)
     kept = []
@@ -362,13 +362,13 @@ def _true(graph: Graph, node: Node) -> str:
     return name
 
 
-def _count(node: Node, name: str, line: Line) -> Node:
-    attributes = {**TurnNumber.attributes, "step": line.step, "start": line.start}
-    return Node(TurnNumber.name, f"{node.name}.{name}", (), (name,), attributes, node.version, OURS)
+def _count(node: Node, name: str, line: Affine) -> Node:
+    attributes = {**IterationNumber.attributes, "step": line.step, "start": line.start}
+    return Node(IterationNumber.name, f"{node.name}.{name}", (), (name,), attributes, node.version, OURS)
 
 
-def _scan_inputs(graph: Graph, body: Graph, lines: Mapping[str, Line], trip: int | None) -> list[tuple[str, str, int, bool]]:
-    """What the body picks by the number of the turn: (value, its slice, axis, whether from the end)."""
+def _scan_inputs(graph: Graph, body: Graph, lines: Mapping[str, Affine], trip: int | None) -> list[tuple[str, str, int, bool]]:
+    """What the body picks by the number of the iteration: (value, its slice, axis, whether from the end)."""
     inside = {*body.inputs, *(name for node in body.nodes for name in node.outputs)}
     found, more = [], []
     for node in body.nodes:
@@ -377,7 +377,7 @@ def _scan_inputs(graph: Graph, body: Graph, lines: Mapping[str, Line], trip: int
         source, index = node.inputs
         line, shape = lines.get(index), graph.specs[source].sizes
         axis = int(node.attributes.get("axis", 0)) % max(len(shape), 1)
-        if line not in (Line(1, 0), Line(-1, trip - 1)) or not shape or shape[axis] != trip:
+        if line not in (Affine(1, 0), Affine(-1, trip - 1)) or not shape or shape[axis] != trip:
             continue
         name, rank = node.outputs[0], len(graph.specs[index].shape)
         if rank:
@@ -385,7 +385,7 @@ def _scan_inputs(graph: Graph, body: Graph, lines: Mapping[str, Line], trip: int
             graph.specs[name] = Spec(graph.specs[source].dtype, shape[:axis] + shape[axis + 1 :])
             target = graph.specs[node.outputs[0]].sizes
             more.append((node, Node("Reshape", node.name, (name,), node.outputs, {"shape": list(target)}, node.version)))
-        found.append((source, name, axis, line == Line(-1, trip - 1)))
+        found.append((source, name, axis, line == Affine(-1, trip - 1)))
     for old, new in more:
         body.nodes[body.nodes.index(old)] = new
     return found

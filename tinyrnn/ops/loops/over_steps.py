@@ -1,4 +1,4 @@
-"""A loop whose turns are the time axis: only what follows from its carried values runs step by step, the rest in chunks."""
+"""A loop whose iterations are the time axis: only what follows from its carried values runs step by step, the rest in chunks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from tinyrnn.graph.ir import Graph, Node, Spec, free_names
 from tinyrnn.graph.op import OURS, Frames, Refused, op_of
-from tinyrnn.ops.loops.control import framed, give_names, rename
+from tinyrnn.ops.loops.control_flow import framed, give_names, rename
 from tinyrnn.ops.recurrent.operators import Recurrent
 
 Parts = tuple[list[str], list[tuple[str, str, str, str]], list[str], list[tuple[str, str]]]
@@ -25,7 +25,7 @@ def frames_of(node: Node, parts: Parts, sources: list[str], defaults: Mapping[st
     body = framed(node.attributes["body"], frames)
     for name in free_names(body):
         if any("time" in frames.roles[name, axis] for axis in frames.rows(name)) or name in frames.made:
-            raise Refused(f"each of its turns reads {name!r} at all time steps")
+            raise Refused(f"each of its iterations reads {name!r} at all time steps")
     starts = [start for _, start, _, _ in carried]
     rename(body.nodes, dict(zip(slices, sources, strict=True)))
     body.outputs = [dict(zip(slices, sources, strict=True)).get(name, name) for name in body.outputs]
@@ -33,7 +33,7 @@ def frames_of(node: Node, parts: Parts, sources: list[str], defaults: Mapping[st
     give_names(body, [(n + place, name) for place, (_, name) in enumerate(stacked)])
     before, core, after = _parts(body, starts, body.outputs[:n])
     for each in core:
-        if each.domain == OURS and each.op == "Turn":
+        if each.domain == OURS and each.op == "Iteration":
             each.attributes["over_time"] = True
 
     timed = set(sources)
@@ -63,7 +63,7 @@ def frames_of(node: Node, parts: Parts, sources: list[str], defaults: Mapping[st
     if not n and not core:
         return [*before, *after]
     inputs = [initial for initial, _, _, _ in carried]
-    walk = Node(
+    loop = Node(
         "Iterate",
         node.name,
         (*inputs, *free_names(inner)),
@@ -72,7 +72,7 @@ def frames_of(node: Node, parts: Parts, sources: list[str], defaults: Mapping[st
             **defaults,
             "body": inner,
             "carries": n,
-            "walks": True,
+            "over_time": True,
             "backwards": True in backs,
             "trip": None,
             "passed": passed,
@@ -80,8 +80,8 @@ def frames_of(node: Node, parts: Parts, sources: list[str], defaults: Mapping[st
         node.version,
         OURS,
     )
-    walk.shapes = tuple(frames.shape(name) if name in frames.specs else () for name in walk.inputs)
-    return [*before, walk, *after]
+    loop.shapes = tuple(frames.shape(name) if name in frames.specs else () for name in loop.inputs)
+    return [*before, loop, *after]
 
 
 def made_per_row(frames: Frames, names: Iterable[str]) -> None:
@@ -90,18 +90,18 @@ def made_per_row(frames: Frames, names: Iterable[str]) -> None:
 
 
 def _parts(body: Graph, starts: list[str], ends: list[str]) -> tuple[list[Node], list[Node], list[Node]]:
-    """The body's nodes that need no earlier turn; those that later turns need, or that read one; those that follow."""
+    """The body's nodes that need no earlier iteration; those that later iterations need, or that read one; those that follow."""
     varying = set(starts)
     before, rest = [], []
     for each in body.nodes:
-        if varying & set(each.inputs) or (each.domain == OURS and each.op == "Turn"):
+        if varying & set(each.inputs) or (each.domain == OURS and each.op == "Iteration"):
             varying |= set(each.outputs)
             rest.append(each)
         else:
             before.append(each)
     needed, core = set(ends), list[Node]()
     for each in reversed(rest):
-        if needed & set(each.outputs) or set(starts) & set(each.inputs) or each.op == "Turn":
+        if needed & set(each.outputs) or set(starts) & set(each.inputs) or each.op == "Iteration":
             needed |= set(each.inputs)
             core.insert(0, each)
     return before, core, [each for each in rest if not any(each is kept for kept in core)]
@@ -112,7 +112,7 @@ def _recurrent(
 ) -> list[Node] | None:
     """The recurrent operator that a core is, if it is one step of it: its input then goes in as one sequence.
 
-    carried: (value before, at the start, at the end of a turn, after); ends: (output per row, the value that it is)
+    carried: (value before, at the start, at the end of an iteration, after); ends: (output per row, the value that it is)
     """
     cells = [each for each in core if isinstance(op_of(each), Recurrent)]
     if len(cells) != 1:

@@ -9,7 +9,7 @@ import numpy as np
 from tinyrnn.graph.call import Call, Lowering
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Frames, Op, Refused, register
-from tinyrnn.ops.movement.walk import Link, pass_through, strides_of, walk
+from tinyrnn.ops.movement.strided_copy import Link, pass_through, strided_copy, strides_of
 
 
 @register
@@ -65,7 +65,7 @@ class Concat(Op):
         to = strides_of(env.specs[output].sizes)
         calls, at = [], 0
         for name, shape in zip(node.inputs, node.shapes, strict=True):
-            calls += walk(env, output, name, shape, to, strides_of(shape), to_offset=at * to[axis])
+            calls += strided_copy(env, output, name, shape, to, strides_of(shape), to_offset=at * to[axis])
             at += shape[axis]
         return calls
 
@@ -152,6 +152,6 @@ class Split(Op):
         for name, size in zip(node.outputs, self.sizes(node, node.shapes[0][axis]), strict=True):
             shape = [size if a == axis else n for a, n in enumerate(node.shapes[0])]
             if name:
-                calls += walk(env, name, source, shape, strides_of(shape), strides, start_offset=at * strides[axis])
+                calls += strided_copy(env, name, source, shape, strides_of(shape), strides, start_offset=at * strides[axis])
             at += size
         return calls

@@ -16,7 +16,7 @@ from tinyrnn.graph.call import Call, Lowering, Operand, Rows, Value, Weight
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import Array, Axis, Frames, Op, Refused, register
 from tinyrnn.ops.loops.over_time import over_time
-from tinyrnn.ops.movement.walk import moved, pass_through, pick, refuse_twice, strides_of
+from tinyrnn.ops.movement.strided_copy import copy_kernels, gather_elements, pass_through, refuse_twice, strides_of
 
 INDICES = {np.dtype(np.int64): "i64", np.dtype(np.int32): "i32"}
 """types of run-time indices → the words that make pointers to them"""
@@ -96,13 +96,13 @@ class _Lookup(Op):
         known = env.constants.get(indices)
         if known is not None:
             check_indices(known.reshape(*known.shape, 1) if type(self) is not GatherND else known, sizes)
-            return pick(env, output, source, self.reference(node, [offsets, known])[0])
+            return gather_elements(env, output, source, self.reference(node, [offsets, known])[0])
         word = index_word(indices, env.specs[indices])
         size = prod(shape[whole:]) if whole < len(shape) else 1
         first = self.reference(node, [offsets, np.zeros(by, np.int64)])[0]
         count = prod(by) // len(axes)
-        walker = moved(output, env.specs[output])
-        scale = env.specs[output].dtype.itemsize // walker.unit
+        kernels = copy_kernels(output, env.specs[output])
+        scale = env.specs[output].dtype.itemsize // kernels.unit
         operands: tuple[Operand, ...] = (
             Value(output),
             Value(source),
@@ -117,7 +117,7 @@ class _Lookup(Op):
             len(axes),
             size * scale,
         )
-        return [Call(_take_text(UNITS[walker.unit], word), operands, f"{output} = {source} at {indices}")]
+        return [Call(_take_text(UNITS[kernels.unit], word), operands, f"{output} = {source} at {indices}")]
 
 
 def look_up(env: Lowering, target: Operand, table: Array, indices: str, rows: Rows) -> Call:

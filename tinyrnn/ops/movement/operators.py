@@ -13,7 +13,7 @@ from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Frames, Op, Refused, register
 from tinyrnn.ops.elementwise.operators import broadcast_frame
 from tinyrnn.ops.loops.over_time import over_time
-from tinyrnn.ops.movement.walk import Link, fill, pass_through, pick, strides_of, walk
+from tinyrnn.ops.movement.strided_copy import Link, fill, gather_elements, pass_through, strided_copy, strides_of
 
 
 @register
@@ -58,7 +58,7 @@ class Transpose(Op):
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         strides, perm = strides_of(node.shapes[0]), self._perm(node, len(node.shapes[0]))
         shape = [node.shapes[0][p] for p in perm]
-        return walk(env, node.outputs[0], node.inputs[0], shape, strides_of(shape), [strides[p] for p in perm])
+        return strided_copy(env, node.outputs[0], node.inputs[0], shape, strides_of(shape), [strides[p] for p in perm])
 
 
 @register
@@ -158,7 +158,7 @@ class Slice(Op):
         shape = [len(r) for r in ranges]
         base = sum(r.start * s for r, s in zip(ranges, strides, strict=True))
         steps = [r.step * s for r, s in zip(ranges, strides, strict=True)]
-        return walk(env, node.outputs[0], node.inputs[0], shape, strides_of(shape), steps, start_offset=base)
+        return strided_copy(env, node.outputs[0], node.inputs[0], shape, strides_of(shape), steps, start_offset=base)
 
 
 def _range_text(r: range) -> str:
@@ -263,7 +263,7 @@ class Pad(Op):
         output, shape = node.outputs[0], env.specs[node.outputs[0]].sizes
         if self.attribute(node, "mode") != "constant":
             given = np.arange(prod(node.shapes[0])).reshape(node.shapes[0])
-            return pick(env, output, node.inputs[0], self.reference(node, [given])[0])
+            return gather_elements(env, output, node.inputs[0], self.reference(node, [given])[0])
         pads, before = self._pads(node, len(shape)), node.shapes[0]
         to, start = strides_of(shape), strides_of(before)
         kept = [n + min(a, 0) + min(b, 0) for n, (a, b) in zip(before, pads, strict=True)]
@@ -271,7 +271,7 @@ class Pad(Op):
         first = sum(max(-a, 0) * s for (a, _), s in zip(pads, start, strict=True))
         return [
             fill(env, output, self._value(node)),
-            *walk(env, output, node.inputs[0], kept, to, start, to_offset=base, start_offset=first),
+            *strided_copy(env, output, node.inputs[0], kept, to, start, to_offset=base, start_offset=first),
         ]
 
 
@@ -310,4 +310,4 @@ class Expand(Op):
         shape = env.specs[node.outputs[0]].sizes
         seen = [1] * (len(shape) - len(node.shapes[0])) + list(node.shapes[0])
         start = [0 if n == 1 else s for n, s in zip(seen, strides_of(seen), strict=True)]
-        return walk(env, node.outputs[0], node.inputs[0], shape, strides_of(shape), start)
+        return strided_copy(env, node.outputs[0], node.inputs[0], shape, strides_of(shape), start)

@@ -13,7 +13,7 @@ from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, register
 from tinyrnn.ops.elementwise.cast import ONNX_DTYPES
 from tinyrnn.ops.movement.gather import UNITS, index_word
-from tinyrnn.ops.movement.walk import fill, moved, pass_through, pick, place, strides_of
+from tinyrnn.ops.movement.strided_copy import copy_elements, copy_kernels, fill, gather_elements, pass_through, strides_of
 
 
 class Rearranged(Op):
@@ -31,7 +31,7 @@ class Rearranged(Op):
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         shape = node.shapes[0]
         start = self.reference(node, [np.arange(prod(shape)).reshape(shape)])[0]
-        return pick(env, node.outputs[0], node.inputs[0], start)
+        return gather_elements(env, node.outputs[0], node.inputs[0], start)
 
 
 @register
@@ -197,7 +197,7 @@ class Trilu(Op):
         shape, output = node.shapes[0], node.outputs[0]
         lead = np.arange(prod(shape[:-2]))[:, None] * prod(shape[-2:])
         kept = lead + np.flatnonzero(self._triangle(node, shape))
-        return [fill(env, output, 0), *place(env, output, node.inputs[0], kept, kept)]
+        return [fill(env, output, 0), *copy_elements(env, output, node.inputs[0], kept, kept)]
 
 
 @register
@@ -274,12 +274,12 @@ class ReverseSequence(Op):
         (source, lens), shape, output = node.inputs, node.shapes[0], node.outputs[0]
         time, batch = self.attribute(node, "time_axis"), self.attribute(node, "batch_axis")
         alone, strides = batch < 0, strides_of(shape)
-        walker = moved(output, env.specs[output])
-        scale = env.specs[output].dtype.itemsize // walker.unit
+        kernels = copy_kernels(output, env.specs[output])
+        scale = env.specs[output].dtype.itemsize // kernels.unit
         text = "\n".join(
             [
                 "def KERNEL(y, x, lens, rows, y_row, x_row, l_row, B, T, b_step, t_step, size):",
-                f"    y, x, lens = {UNITS[walker.unit]}(y), {UNITS[walker.unit]}(x), {index_word(lens, env.specs[lens])}(lens)",
+                f"    y, x, lens = {UNITS[kernels.unit]}(y), {UNITS[kernels.unit]}(x), {index_word(lens, env.specs[lens])}(lens)",
                 "    for r in range(rows):",
                 "        for b in range(B):",
                 "            n = min(max(get(lens, r * l_row + b), 0), T)",

@@ -27,7 +27,7 @@ from tinyrnn.ops.movement.gather import (
     places_of,
     position_text,
 )
-from tinyrnn.ops.movement.walk import moved, place, strides_of, walk
+from tinyrnn.ops.movement.strided_copy import copy_elements, copy_kernels, strided_copy, strides_of
 
 REDUCTIONS: dict[str, tuple[Any, list[str]]] = {
     "add": (np.add, ["put(y, to, get(y, to) + u)"]),
@@ -94,22 +94,22 @@ class _Scatter(Op):
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         (data, indices, updates), (shape, by, _), output = node.inputs, node.shapes, node.outputs[0]
         reduction = self.attribute(node, "reduction")
-        copy = walk(env, output, data, [prod(shape)], [1], [1])
+        copy = strided_copy(env, output, data, [prod(shape)], [1], [1])
         known = self._known(node, env)
         depth = self._depth(by)
         if known is not None and reduction == "none":
             sizes = [shape[axis] for axis in self._axes(node, shape, depth)]
             check_indices(known if depth == known.shape[-1] and self._tuples else known[..., None], sizes)
             to = self._offsets(node, shape, known)
-            return [*copy, *place(env, output, updates, to, np.arange(to.size).reshape(to.shape))]
+            return [*copy, *copy_elements(env, output, updates, to, np.arange(to.size).reshape(to.shape))]
         axes = self._axes(node, shape, depth)
         spec = env.specs[output]
         first = self._offsets(node, shape, np.zeros(by, np.int64)).reshape(prod(by) // depth, -1)
-        walker = moved(output, spec)
-        scale = spec.dtype.itemsize // walker.unit if reduction == "none" else 1
+        kernels = copy_kernels(output, spec)
+        scale = spec.dtype.itemsize // kernels.unit if reduction == "none" else 1
         word = index_word(indices, env.specs[indices])
         if reduction == "none":
-            text = _put_text(UNITS[walker.unit], word, ["put(y, to, u)"])
+            text = _put_text(UNITS[kernels.unit], word, ["put(y, to, u)"])
         else:
             kind = OF_BOOL.get(reduction, reduction) if spec.dtype == np.bool_ else reduction
             text = _put_text(pointer(output, spec.dtype), word, REDUCTIONS[kind][1])

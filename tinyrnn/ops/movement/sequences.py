@@ -1,7 +1,7 @@
 """Lists of tensors, which TorchScript loops fill: followed from where they are made to where they become a tensor again.
 
-A list is known as its parts: single tensors, and all slices of one tensor. What a Loop appends to a list turn by turn is
-one of its scan outputs; what it picks from a list by the number of the turn is a slice of a tensor; the last elements of a
+A list is known as its parts: single tensors, and all slices of one tensor. What a Loop appends to a list iteration by iteration is
+one of its scan outputs; what it picks from a list by the number of the iteration is a slice of a tensor; the last elements of a
 list that it fills, and a list that keeps its length, are values that it carries. No list is left.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.graph.ir import Graph, Node, refresh_captures
 from tinyrnn.graph.op import OURS, before_shapes
-from tinyrnn.ops.loops.trips import Counters
-from tinyrnn.ops.movement.unlist import Unlist
+from tinyrnn.ops.loops.trip_count import InductionVariables
+from tinyrnn.ops.movement.restack import Restack
 
 WRITE = "supported are lists that are filled by append, split, read by number and stacked: write torch.stack(list, dim)"
 OF_LISTS = (
@@ -51,7 +51,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class Past:
-    """In the body of a Loop: what the list that it fills held when the turn began."""
+    """In the body of a Loop: what the list that it fills held when the iteration began."""
 
     name: str
 
@@ -62,14 +62,14 @@ Parts = tuple[Part, ...]
 
 @dataclass
 class _Filled:
-    """A list that a Loop fills: one more element, or several, in each turn."""
+    """A list that a Loop fills: one more element, or several, in each iteration."""
 
     initial: Parts
     front: bool
     """whether new elements come first"""
-    counters: Counters
+    counters: InductionVariables
     registers: dict[int, str] = field(default_factory=dict)
-    """the j-th newest element, 1 the newest, when a turn begins → its name"""
+    """the j-th newest element, 1 the newest, when an iteration begins → its name"""
 
 
 class _Lists:
@@ -217,7 +217,7 @@ class _Lists:
                 found.append(self.add("Unsqueeze" if new else "Identity", [part.name], attributes, to))
             elif isinstance(part, Slices):
                 how = {"source": part.axis, "kept": part.kept, "axis": axis, "joins": not new}
-                found.append(self.add(Unlist.name, [part.whole], how, to, OURS))
+                found.append(self.add(Restack.name, [part.whole], how, to, OURS))
         return self.add("Concat", found, {"axis": axis}, output) if many else output
 
     def length(self, node: Node) -> None:
@@ -242,7 +242,7 @@ class _Lists:
             else:
                 filled = self.filled[part.name]
                 more, others = self.count(node, filled.initial)
-                total, names = total + more, [*names, *others, filled.counters.turn]
+                total, names = total + more, [*names, *others, filled.counters.iteration]
         return total, names
 
     def at(self, node: Node) -> None:
@@ -303,7 +303,7 @@ class _Lists:
         carried = [p for p in range(n) if before[p] not in self.known]
         listed = [p for p in range(n) if before[p] in self.known]
         plain = [(before[p], body.inputs[2 + p], body.outputs[1 + p]) for p in carried]
-        counters = Counters(body, body.inputs[0], plain, self.graph.constants)
+        counters = InductionVariables(body, body.inputs[0], plain, self.graph.constants)
         kept: dict[int, list[str]] = {}
         for p in listed:
             initial, start = self.known[before[p]], body.inputs[2 + p]
@@ -318,7 +318,7 @@ class _Lists:
                 raise self.refuse(node, f"the list {start!r} that it carries keeps its length, which is not known at load")
         body.nodes = self.go_through(body.nodes)
         if any(name in self.known for name in (body.outputs[0], *body.outputs[1 + n :])):
-            raise self.refuse(node, "a list of tensors is among what its turns hand out")
+            raise self.refuse(node, "a list of tensors is among what its iterations hand out")
         made: list[tuple[str, str, str, str]] = []  # initial, start, end, final
         scans: list[tuple[str, str]] = []
         after: list[tuple[str, str, dict[str, Any], str, str]] = []
@@ -356,7 +356,7 @@ class _Lists:
             self.add(op, [source], attributes, output, domain)
 
     def growth(self, body: Graph, p: int) -> tuple[bool, bool]:
-        """Whether a list that a loop carries becomes longer in each turn, and whether by elements put in front."""
+        """Whether a list that a loop carries becomes longer in each iteration, and whether by elements put in front."""
         makers = {name: node for node in body.nodes for name in node.outputs}
         name, more, front = body.outputs[1 + p], 0, False
         while name != body.inputs[2 + p]:
@@ -388,7 +388,7 @@ class _Lists:
         new = ends[:-1][::-1] if filled.front else ends[1:]
         rest = ends[-1:] if filled.front else ends[:1]
         if rest != (past,) or not new or not all(isinstance(part, One) for part in new):
-            raise self.refuse(node, f"the list {start!r} that it carries does not grow alike in each turn")
+            raise self.refuse(node, f"the list {start!r} that it carries does not grow alike in each iteration")
         names = [part.name for part in new if isinstance(part, One)]
         latest = names[::-1]
         most = max(filled.registers, default=0)
@@ -400,7 +400,7 @@ class _Lists:
             index = self.constant(j - 1 if filled.front else -j, f"{start}.place{j}")
             first = self.element(node, filled.initial, index) if filled.initial else ""
             if not first:
-                raise self.refuse(node, f"it reads from the list {start!r}, which is empty before the first turn")
+                raise self.refuse(node, f"it reads from the list {start!r}, which is empty before the first iteration")
             made.append((first, filled.registers[j], end, ""))
         stacked = self.fresh(f"{output or start}.stacked")
         end = names[0]
@@ -411,7 +411,7 @@ class _Lists:
         scans.append((end, stacked))
         if len(names) > 1:
             joined = self.fresh(f"{stacked}.joined")
-            after.append((Unlist.name, stacked, {"source": 0, "kept": False, "axis": 0, "joins": True}, joined, OURS))
+            after.append((Restack.name, stacked, {"source": 0, "kept": False, "axis": 0, "joins": True}, joined, OURS))
             stacked = joined
         if not filled.front:
             return (*filled.initial, Slices(stacked, 0, False))

@@ -11,7 +11,7 @@ import numpy as np
 from tinyrnn.graph.call import Call, Lowering
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, Uneven, register
-from tinyrnn.ops.movement.walk import Link, walk
+from tinyrnn.ops.movement.strided_copy import Link, strided_copy
 
 
 class View(Op):
@@ -94,7 +94,7 @@ class View(Op):
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         size = env.specs[node.outputs[0]].elements
-        return walk(env, node.outputs[0], node.inputs[0], [size], [1], [1])
+        return strided_copy(env, node.outputs[0], node.inputs[0], [size], [1], [1])
 
 
 def _turned(node: Node, source: str, output: str, shape: tuple[int, int, int]) -> Node:

@@ -20,7 +20,7 @@ FIRST_LEVEL_CACHE = 1 << 15
 
 
 KEPT = {"RNN": ("Ht",), "GRU": ("z", "r", "h", "Ht"), "LSTM": ("i", "o", "f", "c", "Ct", "Ht")}
-"""what a watched kernel stores for each unit, in order: its gates, the last of them the candidate, Ct of LSTM, and Ht"""
+"""what a traced kernel stores for each unit, in order: its gates, the last of them the candidate, Ct of LSTM, and Ht"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Cell:
     linear_before_reset: bool = False
     inputs: int = 0
     """size of x where the kernel takes x itself, 0 where it takes the input's share of the sums"""
-    watched: bool = False
+    traced: bool = False
     """whether the kernel also stores what it computed in each step, see `KEPT`"""
 
     @property
@@ -52,7 +52,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Walk:
+class SequenceLayout:
     """How a kernel walks its sequences: counts and strides in elements; a step of time is a row or lies in a frame."""
 
     batch: int
@@ -104,78 +104,78 @@ class _Text:
         self.lines += ["    " * self.depth + line for line in lines]
 
 
-def kernel_text(cell: Cell, walk: Walk, lanes: int, registers: int) -> str:
+def kernel_text(cell: Cell, layout: SequenceLayout, lanes: int, registers: int) -> str:
     """The source of KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows): one direction over all its sequences.
 
     y [step][H], p x or the input's share, r from `pack_state`, hi, ci and ho, co the state before and after,
-    s scratch of 2·H, lens the lengths, rows the number of rows of the call. A watched cell takes one more, kept
+    s scratch of 2·H, lens the lengths, rows the number of rows of the call. A traced cell takes one more, kept
     [step][KEPT][H], which lies as y does with KEPT times its strides.
     """
     H, text = cell.H, _Text()
     lstm, kept = cell.op == "LSTM", len(KEPT[cell.op])
-    text(f"def KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows{', kept' if cell.watched else ''}):")
+    text(f"def KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows{', kept' if cell.traced else ''}):")
     text.depth = 1
     text("y, p, r, hi, ho, s = f32(y), f32(p), f32(r), f32(hi), f32(ho), f32(s)")
-    if cell.watched:
+    if cell.traced:
         text("kept = f32(kept)")
     if lstm:
         text("ci, co = f32(ci), f32(co)")
-    if walk.lengths:
+    if layout.lengths:
         text("lens = i32(lens)")
     frame, item = "0", "0"
-    if walk.length:
+    if layout.length:
         text("for q in range(rows):")
         text.depth += 1
         frame = "q"
-    if walk.batch > 1:
-        text(f"for b in range({walk.batch}):")
+    if layout.batch > 1:
+        text(f"for b in range({layout.batch}):")
         text.depth += 1
         item = "b"
-    steps = str(walk.length) if walk.length else "rows"
+    steps = str(layout.length) if layout.length else "rows"
     text(f"length = {steps}")
-    if walk.lengths:
-        text(f"length = min(max(get(lens, {frame} * {walk.batch} + {item}), 0), length)")
+    if layout.lengths:
+        text(f"length = min(max(get(lens, {frame} * {layout.batch} + {item}), 0), length)")
     text(
-        f"h = at(ho, {_sum(frame, walk.after_frame, item, walk.state_batch)})",
-        f"before = at(hi, {_sum(frame, walk.before_frame, item, walk.state_batch)})",
+        f"h = at(ho, {_sum(frame, layout.after_frame, item, layout.state_batch)})",
+        f"before = at(hi, {_sum(frame, layout.before_frame, item, layout.state_batch)})",
     )
     if lstm:
         text(
-            f"c = at(co, {_sum(frame, walk.after_frame, item, walk.state_batch)})",
-            *_copy("c", f"at(ci, {_sum(frame, walk.c_before_frame, item, walk.state_batch)})", H),
+            f"c = at(co, {_sum(frame, layout.after_frame, item, layout.state_batch)})",
+            *_copy("c", f"at(ci, {_sum(frame, layout.c_before_frame, item, layout.state_batch)})", H),
         )
-    end = "length - 1" if walk.backward else "0"
+    end = "length - 1" if layout.backward else "0"
     text(
-        f"yt = at(y, {_sum(frame, walk.y_frame, item, walk.y_batch, end, walk.y_step)})",
-        f"pt = at(p, {_sum(frame, walk.p_frame, item, walk.p_batch, end, walk.p_step)})",
+        f"yt = at(y, {_sum(frame, layout.y_frame, item, layout.y_batch, end, layout.y_step)})",
+        f"pt = at(p, {_sum(frame, layout.p_frame, item, layout.p_batch, end, layout.p_step)})",
     )
-    if cell.watched:
-        start = _sum(frame, walk.y_frame * kept, item, walk.y_batch * kept, end, walk.y_step * kept)
+    if cell.traced:
+        start = _sum(frame, layout.y_frame * kept, item, layout.y_batch * kept, end, layout.y_step * kept)
         text(f"kt = at(kept, {start})")
-    sign = "-" if walk.backward else ""
+    sign = "-" if layout.backward else ""
     text("for t in range(length):")
     text.depth += 1
     _step(text, cell, lanes, registers)
-    text("before = yt", f"yt = at(yt, {sign}{walk.y_step})", f"pt = at(pt, {sign}{walk.p_step})")
-    if cell.watched:
-        text(f"kt = at(kt, {sign}{walk.y_step * kept})")
+    text("before = yt", f"yt = at(yt, {sign}{layout.y_step})", f"pt = at(pt, {sign}{layout.p_step})")
+    if cell.traced:
+        text(f"kt = at(kt, {sign}{layout.y_step * kept})")
     text.depth -= 1
     text(*_copy("h", "before", H))
-    if walk.lengths:
-        rest = f"at(y, {_sum(frame, walk.y_frame, item, walk.y_batch)})"
+    if layout.lengths:
+        rest = f"at(y, {_sum(frame, layout.y_frame, item, layout.y_batch)})"
         text("if length == 0:", *(f"    {line}" for line in _zero("h", H)))
         if lstm:
             text(*(f"    {line}" for line in _zero("c", H)))
         text(
             f"rest = {rest}",
             f"for t in range(length, {steps}):",
-            *(f"    {line}" for line in _zero(f"at(rest, t * {walk.y_step})", H)),
+            *(f"    {line}" for line in _zero(f"at(rest, t * {layout.y_step})", H)),
         )
-        if cell.watched:
+        if cell.traced:
             text(
-                f"rest = at(kept, {_sum(frame, walk.y_frame * kept, item, walk.y_batch * kept)})",
+                f"rest = at(kept, {_sum(frame, layout.y_frame * kept, item, layout.y_batch * kept)})",
                 f"for t in range(length, {steps}):",
-                *(f"    {line}" for line in _zero(f"at(rest, t * {walk.y_step * kept})", kept * H)),
+                *(f"    {line}" for line in _zero(f"at(rest, t * {layout.y_step * kept})", kept * H)),
             )
     return "\n".join(text.lines) + "\n"
 
@@ -325,8 +325,8 @@ def _cell(
         text(f"{name} = {value}", f"{name} = {act(which, name)}")
 
     def keep(**values: str) -> None:
-        """Store the values of a watched cell by their names in `KEPT`."""
-        if cell.watched:
+        """Store the values of a traced cell by their names in `KEPT`."""
+        if cell.traced:
             for name, value in values.items():
                 text(_store("kt", f"{KEPT[cell.op].index(name) * cell.H} + {unit}", value, tail))
 

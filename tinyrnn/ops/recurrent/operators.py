@@ -15,8 +15,8 @@ from tinyrnn.lanes import kernel
 from tinyrnn.ops.elementwise.activations import ACTIVATIONS, bind_activations
 from tinyrnn.ops.linear.operators import linear, linear_weights
 from tinyrnn.ops.movement.gather import look_up
-from tinyrnn.ops.movement.walk import copy_f32
-from tinyrnn.ops.recurrent.kernel_text import KEPT, Cell, Walk, kernel_text, takes_input
+from tinyrnn.ops.movement.strided_copy import copy_f32
+from tinyrnn.ops.recurrent.kernel_text import KEPT, Cell, SequenceLayout, kernel_text, takes_input
 from tinyrnn.ops.recurrent.packing import pack_input, pack_state
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
@@ -180,7 +180,7 @@ class Recurrent(Op):
             return f"sequence_lens ({node.inputs[4]!r}) belongs to whole sequences"
         return None
 
-    def take_table(self, node: Node, table: Array, indices: str, specs: Mapping[str, Spec]) -> Node | None:
+    def with_products(self, node: Node, table: Array, indices: str, specs: Mapping[str, Spec]) -> Node | None:
         W = self.attribute(node, "W")
         steps = (1 if node.attributes["rows_are_time"] else node.attributes["steps"]) * node.attributes["batch"]
         small = 4 * len(table) * W.shape[0] * W.shape[1] <= LARGEST_TABLE
@@ -265,11 +265,11 @@ class Recurrent(Op):
             return Weight(np.zeros(self._state_elements(node), np.float32)), 0
         return Value(initial), env.row_stride(initial)
 
-    def watched(self, node: Node) -> str:
+    def traced(self, node: Node) -> str:
         """The output beyond ONNX's that takes what the kernel computed in each step, if the node has it."""
         return node.outputs[1 + len(self.parts)] if len(node.outputs) > 1 + len(self.parts) else ""
 
-    def watch(self, node: Node, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    def trace_kernel(self, node: Node, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """Give a node of the frame graph that output; its frame, and what each axis of the frame is."""
         node.outputs = (*node.outputs, *[""] * (1 + len(self.parts) - len(node.outputs)), name)
         steps = 1 if node.attributes["rows_are_time"] else node.attributes["steps"]
@@ -320,7 +320,7 @@ class Recurrent(Op):
             y_step, p_step = frame, N
         h_before, h_frame = self._before(node, env, "h")
         lens = node.inputs[4] if len(node.inputs) > 4 else ""
-        walk = Walk(
+        layout = SequenceLayout(
             N,
             L,
             y_step,
@@ -340,19 +340,19 @@ class Recurrent(Op):
         if "c" in self.parts:
             c_before, c_frame = self._before(node, env, "c")
             c_after = self._after(node, env, "c")
-            walk = replace(walk, c_before_frame=c_frame)
+            layout = replace(layout, c_before_frame=c_frame)
         where: Operand = Value(y, d * y_direction) if y else Scratch("y", per_row=frame, offset=d * y_direction, of=x)
         state = Weight(pack_state(cell, W, R, B, P, env.lanes, env.registers))
         kept: tuple[Operand, ...] = ()
-        if self.watched(node):
-            cell, kept = replace(cell, watched=True), (Value(self.watched(node), d * y_direction * len(KEPT[self.name])),)
+        if self.traced(node):
+            cell, kept = replace(cell, traced=True), (Value(self.traced(node), d * y_direction * len(KEPT[self.name])),)
 
         def part(operand: Operand) -> Operand:
             return replace(operand, offset=d * state_direction)  # type: ignore[arg-type, type-var]
 
         calls.append(
             Call(
-                kernel_text(cell, walk, env.lanes, env.registers),
+                kernel_text(cell, layout, env.lanes, env.registers),
                 (
                     where,
                     p,

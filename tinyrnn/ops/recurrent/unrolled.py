@@ -1,4 +1,4 @@
-"""Any loop that an exporter wrote out step by step, rolled back into a loop over the steps.
+"""Any loop that an exporter wrote out step by step, rerolled into a loop over the steps.
 
 What PyTorch's exporters write of a hand-written cell is T copies of its step. Where all do the same to successive slices
 of their inputs, and hand on values, they are `Iterate`: it loads in the time of one step, streams, and nothing of the
@@ -10,23 +10,23 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tinyrnn.graph.ir import Graph, Node, Spec, refresh_captures, spec_of
-from tinyrnn.graph.op import OURS, guess
+from tinyrnn.graph.op import OURS, speculative_rewrite
 from tinyrnn.ops.linear.operators import Linear
-from tinyrnn.ops.loops.control import rename
+from tinyrnn.ops.loops.control_flow import rename
 from tinyrnn.ops.loops.iterate import Iterate
-from tinyrnn.ops.recurrent.step_models import Steps, in_order, join
+from tinyrnn.ops.recurrent.unrolled_stack import Steps, in_order, join
 from tinyrnn.ops.recurrent.unrolled_start import find_start
 from tinyrnn.ops.recurrent.unrolled_state import carry_less
 from tinyrnn.ops.recurrent.unrolled_step import Ref, Step, find_step
 from tinyrnn.ops.recurrent.unrolled_values import FIXED, Family, Values, lengths, levels_of
 
 
-@guess
-def roll_steps(graph: Graph) -> None:
+@speculative_rewrite
+def reroll_steps(graph: Graph) -> None:
     """Copies of a step become one that is gone through again and again."""
     if lengths(Values(graph)):
         _split_biases(graph)
-        while _roll_one(graph):
+        while _reroll_one(graph):
             pass
 
 
@@ -47,7 +47,7 @@ def _split_biases(graph: Graph) -> None:
     graph.nodes = nodes
 
 
-def _roll_one(graph: Graph) -> bool:
+def _reroll_one(graph: Graph) -> bool:
     values = Values(graph)
     for count in lengths(values):
         found = [
@@ -133,7 +133,7 @@ def _replace(step: Step, starts: list[str], backwards: bool) -> None:
             "carries": len(starts),
             "scanned": [(family.axis, backwards) for family in families],
             "stacked": [(0, backwards)] * len(made),
-            "rolled": True,
+            "rerolled": True,
         },
         domain=OURS,
     )

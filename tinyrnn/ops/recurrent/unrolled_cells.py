@@ -1,4 +1,4 @@
-"""Loops that an exporter wrote out step by step, rolled back into one recurrent node over the whole sequence.
+"""Loops that an exporter wrote out step by step, rerolled into one recurrent node over the whole sequence.
 
 PyTorch's default exporter writes nn.RNN, and every hand-written loop over cells, as T copies of one step; Keras does
 with `unroll=True`. Once the cells are found (matching.py), a chain of them by the same weights, whose inputs are
@@ -19,7 +19,7 @@ from tinyrnn.graph.limits import UNSOUND
 from tinyrnn.graph.op import Array, op_of, rewrite
 from tinyrnn.ops.movement.views import View
 from tinyrnn.ops.recurrent.operators import Recurrent
-from tinyrnn.ops.recurrent.step_models import Steps, alike, in_order, join
+from tinyrnn.ops.recurrent.unrolled_stack import Steps, alike, in_order, join
 
 SHORTEST = 2
 """steps of a chain that is rolled"""
@@ -190,7 +190,7 @@ def _states_go_elsewhere(steps: Steps, chain: _Chain) -> bool:
     return False
 
 
-def _roll(steps: Steps, chain: _Chain) -> bool:
+def _reroll(steps: Steps, chain: _Chain) -> bool:
     """Put one node in the place of a chain, if its inputs are all steps of one value."""
     graph, last = steps.graph, chain.nodes[-1]
     xs = [node.inputs[0] for node in chain.nodes]
@@ -235,13 +235,13 @@ def _roll(steps: Steps, chain: _Chain) -> bool:
 
 
 @rewrite
-def roll_unrolled(graph: Graph) -> None:
+def reroll_cells(graph: Graph) -> None:
     """Chains of single steps become one recurrent node over time."""
     if sum(_is_step(graph, node) for node in graph.nodes) < SHORTEST:
         return
     in_order(graph)
     steps = Steps(graph)
-    rolled = [chain for chain in list(_chains(steps)) if _roll(steps, chain)]
+    rolled = [chain for chain in list(_chains(steps)) if _reroll(steps, chain)]
     if rolled:
         join(steps)
         in_order(graph)

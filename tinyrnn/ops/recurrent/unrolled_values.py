@@ -12,7 +12,7 @@ import numpy as np
 from tinyrnn.graph.ir import Graph, Node, Spec, spec_of
 from tinyrnn.graph.limits import check_time
 from tinyrnn.graph.op import Array, op_of
-from tinyrnn.ops.loops.control import rename
+from tinyrnn.ops.loops.control_flow import rename
 from tinyrnn.ops.movement.concat import Split
 from tinyrnn.ops.movement.operators import Slice
 from tinyrnn.ops.random import Random

@@ -13,7 +13,7 @@ from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, register
 from tinyrnn.lanes import f32, kernel, lanes, load_part, store_part
 from tinyrnn.ops.elementwise.scalars import conversion, pointer
-from tinyrnn.ops.movement.walk import pass_through
+from tinyrnn.ops.movement.strided_copy import pass_through
 
 INT64 = np.dtype(np.int64)
 

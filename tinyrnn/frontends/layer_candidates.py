@@ -17,7 +17,7 @@ NORM = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
 @dataclass(frozen=True)
-class Guess:
+class Candidate:
     """A layer that some arrays look like."""
 
     type: str
@@ -32,7 +32,7 @@ class Guess:
         return [self.type, self.prefix, *([self.options] if self.options else [])]
 
 
-def guess_layers(arrays: Mapping[str, Array], origins: Mapping[str, str]) -> str:
+def layer_candidates(arrays: Mapping[str, Array], origins: Mapping[str, str]) -> str:
     """What the arrays look like: the keys, and what to write. `origins`: names of arrays → those in the file."""
     groups: dict[str, dict[str, Array]] = {}
     for key, array in arrays.items():
@@ -94,12 +94,12 @@ def _without(left: Sequence[str], kept: Sequence[str]) -> dict[str, None]:
     return made
 
 
-def _chain(groups: Sequence[Sequence[Guess]]) -> list[Guess]:
+def _chain(groups: Sequence[Sequence[Candidate]]) -> list[Candidate]:
     """As many layers as fit one after another, of each group one; in the order given where that fits."""
-    best: list[Guess] = []
+    best: list[Candidate] = []
     tried = 0
 
-    def grow(chain: list[Guess], left: list[int]) -> bool:
+    def grow(chain: list[Candidate], left: list[int]) -> bool:
         nonlocal best, tried
         tried += 1
         if len(chain) > len(best):
@@ -119,7 +119,7 @@ def _chain(groups: Sequence[Sequence[Guess]]) -> list[Guess]:
     return best
 
 
-def _guesses(prefix: str, group: Mapping[str, Array]) -> list[Guess]:
+def _guesses(prefix: str, group: Mapping[str, Array]) -> list[Candidate]:
     """The layers that may have such arrays, likeliest first."""
     recurrent = _recurrent(prefix, group)
     if recurrent:
@@ -129,24 +129,27 @@ def _guesses(prefix: str, group: Mapping[str, Array]) -> list[Guess]:
     if weight is None or not set(group) <= NORM or any(a.dtype.kind != "f" for a in numbers):
         return []
     if {"running_mean", "running_var"} <= set(group):
-        return [Guess("BatchNorm1d", prefix, len(weight), len(weight))] if weight.ndim == 1 else []
+        return [Candidate("BatchNorm1d", prefix, len(weight), len(weight))] if weight.ndim == 1 else []
     if not set(group) <= {"weight", "bias"} or weight.size == 0:
         return []
     if weight.ndim == 1:
-        return [Guess("LayerNorm", prefix, len(weight), len(weight))]
+        return [Candidate("LayerNorm", prefix, len(weight), len(weight))]
     if weight.ndim == 3:
         outer, inner, _ = weight.shape
-        grouped = [Guess("Conv1d", prefix, outer, outer, {"groups": outer})] if inner == 1 and outer > 1 else []
-        return [Guess("Conv1d", prefix, inner, outer), *grouped]
+        grouped = [Candidate("Conv1d", prefix, outer, outer, {"groups": outer})] if inner == 1 and outer > 1 else []
+        return [Candidate("Conv1d", prefix, inner, outer), *grouped]
     if weight.ndim != 2:
         return []
-    linear, table = Guess("Linear", prefix, weight.shape[1], weight.shape[0]), Guess("Embedding", prefix, 0, weight.shape[1])
+    linear, table = (
+        Candidate("Linear", prefix, weight.shape[1], weight.shape[0]),
+        Candidate("Embedding", prefix, 0, weight.shape[1]),
+    )
     if "bias" in group:
         return [linear]
     return [table, linear] if "emb" in prefix.lower() else [linear, table]
 
 
-def _recurrent(prefix: str, group: Mapping[str, Array]) -> Guess | None:
+def _recurrent(prefix: str, group: Mapping[str, Array]) -> Candidate | None:
     matches = {name: RECURRENT_KEY.fullmatch(name) for name in group}
     hidden = {n: a for n, a in group.items() if (m := matches[n]) and m[1] == "weight_hh" and a.ndim == 2}
     inputs = [a for n, a in group.items() if (m := matches[n]) and m[1] == "weight_ih" and (m[3] or "0") == "0" and a.ndim == 2]
@@ -159,4 +162,4 @@ def _recurrent(prefix: str, group: Mapping[str, Array]) -> Guess | None:
         return None
     both = any(m and m[4] for m in matches.values())
     single = all(m and not m[2] for m in matches.values())
-    return Guess(f"{kind}Cell" if single else kind, prefix, inputs[0].shape[1], matrix.shape[1] * (1 + both))
+    return Candidate(f"{kind}Cell" if single else kind, prefix, inputs[0].shape[1], matrix.shape[1] * (1 + both))

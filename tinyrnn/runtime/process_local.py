@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NoReturn, SupportsIndex
 from tinyrnn.errors import CopyError
 
 
-class Live:
+class ProcessLocal:
     """Base of what holds addresses: neither `copy` nor `pickle` takes it, nor whatever holds it."""
 
     instead: ClassVar[str] = "make it anew where it is needed"

@@ -11,7 +11,7 @@ import numpy as np
 from tinyrnn.graph.call import Body, Call, Close, Lowering, Open, Rows, Value
 from tinyrnn.graph.ir import Graph, Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, RunGraph, op_of, register
-from tinyrnn.ops.movement.walk import walk
+from tinyrnn.ops.movement.strided_copy import strided_copy
 
 
 def rename(nodes: Sequence[Node], names: Mapping[str, str]) -> None:
@@ -48,7 +48,7 @@ def copies(env: Lowering, pairs: Sequence[tuple[str, str]]) -> list[Call]:
     calls = []
     for output, source in pairs:
         if output and output != source:
-            made = walk(env, output, source, [env.specs[output].elements], [1], [1], note=f"{output} = {source}")
+            made = strided_copy(env, output, source, [env.specs[output].elements], [1], [1], note=f"{output} = {source}")
             calls += [over_rows(call, output) for call in made]
     return calls
 
@@ -60,11 +60,11 @@ def over_rows(call: Call, of: str) -> Call:
 
 def by_row(calls: Sequence[Call | Open | Close | Body], of: str, backwards: bool = False) -> list[Call | Open | Close | Body]:
     """The calls in a loop over the rows of a value."""
-    head = "for TURN in range({} - 1, -1, -1):" if backwards else "for TURN in range({}):"
+    head = "for ITERATION in range({} - 1, -1, -1):" if backwards else "for ITERATION in range({}):"
     return [Open(head, (Rows(of=of),), by_row=True), *calls, Close()]
 
 
-class Holder(Op):
+class ControlFlow(Op):
     """An operator that holds graphs."""
 
     def body_nodes(self, node: Node) -> Iterator[Node]:
@@ -116,7 +116,7 @@ def one_element(what: str, spec: Spec | None, dtype: np.dtype[np.generic]) -> No
 
 
 @register
-class If(Holder):
+class If(ControlFlow):
     """ONNX If: the branch that runs is known at load and takes its place, or both are compiled and one of them runs."""
 
     name = "If"

@@ -23,7 +23,7 @@ from tinyrnn.graph.arrays import (
 from tinyrnn.runtime.memory import Context, Layout, part_views
 
 
-def run_file(layout: Layout, code: Any, answer: Any, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
+def run_sequences(layout: Layout, code: Any, answer: Any, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
     """One batch entry after the other; `answer` takes the outputs where there are several, and is None for one."""
     ports = {p.name: p for p in (*layout.inputs, *layout.state_inputs)}
     values = dict(zip(layout.file_inputs, match_inputs(layout.name, layout.file_inputs, inputs, named), strict=True))

@@ -18,7 +18,7 @@ from tinyrnn.lanes import f32, get, i32, kernel, lanes, load_part, put, splat, s
 
 
 @dataclass(frozen=True)
-class Slide:
+class AxisWindow:
     """The way along one axis: position q reads the elements q * step + taps."""
 
     taps: tuple[int, ...]
@@ -31,7 +31,7 @@ class Slide:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class PaddedAxis:
     """One axis as it is read: the element at each slot (-1: padding), the slots of the taps and of the positions."""
 
     elements: tuple[int, ...]
@@ -43,29 +43,29 @@ class Stretch:
         return self.elements == tuple(range(size))
 
 
-def stretch(slide: Slide, size: int, split: bool, as_is: bool) -> Stretch:
+def padded_axis(window: AxisWindow, size: int, split: bool, as_is: bool) -> PaddedAxis:
     """The slots of one axis. With `split`, positions that follow each other have slots that follow each other.
 
     With `as_is` the axis stays whole where nothing has to be moved for it.
     """
-    taps, count, step = slide.taps, slide.count, slide.step
+    taps, count, step = window.taps, window.count, window.step
     if not taps:
-        return Stretch(tuple(range(size)), (), (0,) * count)
+        return PaddedAxis(tuple(range(size)), (), (0,) * count)
     low, high = min(taps), max(taps) + (count - 1) * step
     if as_is and low >= 0 and high < size and (not split or step == 1 or count == 1):
-        return Stretch(tuple(range(size)), taps, tuple(q * step for q in range(count)))
+        return PaddedAxis(tuple(range(size)), taps, tuple(q * step for q in range(count)))
     if count == 1:
         kept = sorted(set(taps))
-        return Stretch(tuple(t if 0 <= t < size else -1 for t in kept), tuple(kept.index(t) for t in taps), (0,))
+        return PaddedAxis(tuple(t if 0 <= t < size else -1 for t in kept), tuple(kept.index(t) for t in taps), (0,))
     if not split or step == 1:
         slots = range(low, high + 1)
-        return Stretch(
+        return PaddedAxis(
             tuple(e if 0 <= e < size else -1 for e in slots), tuple(t - low for t in taps), tuple(q * step for q in range(count))
         )
     phases = sorted({(t - low) % step for t in taps})
     width = count + (max(taps) - low) // step
     elements = [low + phase + i * step for phase in phases for i in range(width)]
-    return Stretch(
+    return PaddedAxis(
         tuple(e if 0 <= e < size else -1 for e in elements),
         tuple(phases.index((t - low) % step) * width + (t - low) // step for t in taps),
         tuple(range(count)),
@@ -73,8 +73,8 @@ def stretch(slide: Slide, size: int, split: bool, as_is: bool) -> Stretch:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A frame as it is read: directly, or through a copy made by `arrange`."""
+class WindowOffsets:
+    """A frame as it is read: directly, or through a copy made by `padded_copy`."""
 
     copied: bool
     shape: tuple[int, ...]
@@ -103,20 +103,20 @@ class Grid:
         return self.places.ravel(), 1
 
 
-def make_grid(shape: Sequence[int], slides: Sequence[Slide], split: bool, kept: int = -1) -> Grid:
+def window_offsets(shape: Sequence[int], windows: Sequence[AxisWindow], split: bool, kept: int = -1) -> WindowOffsets:
     """The tables of a frame. With `split` the last axis is made so that its positions lie side by side; `kept` stays whole."""
     last = len(shape) - 1
-    axes = list(enumerate(zip(slides, shape, strict=True)))
-    ways = [stretch(s, n, split and a == last, True) for a, (s, n) in axes]
+    axes = list(enumerate(zip(windows, shape, strict=True)))
+    ways = [padded_axis(s, n, split and a == last, True) for a, (s, n) in axes]
     copied = not all(w.whole(n) for w, n in zip(ways, shape, strict=True))
     if copied:
-        ways = [stretch(s, n, split and a == last, a == kept) for a, (s, n) in axes]
+        ways = [padded_axis(s, n, split and a == last, a == kept) for a, (s, n) in axes]
     sizes = [len(w.elements) for w in ways]
     strides = [prod(sizes[a + 1 :]) for a in range(len(sizes))]
     source = [prod(shape[a + 1 :]) for a in range(len(shape))]
     starts = _sums([np.array(w.elements) * s for w, s in zip(ways[:-1], source[:-1], strict=True)])
     outside = _sums([np.array([e < 0 for e in w.elements], int) for w in ways[:-1]])
-    return Grid(
+    return WindowOffsets(
         copied,
         tuple(sizes),
         _sums([np.array(w.taps, int) * s for w, s in zip(ways, strides, strict=True)]).astype(np.int32),
@@ -133,23 +133,23 @@ def _sums(parts: Sequence[Array]) -> Array:
     return total
 
 
-def arrange_call(grid: Grid, to: str, start: str, outer: str, inner: str, value: str) -> str:
+def padded_copy_call(offsets: WindowOffsets, to: str, start: str, outer: str, inner: str, value: str) -> str:
     """The text that makes the copy: `to` the slots, `start` the frame, `outer` and `inner` the tables."""
-    elements = grid.inner
+    elements = offsets.inner
     within = np.flatnonzero(elements >= 0)
     width, n, left, first = len(elements), -1, 0, 0
     if len(within):
         left, first = int(within[0]), int(elements[within[0]])
         if np.array_equal(elements[within], first + np.arange(len(within))) and within[-1] - left + 1 == len(within):
             n = len(within)
-    return f"arrange({to}, {start}, {outer}, {inner}, {len(grid.outer)}, {width}, {n}, {left}, {first}, {value})"
+    return f"padded_copy({to}, {start}, {outer}, {inner}, {len(offsets.outer)}, {width}, {n}, {left}, {first}, {value})"
 
 
 # fmt: off
 
 
 @kernel
-def arrange(y: Any, x: Any, outer: Any, inner: Any, rows: int, width: int, n: int, left: int, first: int,
+def padded_copy(y: Any, x: Any, outer: Any, inner: Any, rows: int, width: int, n: int, left: int, first: int,
             value: float) -> None:
     """Row j of y, `width` wide, = x[outer[j] + inner[i]], `value` where either is -1.
 

@@ -1,6 +1,6 @@
 """The kernels of a page, from the cache, or compiled in as many processes as there are cores.
 
-`python -m tinyrnn.targets.side_by_side FOLDER` compiles beside the process that asked for it.
+`python -m tinyrnn.targets.parallel_compilation FOLDER` compiles beside the process that asked for it.
 
 Numba holds one lock for all that it compiles, so that several cores need several processes. Who has made an empty file for a
 kernel compiles it, and puts what it became beside it; all go through the same list until nothing is left.
@@ -105,7 +105,7 @@ def _helped(
         request = {"machine": machine.as_dict(), "page": page, "symbols": [*symbols], "form": form, "parent": os.getpid()}
         (folder / REQUEST).write_text(json.dumps(request))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        command = [sys.executable, "-m", "tinyrnn.targets.side_by_side", name]
+        command = [sys.executable, "-m", "tinyrnn.targets.parallel_compilation", name]
         with contextlib.suppress(OSError):  # a machine that starts no more processes compiles in this one
             for _ in range(count):
                 null = subprocess.DEVNULL

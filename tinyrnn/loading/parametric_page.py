@@ -39,7 +39,7 @@ TOKENS = re.compile(r"""#[^\n]*|\"{3}.*?\"{3}|"[^"\n]*"|(?<![\w.])(\d+\.\d*(?:e[
 """comments and strings, and numbers (the group)"""
 
 
-def take_apart(text: str) -> Page:
+def split_numbers(text: str) -> Page:
     """The page behind a text."""
     numbers = list[int | float]()
 
@@ -74,7 +74,7 @@ class Variant:
         )
 
 
-class Shared:
+class ParametricPages:
     """Compiled pages of one model, for all its sizes."""
 
     def __init__(self) -> None:
@@ -85,11 +85,11 @@ class Shared:
 
         `neighbour` makes the page of other sizes, which shows what differs; it is called where the page is a new one.
         """
-        page = take_apart(source.text)
+        page = split_numbers(source.text)
         variant = next((v for v in self.variants if v.takes(page)), None)
         if variant is None:
             like = [v for v in self.variants if v.page.skeleton == page.skeleton]
-            other = take_apart(neighbour().text)
+            other = split_numbers(neighbour().text)
             opened = {place for v in like for place in (*v.open, *_differing(page, v.page))}
             if other.skeleton == page.skeleton:
                 opened |= {*_differing(page, other)}
@@ -122,12 +122,12 @@ def _with_table(values: Sequence[int | float], weights: Array) -> tuple[Array, A
 def _opened(source: Source, places: Sequence[int]) -> Source:
     """The page with the numbers at `places` read from the table."""
     tree = ast.parse(source.text)
-    assert [node.value for node in _constants(tree)] == list(take_apart(source.text).numbers)
+    assert [node.value for node in _constants(tree)] == list(split_numbers(source.text).numbers)
     local = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)} - set(ENTRIES)
     names = {id(node): f"_n{place}" for place, node in enumerate(_constants(tree)) if place in places}
     order = {f"_n{place}": entry for entry, place in enumerate(places)}
     for function in (n for n in tree.body if isinstance(n, ast.FunctionDef)):
-        maker = _Opener(names, local)
+        maker = _Parametriser(names, local)
         function.body = [maker.visit(statement) for statement in function.body]
         words = ["f64" if isinstance(maker.read[name], float) else "i64" for name in maker.read]
         reads = "".join(f"{name} = get({word}({TABLE}), {order[name]})\n" for name, word in zip(maker.read, words, strict=True))
@@ -149,7 +149,7 @@ def _is_text(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
-class _Opener(ast.NodeTransformer):
+class _Parametriser(ast.NodeTransformer):
     """Puts names in the place of numbers, and hands the table on."""
 
     def __init__(self, names: dict[int, str], local: set[str]) -> None:

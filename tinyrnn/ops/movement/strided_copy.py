@@ -18,7 +18,7 @@ from tinyrnn.ops.elementwise.scalars import conversion, pointer
 
 Link = tuple[Axis, Axis]
 
-MOST_WALKS = 9
+MOST_COPIES = 9
 """pieces up to which an irregular move becomes a walk each; more are walked by a table"""
 
 # fmt: off
@@ -60,7 +60,7 @@ def _two_bytes(y: int, x: int, n1: int, n2: int, y1: int, y2: int, x1: int, x2: 
 
 
 @kernel
-def walk_through(y: int, x: int, rows: int, y_row: int, x_row: int, n: int) -> None:
+def copy_rows(y: int, x: int, rows: int, y_row: int, x_row: int, n: int) -> None:
     """n words of every row."""
     for r in range(rows):
         _copy_words(f32(y + 4 * r * y_row), f32(x + 4 * r * x_row), n)
@@ -83,7 +83,7 @@ def _three(name: str, two: Callable[..., None], unit: int) -> Callable[..., None
 
 
 def _six(name: str, three: Callable[..., None], unit: int) -> Callable[..., None]:
-    """As `walk_words`, with three more loops outside: rows, the outer ones, then what `walk_words` takes."""
+    """As `strided_copy_words`, with three more loops outside: rows, the outer ones, then what `strided_copy_words` takes."""
 
     def six(y: int, x: int, loops: Any, rows: int) -> None:
         o = i32(loops)
@@ -119,7 +119,7 @@ def _by_table(name: str, two: Callable[..., None], unit: int) -> Callable[..., N
 
 
 @dataclass(frozen=True)
-class Walker:
+class CopyKernels:
     """The walks over elements of one size."""
 
     unit: int
@@ -129,20 +129,20 @@ class Walker:
     by_table: Callable[..., None]
 
 
-walk_words = _three("walk_words", _two_words, 4)
-walk_six_words = _six("walk_six_words", walk_words, 4)
-walk_table_words = _by_table("walk_table_words", _two_words, 4)
-walk_halves = _three("walk_halves", _two_halves, 2)
-walk_six_halves = _six("walk_six_halves", walk_halves, 2)
-walk_table_halves = _by_table("walk_table_halves", _two_halves, 2)
-walk_bytes = _three("walk_bytes", _two_bytes, 1)
-walk_six_bytes = _six("walk_six_bytes", walk_bytes, 1)
-walk_table_bytes = _by_table("walk_table_bytes", _two_bytes, 1)
+strided_copy_words = _three("strided_copy_words", _two_words, 4)
+strided_copy_six_words = _six("strided_copy_six_words", strided_copy_words, 4)
+strided_copy_table_words = _by_table("strided_copy_table_words", _two_words, 4)
+strided_copy_halves = _three("strided_copy_halves", _two_halves, 2)
+strided_copy_six_halves = _six("strided_copy_six_halves", strided_copy_halves, 2)
+strided_copy_table_halves = _by_table("strided_copy_table_halves", _two_halves, 2)
+strided_copy_bytes = _three("strided_copy_bytes", _two_bytes, 1)
+strided_copy_six_bytes = _six("strided_copy_six_bytes", strided_copy_bytes, 1)
+strided_copy_table_bytes = _by_table("strided_copy_table_bytes", _two_bytes, 1)
 
-WORDS = Walker(4, walk_words, walk_six_words, walk_table_words)
-WALKERS = {
-    1: Walker(1, walk_bytes, walk_six_bytes, walk_table_bytes),
-    2: Walker(2, walk_halves, walk_six_halves, walk_table_halves),
+WORDS = CopyKernels(4, strided_copy_words, strided_copy_six_words, strided_copy_table_words)
+COPY_KERNELS = {
+    1: CopyKernels(1, strided_copy_bytes, strided_copy_six_bytes, strided_copy_table_bytes),
+    2: CopyKernels(2, strided_copy_halves, strided_copy_six_halves, strided_copy_table_halves),
     4: WORDS,
     8: WORDS,
 }
@@ -176,14 +176,14 @@ def end_of(env: Lowering, name: str, offset: int = 0) -> End:
     return End(Value(name, offset), env.row_stride(name))
 
 
-def moved(name: str, spec: Spec) -> Walker:
+def copy_kernels(name: str, spec: Spec) -> CopyKernels:
     """How the elements of a value are moved. Raises `Refused`."""
-    if (spec.dtype.kind not in "biu" and not is_floating(spec.dtype)) or spec.dtype.itemsize not in WALKERS:
+    if (spec.dtype.kind not in "biu" and not is_floating(spec.dtype)) or spec.dtype.itemsize not in COPY_KERNELS:
         raise Refused(f"{name!r} is {spec.dtype}; supported are bool, integers and floating numbers of up to eight bytes")
-    return WALKERS[spec.dtype.itemsize]
+    return COPY_KERNELS[spec.dtype.itemsize]
 
 
-def walk(
+def strided_copy(
     env: Lowering,
     output: str,
     source: str,
@@ -196,10 +196,10 @@ def walk(
 ) -> list[Call]:
     """Calls that set output[to_offset + i·to] = source[start_offset + i·start] for every index i of `shape`."""
     ends = end_of(env, output, to_offset), end_of(env, source, start_offset)
-    return walk_between(*ends, env.specs[output].dtype, shape, to, start, note or f"{output} from {source}")
+    return strided_copy_between(*ends, env.specs[output].dtype, shape, to, start, note or f"{output} from {source}")
 
 
-def walk_between(
+def strided_copy_between(
     y: End,
     x: End,
     dtype: np.dtype[Any],
@@ -209,15 +209,15 @@ def walk_between(
     note: str,
     rows: Rows | None = None,
 ) -> list[Call]:
-    """As `walk`, between any two ends."""
-    walker = moved(note, Spec(dtype, ()))
-    scale = dtype.itemsize // walker.unit
+    """As `strided_copy`, between any two ends."""
+    kernels = copy_kernels(note, Spec(dtype, ()))
+    scale = dtype.itemsize // kernels.unit
     loops = _merged(
         [(n, t * scale, s * scale) for n, t, s in zip(shape, to, start, strict=True)] + ([(scale, 1, 1)] if scale > 1 else [])
     )
     rows = rows or Rows()
-    if walker.unit == 4 and len(loops) == 1 and loops[0][1:] == (1, 1):
-        return [Call(walk_through, (y.operand, x.operand, rows, y.row * scale, x.row * scale, loops[0][0]), note)]
+    if kernels.unit == 4 and len(loops) == 1 and loops[0][1:] == (1, 1):
+        return [Call(copy_rows, (y.operand, x.operand, rows, y.row * scale, x.row * scale, loops[0][0]), note)]
     axes = 3 if len(loops) <= 3 else 6
     loops = [(1, 0, 0)] * (axes - len(loops)) + loops
     calls = []
@@ -228,7 +228,7 @@ def walk_between(
     for index in np.ndindex(*(loop[0] for loop in outer)):
         y_at, x_at = (sum(i * loop[side] for i, loop in zip(index, outer, strict=True)) // scale for side in (1, 2))
         ends = _shifted(y.operand, y_at), _shifted(x.operand, x_at)
-        calls.append(Call(walker.three if axes == 3 else walker.six, (*ends, _numbers(inner, note), rows), note))
+        calls.append(Call(kernels.three if axes == 3 else kernels.six, (*ends, _numbers(inner, note), rows), note))
     return calls
 
 
@@ -258,7 +258,7 @@ def _merged(loops: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]
     return merged or [(1, 1, 1)]
 
 
-def place(env: Lowering, output: str, source: str, to: Array, start: Array) -> list[Call]:
+def copy_elements(env: Lowering, output: str, source: str, to: Array, start: Array) -> list[Call]:
     """Calls that set output[to[i]] = source[start[i]] for every index i of the two arrays of element offsets.
 
     Where elements of the output are named more than once, which one it gets is not said.
@@ -266,15 +266,15 @@ def place(env: Lowering, output: str, source: str, to: Array, start: Array) -> l
     if not to.size:
         return []
     to, start = to.squeeze(), start.squeeze()
-    regular = _pieces(to, start, 0, MOST_WALKS)
+    regular = _pieces(to, start, 0, MOST_COPIES)
     if regular is not None:
         return [
             call
             for t, s in regular
-            for call in walk(env, output, source, t.shape, _steps(t), _steps(s), int(t.flat[0]), int(s.flat[0]))
+            for call in strided_copy(env, output, source, t.shape, _steps(t), _steps(s), int(t.flat[0]), int(s.flat[0]))
         ]
-    walker = moved(output, env.specs[output])
-    scale = env.specs[output].dtype.itemsize // walker.unit
+    kernels = copy_kernels(output, env.specs[output])
+    scale = env.specs[output].dtype.itemsize // kernels.unit
     even = [axis for axis in range(to.ndim) if _cuts(to, start, axis) == [0]][-2 if scale == 1 else -1 :]
     first = tuple(0 if axis in even else slice(None) for axis in range(to.ndim))
     inner = _merged(
@@ -284,12 +284,12 @@ def place(env: Lowering, output: str, source: str, to: Array, start: Array) -> l
     pairs = np.stack([to[first].ravel() * scale, start[first].ravel() * scale], axis=-1)
     note = f"{output} from {source}, {len(pairs)} pieces"
     table = _numbers([(1, env.row_stride(output) * scale, env.row_stride(source) * scale), *inner], note, pairs.ravel())
-    return [Call(walker.by_table, (Value(output), Value(source), table, Rows(), len(pairs)), note)]
+    return [Call(kernels.by_table, (Value(output), Value(source), table, Rows(), len(pairs)), note)]
 
 
-def pick(env: Lowering, output: str, source: str, start: Array) -> list[Call]:
+def gather_elements(env: Lowering, output: str, source: str, start: Array) -> list[Call]:
     """Calls that set every element of the output: output[i] = source[start[i]], `start` in the output's frame shape."""
-    return place(env, output, source, np.arange(start.size).reshape(start.shape), start)
+    return copy_elements(env, output, source, np.arange(start.size).reshape(start.shape), start)
 
 
 def _steps(offsets: Array) -> list[int]:

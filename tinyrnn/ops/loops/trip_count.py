@@ -19,33 +19,33 @@ WHOLE = (1, 6, 7)
 
 
 @dataclass(frozen=True)
-class Line:
-    """The number `step` · i + `start` in turn i of a loop."""
+class Affine:
+    """The number `step` · i + `start` in iteration i of a loop."""
 
     step: int
     start: int
 
 
 @dataclass
-class Counters:
-    """The whole numbers in a loop's body that follow from the number of the turn."""
+class InductionVariables:
+    """The whole numbers in a loop's body that follow from the number of the iteration."""
 
     body: Graph
-    turn: str
-    """the name of the number of the turn, or the empty name"""
+    iteration: str
+    """the name of the number of the iteration, or the empty name"""
     carried: Sequence[tuple[str, str, str]]
-    """(value before the loop, at the start of a turn, at its end)"""
+    """(value before the loop, at the start of an iteration, at its end)"""
     constants: Mapping[str, Array]
-    lines: dict[str, Line | None] = field(default_factory=dict)
+    lines: dict[str, Affine | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.makers = {name: node for node in self.body.nodes for name in node.outputs if name}
-        if self.turn:
-            self.lines[self.turn] = Line(1, 0)
+        if self.iteration:
+            self.lines[self.iteration] = Affine(1, 0)
         for before, start, end in self.carried:
             first, step = self._number(before), self._added(end, start)
             if first is not None and step is not None:
-                self.lines[start] = Line(step, first)
+                self.lines[start] = Affine(step, first)
 
     def _added(self, name: str, start: str) -> int | None:
         """What a value is more than another one."""
@@ -73,17 +73,17 @@ class Counters:
             return None
         return int(array.ravel()[0])
 
-    def line(self, name: str) -> Line | None:
-        """A value as a line over the number of the turn, if it is one."""
+    def line(self, name: str) -> Affine | None:
+        """A value as a line over the number of the iteration, if it is one."""
         if name not in self.lines:
             self.lines[name] = None  # while it is looked at
             self.lines[name] = self._line(name)
         return self.lines[name]
 
-    def _line(self, name: str) -> Line | None:
+    def _line(self, name: str) -> Affine | None:
         number = self._number(name)
         if number is not None:
-            return Line(0, number)
+            return Affine(0, number)
         node = self.makers.get(name)
         if node is None:
             return None
@@ -92,13 +92,13 @@ class Counters:
         if node.op in ("Add", "Sub") and len(node.inputs) == 2:
             a, b = self.line(node.inputs[0]), self.line(node.inputs[1])
             sign = 1 if node.op == "Add" else -1
-            return Line(a.step + sign * b.step, a.start + sign * b.start) if a and b else None
+            return Affine(a.step + sign * b.step, a.start + sign * b.start) if a and b else None
         return None
 
-    def trips(self, condition: str, again: str) -> int | None:
-        """In how many turns the condition that a turn ends with comes out true before it is false; None where data decides.
+    def trip_count(self, condition: str, again: str) -> int | None:
+        """In how many iterations the condition that an iteration ends with comes out true before it is false; None where data decides.
 
-        again: what the condition is called at the start of a turn.
+        again: what the condition is called at the start of an iteration.
         """
         array = self.constants.get(condition)
         if array is not None:
@@ -109,9 +109,9 @@ class Counters:
         if node is None:
             return None
         if node.op in PASSING and (node.op != "Cast" or node.attributes.get("to") == 9):
-            return self.trips(node.inputs[0], again)
+            return self.trip_count(node.inputs[0], again)
         if node.op == "And":
-            both = [self.trips(name, again) for name in node.inputs]
+            both = [self.trip_count(name, again) for name in node.inputs]
             return None if None in both else min(n for n in both if n is not None)
         return self._compared(node)
 

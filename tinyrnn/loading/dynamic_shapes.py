@@ -18,7 +18,7 @@ KEPT = 8
 """sizes that are kept ready; others are made ready again when they come, without compiling"""
 
 
-class SizedModel(Model):
+class DynamicShapeModel(Model):
     """A Model that takes inputs of several sizes: what an encoder left for a decoder to attend to, a whole sequence's length.
 
     `inputs` and `outputs` describe it at one size. It streams where the sizes are neither time nor in its state.
@@ -58,9 +58,9 @@ class SizedModel(Model):
         if not self._streams:
             self._layout = replace(self._layout, refuses_stream=self._layout.refuses_stream or reason)
 
-    def through(self, specialise: Callable[[dict[str, int]], Model]) -> SizedModel:
+    def through(self, specialise: Callable[[dict[str, int]], Model]) -> DynamicShapeModel:
         """The same model, made ready for a size by another function."""
-        return SizedModel(self, **self._described, specialise=specialise)
+        return DynamicShapeModel(self, **self._described, specialise=specialise)
 
     def _port(self, name: str) -> Port:
         return next(p for p in (*self._layout.inputs, *self._layout.state_inputs) if p.name == name)
@@ -74,7 +74,7 @@ class SizedModel(Model):
         """'whole': every call is a whole sequence; otherwise as of any `Model`."""
         return self._layout.kind if self._streams else "whole"
 
-    def sized(self, sizes: Mapping[str, int]) -> Model:
+    def specialised(self, sizes: Mapping[str, int]) -> Model:
         """The model for given sizes, by name."""
         key = tuple(int(sizes[name]) for name in self.open_sizes)
         model = self._models.pop(key, None)
@@ -135,11 +135,11 @@ class SizedModel(Model):
         return match_inputs(self.name, self._layout.file_inputs, inputs, named)
 
     def _at_size(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Model:
-        return self.sized(self.sizes_of(dict(zip(self._layout.file_inputs, self._values(inputs, named), strict=True))))
+        return self.specialised(self.sizes_of(dict(zip(self._layout.file_inputs, self._values(inputs, named), strict=True))))
 
     def stream(self) -> Stream:
         """A new live input. Raises `StreamError` with the node that needs the whole sequence."""
-        return super().stream() if self._layout.refuses_stream else SizedStream(self)
+        return super().stream() if self._layout.refuses_stream else DynamicShapeStream(self)
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.kind} model, run-time sizes {', '.join(map(repr, self.open_sizes))}"]
@@ -152,12 +152,12 @@ class SizedModel(Model):
     __repr__ = __str__
 
 
-class SizedStream(Stream):
-    """One live input of a `SizedModel`. Every call may bring other sizes; the state goes on."""
+class DynamicShapeStream(Stream):
+    """One live input of a `DynamicShapeModel`. Every call may bring other sizes; the state goes on."""
 
-    model: SizedModel
+    model: DynamicShapeModel
 
-    def __init__(self, model: SizedModel) -> None:
+    def __init__(self, model: DynamicShapeModel) -> None:
         super().__init__(model)
         self.__dict__.pop("step", None)  # a short step knows one size
         self._drivers: OrderedDict[tuple[int, ...], Driver] = OrderedDict()
@@ -166,7 +166,7 @@ class SizedStream(Stream):
 
     def fork(self) -> Stream:
         """A new stream of the same model that continues from this one's state."""
-        other = SizedStream(self.model)
+        other = DynamicShapeStream(self.model)
         other._context.state[:] = self._context.state
         return other
 
@@ -200,7 +200,7 @@ class SizedStream(Stream):
         key = tuple(sizes[name] for name in model.open_sizes)
         driver = self._drivers.pop(key, None)
         if driver is None:
-            at_size = model.sized(sizes)
+            at_size = model.specialised(sizes)
             if at_size._layout.state_parts != model._layout.state_parts:
                 raise StreamError(
                     f"{model.name}: its state depends on {', '.join(map(repr, model.open_sizes))}: bind= fixes them"

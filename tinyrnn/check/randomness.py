@@ -8,7 +8,7 @@ from tinyrnn.graph.ir import Graph, Node
 from tinyrnn.graph.op import op_of
 
 
-def drawn(graph: Graph, states: Mapping[str, str]) -> set[str]:
+def random_values(graph: Graph, states: Mapping[str, str]) -> set[str]:
     """The values of a file graph that follow from random numbers, in this step or, through a state, in a later one."""
     found: set[str] = set()
     before = -1
@@ -21,7 +21,7 @@ def drawn(graph: Graph, states: Mapping[str, str]) -> set[str]:
     return found
 
 
-def drawn_parts(graph: Graph, values: set[str]) -> tuple[str, ...]:
+def random_state_parts(graph: Graph, values: set[str]) -> tuple[str, ...]:
     """How the names of states begin that nodes keep inside and that follow from random numbers."""
     return tuple(f"{node.name}." for node in graph.nodes if not values.isdisjoint(node.outputs))
 

@@ -19,7 +19,7 @@ from tinyrnn.graph.op import Array, op_of
 
 
 @dataclass
-class Handed:
+class CarriedStates:
     """What becomes of the states of a frame graph in which time is rows."""
 
     pairs: set[tuple[str, str]] = field(default_factory=set)
@@ -30,13 +30,13 @@ class Handed:
     """whether a state has less precision than the walk: each frame rounds it"""
 
 
-def handed_on(graph: Graph, states: Mapping[str, str], per_row: Collection[str], length: str) -> Handed:
+def carried_states(graph: Graph, states: Mapping[str, str], per_row: Collection[str], length: str) -> CarriedStates:
     """Which walks take and give back the states.
 
     graph:  a frame graph with its constants
     length: the file's name for the number of frames, "" where it is fixed
     """
-    found = Handed()
+    found = CarriedStates()
     elements, walks = _follow(graph, states)
     whole: set[str] = set()
     place = 1

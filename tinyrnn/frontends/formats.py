@@ -86,7 +86,7 @@ def memory_name(graph: str) -> str:
     return re.sub(r"[/\\.]", "_", graph) or "model"
 
 
-def kind_of_model(start: bytes, archive: io.BufferedIOBase | None, suffix: str) -> str | None:
+def format_of(start: bytes, archive: io.BufferedIOBase | None, suffix: str) -> str | None:
     """One of `READ` or `HINTS`; None where nothing tells.
 
     start: the first `START` bytes; archive: the whole, to look into where it is a zip archive; suffix: such as ".onnx".
@@ -95,7 +95,7 @@ def kind_of_model(start: bytes, archive: io.BufferedIOBase | None, suffix: str) 
         if start[place : place + len(signature)] == signature:
             return "keras" if kind == "hdf5" and suffix == ".keras" else kind
     if start.startswith(b"PK\x03\x04"):
-        return _zip_kind(archive) or SUFFIXES.get(suffix) or "npz"
+        return _zip_format(archive) or SUFFIXES.get(suffix) or "npz"
     if re.match(rb"\x80[\x02-\x05][\x00-\xff]", start) and suffix not in READ:
         return "torch" if b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." in start else SUFFIXES.get(suffix, "pickle")
     if len(start) > 9 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 1 << 32:
@@ -107,7 +107,7 @@ def kind_of_model(start: bytes, archive: io.BufferedIOBase | None, suffix: str) 
     return SUFFIXES.get(suffix)
 
 
-def _zip_kind(file: io.BufferedIOBase | None) -> str | None:
+def _zip_format(file: io.BufferedIOBase | None) -> str | None:
     """Of a zip archive, by the names in it; None where they tell nothing or cannot be read."""
     if file is None:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from tinyrnn.graph.ir import Graph, Node
 
 
-def needs_end(graph: Graph, per_row: Collection[str]) -> str:
+def not_causal(graph: Graph, per_row: Collection[str]) -> str:
     """Why a frame graph needs the whole sequence: the first node that reads, for every row, what all rows come to; '' if none.
 
     per_row: the values with one row per frame; all others belong to a call or are constant

@@ -12,10 +12,10 @@ from tinyrnn.graph.op import OURS, REQUIRED, Array, Op, register, rewrite
 
 
 @register
-class Unlist(Op):
+class Restack(Op):
     """The slices of X along axis `source`, stacked along a new `axis`, or, where they `join`, put together along it."""
 
-    name = "Unlist"
+    name = "Restack"
     inputs = ("X",)
     internal = True
     moves = True
@@ -57,9 +57,9 @@ class Unlist(Op):
 @rewrite
 def lists_move_axes(graph: Graph) -> None:
     """What was a list of slices is a transposition and a view."""
-    op, nodes = Unlist(), list[Node]()
+    op, nodes = Restack(), list[Node]()
     for node in graph.nodes:
-        if (node.domain, node.op) != (OURS, Unlist.name):
+        if (node.domain, node.op) != (OURS, Restack.name):
             nodes.append(node)
             continue
         spec = graph.specs[node.inputs[0]]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from tinyrnn.graph.ir import Graph, Node
 from tinyrnn.graph.op import Array, op_of
-from tinyrnn.passes.dead import remove_dead
+from tinyrnn.passes.dead_code import remove_dead
 from tinyrnn.passes.rows import Program
 
 
-def multiply_tables(program: Program) -> None:
+def multiply_embeddings(program: Program) -> None:
     """Give every node that can take them the rows of a table of products, by their indices; lookups nobody needs go."""
     graph = program.graph
     producers = graph.producers()
     for number, node in enumerate(graph.nodes):
         found = _looked_up(node.inputs[0] if node.inputs else "", producers, graph)
-        taken = None if found is None else op_of(node).take_table(node, *found, graph.specs)
+        taken = None if found is None else op_of(node).with_products(node, *found, graph.specs)
         if taken is not None:
             graph.nodes[number] = taken
     remove_dead(graph)
