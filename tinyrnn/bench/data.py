@@ -11,7 +11,7 @@ from tinyrnn.graph.arrays import Array, Port, full_shape
 from tinyrnn.runtime import Model
 
 POOL = 32
-"""different frames that steps walk through, again and again: one pass"""
+"""number of different frames, which the steps repeat: one pass"""
 GATES = {"RNN": 1, "LSTM": 4, "GRU": 3}
 
 Frame = tuple[Array, ...]

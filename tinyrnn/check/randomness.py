@@ -1,4 +1,4 @@
-"""What follows from random numbers, and so cannot be compared with what another runtime draws."""
+"""Values that depend on random numbers, and so cannot be compared with those of another runtime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tinyrnn.graph.op import op_of
 
 
 def random_values(graph: Graph, states: Mapping[str, str]) -> set[str]:
-    """The values of a file graph that follow from random numbers, in this step or, through a state, in a later one."""
+    """The values of a file graph that depend on random numbers, in this step or, through a state, in a later one."""
     found: set[str] = set()
     before = -1
     while len(found) > before:
@@ -22,7 +22,7 @@ def random_values(graph: Graph, states: Mapping[str, str]) -> set[str]:
 
 
 def random_state_parts(graph: Graph, values: set[str]) -> tuple[str, ...]:
-    """How the names of states begin that nodes keep inside and that follow from random numbers."""
+    """Prefixes of the names of those states inside of nodes that depend on random numbers."""
     return tuple(f"{node.name}." for node in graph.nodes if not values.isdisjoint(node.outputs))
 
 

@@ -84,7 +84,7 @@ def page(found: dict[str, Any]) -> str:
     kind = {
         "whole": "a whole model: every call is a whole sequence",
         "step": "a step model: one frame a call, its state goes in and out",
-        "sequence": "a sequence model: it walks along time",
+        "sequence": "a sequence model: it runs along time",
         "static": "a static model: it has no state",
     }[found["kind"]]
     streams = "yes, frame by frame" if found["streams"] else f"no: {found['refuses_stream']}; it runs whole sequences"

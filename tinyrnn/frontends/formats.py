@@ -1,4 +1,4 @@
-"""What kind of model file some bytes are, by content first and by suffix where that tells nothing; what to do with others."""
+"""The format of a model file, by its content and, where that does not tell, by its suffix; what to do with unsupported ones."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ HINTS = {
 
 
 def memory_name(graph: str) -> str:
-    """What a model without a file is called: as its graph."""
+    """The name of a model without a file: that of its graph, fit for a file name."""
     return re.sub(r"[/\\.]", "_", graph) or "model"
 
 
 def format_of(start: bytes, archive: io.BufferedIOBase | None, suffix: str) -> str | None:
-    """One of `READ` or `HINTS`; None where nothing tells.
+    """The format, one of `READ` or `HINTS`; None where it cannot be told.
 
     start: the first `START` bytes; archive: the whole, to look into where it is a zip archive; suffix: such as ".onnx".
     """
@@ -108,7 +108,7 @@ def format_of(start: bytes, archive: io.BufferedIOBase | None, suffix: str) -> s
 
 
 def _zip_format(file: io.BufferedIOBase | None) -> str | None:
-    """Of a zip archive, by the names in it; None where they tell nothing or cannot be read."""
+    """The format of a zip archive by the names in it; None where they do not tell or cannot be read."""
     if file is None:
         return None
     try:
@@ -134,7 +134,7 @@ def _zip_format(file: io.BufferedIOBase | None) -> str | None:
 
 
 def hint(kind: str, path: Path) -> str:
-    """What a file of a kind that is not read is, and the line that makes one that is."""
+    """A description of an unsupported format, and the command that converts it to a supported one."""
     names = {end: str(path.with_suffix(f".{end}")) for end in ("onnx", "npz")}
     shell = {"shell_path": shlex.quote(str(path)), "shell_onnx": shlex.quote(names["onnx"])}
     return HINTS[kind].format(path=_Text(path), onnx=_Text(names["onnx"]), npz=_Text(names["npz"]), **shell)

@@ -1,4 +1,4 @@
-"""Plain weights without a description: the layers that they look like, and what to write so that they load."""
+"""Weights without a description: the layers that fit their names and shapes, and the `layers=` to write."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tinyrnn.frontends.archive import Array
 from tinyrnn.frontends.weights import GATES, RECURRENT_KEY, listed
 
 MOST_TRIED = 20_000
-"""orders of the layers that are looked at"""
+"""most orders of the layers that are tried"""
 NORM = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layer that some arrays look like."""
+    """A layer that fits some arrays."""
 
     type: str
     prefix: str
     takes: int
-    """features; of an embedding 0, which nothing makes"""
+    """input features; 0 for an embedding, which takes indices"""
     makes: int
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -33,7 +33,7 @@ class Candidate:
 
 
 def layer_candidates(arrays: Mapping[str, Array], origins: Mapping[str, str]) -> str:
-    """What the arrays look like: the keys, and what to write. `origins`: names of arrays → those in the file."""
+    """A message: the keys of the arrays, and the call of `load` that fits them. origins: array → its name in the file."""
     groups: dict[str, dict[str, Array]] = {}
     for key, array in arrays.items():
         prefix, _, name = key.rpartition(".")

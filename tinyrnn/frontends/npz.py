@@ -29,7 +29,7 @@ A layer is [type, prefix of its names in the state_dict, options]; what is empty
 
     Embedding                       first layer only: the input is then int64 tokens
     RNN  LSTM  GRU                  any number of layers, one or two directions, with or without bias
-    RNNCell  LSTMCell  GRUCell      walked along time
+    RNNCell  LSTMCell  GRUCell      repeated along time
     Linear  LayerNorm  BatchNorm1d
     Conv1d                          along time
     ReLU  Tanh  Sigmoid  Softmax  LogSoftmax        over the last axis

@@ -1,4 +1,4 @@
-"""What every frontend asks of a graph: names that are sound, each value made once and before it is read."""
+"""Checks of every frontend: names are valid, and each value is computed once, before it is read (topological order)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator is lowered to: calls of kernels, and what they are handed, which the plan turns into addresses."""
+"""What an operator is lowered to: calls of kernels, with operands that the plan replaces by addresses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinyrnn.graph.ir import Graph, Spec
 
 @dataclass(frozen=True)
 class Value:
-    """The address of a value of the frame graph, `offset` elements on, and `iteration` more for each iteration of the loop round it."""
+    """The address of a value of the frame graph, `offset` elements on, and `iteration` more in each iteration of the loop."""
 
     name: str
     offset: int = 0
@@ -67,19 +67,19 @@ class Started:
 
 @dataclass(frozen=True)
 class Iteration:
-    """How often the innermost loop round the call has been gone through: 0, 1, …"""
+    """The iteration number of the innermost loop: 0, 1, …"""
 
 
 @dataclass(frozen=True)
 class PastRows:
-    """Rows of a value since the reset, before this call."""
+    """The number of rows of a value since the reset, before this call."""
 
     of: str
 
 
 @dataclass(frozen=True)
 class TotalRows:
-    """Rows that the whole sequence has of a value, or -1 while its end is not known."""
+    """The number of rows of a value in the whole sequence, or -1 while its end is not known."""
 
     of: str
 
@@ -98,7 +98,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Open:
-    """The head of a block of calls: a line of the page with an operand for each `{}` and, in a loop, `ITERATION` for its variable."""
+    """The head of a block of calls: a line of the page with an operand for each `{}`; `ITERATION` is a loop's variable."""
 
     text: str
     operands: tuple[Operand, ...] = ()
@@ -131,7 +131,7 @@ class Lowering:
     clock: Callable[[str], Clock]
     """the clock of a value per row"""
     carries: Callable[[str, str], bool]
-    """True where a walk over time starts from the first value, a state that the graph takes in, and hands it out as the second"""
+    """True where the first value, a state of the graph, is carried over time and becomes the second at the end"""
     lanes: int
     registers: int
 

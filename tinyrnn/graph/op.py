@@ -137,11 +137,11 @@ class Op:
         return None
 
     def looks_up(self, node: Node, constants: Mapping[str, Array]) -> tuple[Array, str] | None:
-        """(table [entries, size], indices) where the output of a node of the frame graph is rows of a constant table."""
+        """(table [entries, size], name of the indices) where a node of the frame graph looks rows up in a constant table."""
         return None
 
     def with_products(self, node: Node, table: Array, indices: str, specs: Mapping[str, Spec]) -> Node | None:
-        """A node of the frame graph that does the same from the indices of its first input's rows in a constant table."""
+        """The same node of the frame graph with its first input's product with weights looked up in a table, or None."""
         return None
 
     def row_axes(self, node: Node) -> tuple[Axis, Axis | None] | None:
@@ -153,11 +153,11 @@ class Op:
         return []
 
     def misplaced(self, node: Node, specs: Mapping[str, Spec], roles: Mapping[Axis, str]) -> bool:
-        """Whether a node that a speculative_rewrite made is none where the rows are those."""
+        """Whether a node that a speculative rewrite made is wrong for these roles of the axes."""
         return False
 
     def starts_from(self, node: Node) -> list[str]:
-        """The inputs that hold the state before the first step, where the operator walks time."""
+        """The inputs that hold the state before the first step, of an operator that carries a state over time."""
         return []
 
     def carried(self, node: Node) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Models whose code has to know a size that the file leaves open: one compiled page, its numbers set for each size that comes."""
+"""Models with dynamic shapes: their code depends on sizes that are known only at run time; one compiled page serves them all."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tinyrnn.runtime import Model, Stream
 from tinyrnn.runtime.driver import Driver, Progress
 
 KEPT = 8
-"""sizes that are kept ready; others are made ready again when they come, without compiling"""
+"""combinations of sizes that are kept ready; another one is prepared when it comes, without compiling"""
 
 
 class DynamicShapeModel(Model):
-    """A Model that takes inputs of several sizes: what an encoder left for a decoder to attend to, a whole sequence's length.
+    """A Model with dynamic shapes, such as the length of the encoder's memory that a decoder attends to.
 
-    `inputs` and `outputs` describe it at one size. It streams where the sizes are neither time nor in its state.
+    `inputs` and `outputs` describe it at one example size. It streams unless an open size is that of time or of its state.
     """
 
     def __init__(
@@ -33,7 +33,13 @@ class DynamicShapeModel(Model):
         reason: str,
         specialise: Callable[[dict[str, int]], Model],
     ) -> None:
-        """`batches` are the open sizes of batch axes: none becomes time where time's size is given."""
+        """A model over `example`, which was compiled at `example_sizes`.
+
+        shapes:     input → shape of the file, open sizes by name
+        batches:    the open sizes of batch axes
+        reason:     why it does not stream, where it does not
+        specialise: makes the model of given sizes
+        """
         super().__init__(example._layout, example._code, example._made_from)
         self._shapes, self._specialise = {name: tuple(shape) for name, shape in shapes.items()}, specialise
         self._described: dict[str, Any] = {
@@ -59,7 +65,7 @@ class DynamicShapeModel(Model):
             self._layout = replace(self._layout, refuses_stream=self._layout.refuses_stream or reason)
 
     def through(self, specialise: Callable[[dict[str, int]], Model]) -> DynamicShapeModel:
-        """The same model, made ready for a size by another function."""
+        """The same model with another function `specialise`."""
         return DynamicShapeModel(self, **self._described, specialise=specialise)
 
     def _port(self, name: str) -> Port:
@@ -71,11 +77,11 @@ class DynamicShapeModel(Model):
 
     @property
     def kind(self) -> str:
-        """'whole': every call is a whole sequence; otherwise as of any `Model`."""
+        """'whole' where every call takes a whole sequence; otherwise as for any `Model`."""
         return self._layout.kind if self._streams else "whole"
 
     def specialised(self, sizes: Mapping[str, int]) -> Model:
-        """The model for given sizes, by name."""
+        """The model for given sizes, by name. Raises `ShapeError` where the model cannot have them."""
         key = tuple(int(sizes[name]) for name in self.open_sizes)
         model = self._models.pop(key, None)
         if model is None:

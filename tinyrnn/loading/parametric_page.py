@@ -1,7 +1,8 @@
-"""One compiled page for many sizes: the numbers in which pages differ are read from a table, not compiled in.
+"""One compiled page for many sizes: numbers that depend on a run-time size become parameters, read from a table.
 
-Two pages of one model at different sizes are the same program with other numbers. Those numbers become variables, whose
-values for each size stand before the model's weights. A page that is another program (a kernel chosen by size) is compiled anew.
+Two pages of one model at different sizes are usually the same program with other numbers. The numbers that differ become
+parameters; their values for each size lie before the model's weights. A page that is another program, because a kernel was
+chosen by size, is compiled by itself.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from tinyrnn.runtime.memory import ALIGNMENT, aligned
 from tinyrnn.targets.cpu import compile_source
 
 ENTRIES = ("run", "call", "call_many")
-"""the functions of a page that take the context; all others are handed the address of the table"""
+"""the functions of a page that take the context; all others take the address of the table"""
 TABLE = "_table"
-"""the name of its address in functions of the page"""
+"""the name of the table's address in functions of the page"""
 WORD = 8
 """bytes of an entry of the table"""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page taken apart: the text without its numbers, and the numbers in the order of the text."""
+    """A page split into its text without numbers, and the numbers in their order in the text."""
 
     skeleton: str
     numbers: tuple[int | float, ...]
@@ -40,7 +41,7 @@ TOKENS = re.compile(r"""#[^\n]*|\"{3}.*?\"{3}|"[^"\n]*"|(?<![\w.])(\d+\.\d*(?:e[
 
 
 def split_numbers(text: str) -> Page:
-    """The page behind a text."""
+    """Split a page's text."""
     numbers = list[int | float]()
 
     def taken(match: re.Match[str]) -> str:
@@ -61,11 +62,11 @@ def _constants(tree: ast.AST) -> list[Any]:
 
 @dataclass
 class Variant:
-    """A compiled page with some of its numbers left open."""
+    """A compiled page with some of its numbers as parameters."""
 
     page: Page
     open: list[int]
-    """which numbers, in order"""
+    """which numbers are parameters, in ascending order"""
     code: Any
 
     def takes(self, page: Page) -> bool:
@@ -81,9 +82,9 @@ class ParametricPages:
         self.variants: list[Variant] = []
 
     def code(self, source: Source, weights: Array, neighbour: Callable[[], Source]) -> tuple[Any, Array, Array]:
-        """Code for a page, its table, and the weights behind that in the same memory.
+        """(code, table of parameters, weights) for a page; table and weights lie in one piece of memory.
 
-        `neighbour` makes the page of other sizes, which shows what differs; it is called where the page is a new one.
+        neighbour: makes the page of other sizes, which shows the numbers that differ; called for a new page only.
         """
         page = split_numbers(source.text)
         variant = next((v for v in self.variants if v.takes(page)), None)
@@ -120,7 +121,7 @@ def _with_table(values: Sequence[int | float], weights: Array) -> tuple[Array, A
 
 
 def _opened(source: Source, places: Sequence[int]) -> Source:
-    """The page with the numbers at `places` read from the table."""
+    """The page with the numbers at `places` replaced by parameters."""
     tree = ast.parse(source.text)
     assert [node.value for node in _constants(tree)] == list(split_numbers(source.text).numbers)
     local = {n.name for n in tree.body if isinstance(n, ast.FunctionDef)} - set(ENTRIES)
@@ -150,7 +151,7 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 class _Parametriser(ast.NodeTransformer):
-    """Puts names in the place of numbers, and hands the table on."""
+    """Replaces numbers by parameters, and passes the table to the functions of the page."""
 
     def __init__(self, names: dict[int, str], local: set[str]) -> None:
         self.names, self.local = names, local

@@ -234,12 +234,12 @@ def _try(
     stepwise = not any("time" in role for role in roles.values())
     timed = {name for (name, _), role in roles.items() if "time" in role}
     pairs = find_states(folded, states, stepwise, timed)
-    walked = next(
+    over_time = next(
         (n for pair in pairs.items() for n in pair for a in range(len(folded.specs[n].shape)) if "time" in roles.get((n, a), "")),
         "",
     )
-    if walked:
-        raise UnsupportedError(f"{graph.name}: state {walked!r} has an axis that is time")
+    if over_time:
+        raise UnsupportedError(f"{graph.name}: state {over_time!r} has an axis that is time")
     program = to_frames(folded, shapes, pairs, roles)
     if states != {}:
         program.doubts = left_out(folded, pairs, timed)

@@ -93,10 +93,10 @@ def _seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | 
         axes = op_of(node).row_axes(node)
         if axes is None:
             continue
-        walked, batch = axes
+        time_axis, batch = axes
         handed_in = any(name in producers or name in graph.inputs for name in op_of(node).starts_from(node))
-        if time is None and (graph.specs[walked[0]].sizes[walked[1]] != 1 or not handed_in):
-            found.append((walked, "time"))
+        if time is None and (graph.specs[time_axis[0]].sizes[time_axis[1]] != 1 or not handed_in):
+            found.append((time_axis, "time"))
         if batch is not None:
             found.append((batch, "batch"))
     named = any(isinstance(size, str) and TIME_NAME.match(size) for shape in file_shapes.values() for size in shape)

@@ -1,9 +1,10 @@
-"""States of a sequence model: what walks time takes its start from one and gives its end back, or a sequence cannot be cut.
+"""The states of a sequence model: which of them the recurrences carry from one part of a sequence to the next.
 
-A file says what a call over T frames does with a state. A call over the first frames and one over the rest, the state
-handed on between them, come to the same where each element of the state is the start of one walk, unchanged, and the
-end of that walk is the element's next value. A walk that starts from anything else keeps a state of its own and reads
-the file's before the first frame only; what reads it in every frame, or changes it in every call, forbids streaming.
+A file says what a call over T frames does with a state. Two calls, over the first frames and over the rest, with the state
+carried between them, give the same result if each element of the state is the initial value of one recurrence, unchanged,
+and the final value of that recurrence is the element's next value. A recurrence that starts from anything else has a state
+of its own and reads the file's state before the first frame only. A node that reads the file's state in every frame, or
+changes it once in every call, forbids streaming.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from tinyrnn.graph.op import Array, op_of
 
 @dataclass
 class CarriedStates:
-    """What becomes of the states of a frame graph in which time is rows."""
+    """How a frame graph uses its states."""
 
     pairs: set[tuple[str, str]] = field(default_factory=set)
-    """(start, end) of walks that begin with elements of a state and leave them there"""
+    """(initial, final value) of recurrences that take elements of a state and leave their next values there"""
     refusal: str = ""
-    """the node for which a stream would be another model in every chunking"""
+    """why the result would depend on where the sequence is cut: the first such node; "" if it does not"""
     rounded: bool = False
-    """whether a state has less precision than the walk: each frame rounds it"""
+    """whether a state has less precision than its recurrence, so that a stream rounds it at each frame"""
 
 
 def carried_states(graph: Graph, states: Mapping[str, str], per_row: Collection[str], length: str) -> CarriedStates:
-    """Which walks take and give back the states.
+    """Which recurrences carry the states.
 
     graph:  a frame graph with its constants
     length: the file's name for the number of frames, "" where it is fixed
     """
     found = CarriedStates()
-    elements, walks = _follow(graph, states)
+    elements, recurrences = _follow(graph, states)
     whole: set[str] = set()
     place = 1
     for start, end in states.items():
@@ -46,20 +47,20 @@ def carried_states(graph: Graph, states: Mapping[str, str], per_row: Collection[
         place += size
         if now.size == size and np.array_equal(now % SHIFT, own):
             whole.add(end)
-            found.pairs |= {walks[n] for n in np.unique(now // SHIFT).astype(int) if n}
+            found.pairs |= {recurrences[n] for n in np.unique(now // SHIFT).astype(int) if n}
             found.rounded |= is_narrow(graph.specs[start].dtype) and bool((now >= SHIFT).any())
     found.refusal = _refusal(graph, states, per_row, whole, length)
     return found
 
 
 SHIFT = 1 << 32
-"""an element is its number, from 1 up, among those of all states, and SHIFT times the number of the walk that it went through"""
+"""an element is marked by its number among those of all states, from 1 up, plus SHIFT times the number of its recurrence"""
 
 
 def _follow(graph: Graph, states: Mapping[str, str]) -> tuple[dict[str, Array], dict[int, tuple[str, str]]]:
-    """The values whose elements are those of states, 0 where they are others; the walks by number, from 1 up."""
+    """The values with elements of states, each element marked (0: of no state), and the recurrences by number, from 1 up."""
     elements: dict[str, Array] = {}
-    walks: dict[int, tuple[str, str]] = {}
+    recurrences: dict[int, tuple[str, str]] = {}
     place = 1.0
     for start in states:
         spec = graph.specs[start]
@@ -72,15 +73,15 @@ def _follow(graph: Graph, states: Mapping[str, str]) -> tuple[dict[str, Array], 
         for start, end in op.carried(node):
             known = elements.get(start)
             if known is not None and graph.specs[end].elements == known.size and (known > 0).all() and (known < SHIFT).all():
-                walks[len(walks) + 1] = start, end
-                elements[end] = (known + SHIFT * len(walks)).reshape(graph.specs[end].sizes)
+                recurrences[len(recurrences) + 1] = start, end
+                elements[end] = (known + SHIFT * len(recurrences)).reshape(graph.specs[end].sizes)
         if op.moves:
             elements.update(_moved(graph, node, elements))
-    return elements, walks
+    return elements, recurrences
 
 
 def _moved(graph: Graph, node: Node, elements: Mapping[str, Array]) -> dict[str, Array]:
-    """What an operator that moves elements makes of them."""
+    """The marks of the outputs of an operator that only moves elements."""
     op, source = op_of(node), node.inputs[0]
     specs = graph.specs
     if op.alias(node) is not None or (source in elements and specs[source].dtype != specs[node.outputs[0]].dtype):
@@ -99,11 +100,11 @@ def _moved(graph: Graph, node: Node, elements: Mapping[str, Array]) -> dict[str,
 
 
 def _refusal(graph: Graph, states: Mapping[str, str], per_row: Collection[str], whole: Collection[str], length: str) -> str:
-    """The first node for which what it reads of a state, or makes of one, is other in pieces of a sequence."""
+    """The first node whose use of a state gives another result when the sequence is cut, as a message; "" if there is none."""
     of_state = {start: start for start in states}
-    """values of a call that follow from states, and not from frames, with the state"""
+    """value with one row per call that follows from a state → the state"""
     given = {name for name in graph.inputs if name not in states and name not in per_row}
-    """values of a call that follow from its inputs, with the states or what the frames came to or without"""
+    """values with one row per call that follow from inputs other than states and frames"""
     makers = {name: node for node in graph.nodes for name in node.outputs}
     advice = f". Where every call is one frame, fix the length: bind={{{length!r}: 1}}" if length else ""
     for node in graph.nodes:
@@ -132,7 +133,7 @@ def _each_call(node: Node, state: str, advice: str) -> str:
 
 
 def _maker(makers: Mapping[str, Node], name: str) -> Node:
-    """The node that makes a value, or makes what is moved to become it."""
+    """The node that computes a value, before operators that only move its elements."""
     node = makers[name]
     while op_of(node).moves and len(list(filter(None, node.inputs))) == 1 and node.inputs[0] in makers:
         node = makers[node.inputs[0]]

@@ -1,4 +1,4 @@
-"""Values that are known only when a sequence has ended, and the nodes that would need them before."""
+"""Causality: whether a frame's output needs values that are known only when the sequence has ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tinyrnn.graph.ir import Graph, Node
 
 
 def not_causal(graph: Graph, per_row: Collection[str]) -> str:
-    """Why a frame graph needs the whole sequence: the first node that reads, for every row, what all rows come to; '' if none.
+    """Why a frame graph is not causal: the first node that reads, for every row, a value made from all rows; '' if none.
 
     per_row: the values with one row per frame; all others belong to a call or are constant
     """

@@ -1,4 +1,4 @@
-"""Multiply tables at load: rows looked up in a constant and then multiplied by weights are looked up in the products."""
+"""Multiply embeddings at load: an embedding followed by a product with weights becomes a lookup in the table of products."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tinyrnn.passes.rows import Program
 
 
 def multiply_embeddings(program: Program) -> None:
-    """Give every node that can take them the rows of a table of products, by their indices; lookups nobody needs go."""
+    """Replace, where a node supports it, an embedding and its product by a lookup in the products; remove unused lookups."""
     graph = program.graph
     producers = graph.producers()
     for number, node in enumerate(graph.nodes):
@@ -21,7 +21,7 @@ def multiply_embeddings(program: Program) -> None:
 
 
 def _looked_up(name: str, producers: dict[str, Node], graph: Graph) -> tuple[Array, str] | None:
-    """The table [entries, size], and the name of the indices, where a value is rows of a constant one after the other."""
+    """The table [entries, size] and the name of the indices, where a value is looked up in a constant; else None."""
     while name in producers:
         node = producers[name]
         found = op_of(node).looks_up(node, graph.constants)

@@ -45,7 +45,7 @@ class Program:
     outputs: list[Port]
     states: dict[str, str]
     kind: str
-    """'sequence' (walks time), 'step' (one frame, states in and out) or 'static' (no state)"""
+    """'sequence' (over time), 'step' (one frame, states in and out) or 'static' (no state)"""
     per_row: set[str]
     refuses_stream: str = ""
     batches: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Program:
     narrowed: str = ""
     """why float64 is computed in float32, where it is"""
     carried: set[tuple[str, str]] = field(default_factory=set)
-    """(start, end) of walks over time that begin with a state of the graph and end as its next value"""
+    """(initial, final value) of recurrences that start from a state of the graph and end with its next value"""
     rounded: bool = False
     """whether each frame rounds such a state to half precision"""
 

@@ -52,7 +52,7 @@ class Model(ProcessLocal):
 
     @property
     def kind(self) -> str:
-        """'sequence' (walks time), 'step' (one frame at a time, states in and out) or 'static' (no state)."""
+        """'sequence' (over time), 'step' (one frame at a time, states in and out) or 'static' (no state)."""
         return self._layout.kind
 
     @property

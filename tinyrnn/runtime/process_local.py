@@ -1,4 +1,4 @@
-"""What belongs to one process: a copy of its addresses would point into memory that is another's, or freed."""
+"""Objects that belong to one process: copied addresses would point into memory of another object, or freed memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tinyrnn.errors import CopyError
 
 
 class ProcessLocal:
-    """Base of what holds addresses: neither `copy` nor `pickle` takes it, nor whatever holds it."""
+    """Base class of objects that hold addresses. Copying or pickling one, or what contains it, raises `CopyError`."""
 
     instead: ClassVar[str] = "make it anew where it is needed"
-    """what to write"""
+    """what to write instead of copying"""
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise CopyError(

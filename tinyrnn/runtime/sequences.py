@@ -24,7 +24,12 @@ from tinyrnn.runtime.memory import Context, Layout, part_views
 
 
 def run_sequences(layout: Layout, code: Any, answer: Any, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
-    """One batch entry after the other; `answer` takes the outputs where there are several, and is None for one."""
+    """Run every sequence of a batch from its initial state.
+
+    inputs, named: arrays in the file's shapes, by position and by name
+    answer:        makes the result of several outputs; None where there is one, which is returned itself
+    Raises `ShapeError` where the arrays do not fit the file or a sequence is too short.
+    """
     ports = {p.name: p for p in (*layout.inputs, *layout.state_inputs)}
     values = dict(zip(layout.file_inputs, match_inputs(layout.name, layout.file_inputs, inputs, named), strict=True))
     arrays: dict[str, Array] = {}

@@ -1,9 +1,8 @@
-"""The kernels of a page, from the cache, or compiled in as many processes as there are cores.
+"""The kernels of a page, from the cache or compiled in as many processes as there are cores.
 
-`python -m tinyrnn.targets.parallel_compilation FOLDER` compiles beside the process that asked for it.
-
-Numba holds one lock for all that it compiles, so that several cores need several processes. Who has made an empty file for a
-kernel compiles it, and puts what it became beside it; all go through the same list until nothing is left.
+Numba compiles under one global lock, so that using several cores takes several processes:
+`python -m tinyrnn.targets.parallel_compilation FOLDER` helps the process that started it. All go through one list of kernels.
+A process claims a kernel by creating an empty file of its name, compiles it, and writes the result beside that file.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from tinyrnn.targets.page_functions import translated
 PROCESSES_VARIABLE = "TINYRNN_PROCESSES"
 """environment variable: how many processes may compile at once, by default as many as there are cores"""
 EACH = 6
-"""kernels for which another process is started: it takes a second before it can begin"""
+"""kernels per additional process, which needs a second to start"""
 POLL = 0.01
 REQUEST, ENDING = "request.json", ".made"
 Form = Literal["o", "bc"]
-"""what a kernel becomes: an object for this process, or bitcode that objects for others are made of"""
+"""result for a kernel: an object for this machine, or bitcode from which objects for other machines are made"""
 
 
 def objects(kernels: Kernels) -> list[bytes]:
@@ -67,7 +66,7 @@ def _compile(kernels: Kernels, symbol: str, form: Form) -> bytes:
 
 
 def _compiled(kernels: Kernels, symbols: Sequence[str], form: Form) -> Iterator[tuple[str, bytes]]:
-    """Each kernel and what it became, as it is made, in this process or beside it."""
+    """(kernel, result) as they are compiled, in this process or in another one."""
     tell(KERNELS, len(kernels.called) - len(symbols), len(kernels.called))
     helpers = min(_cores() - 1, len(symbols) // EACH) if _may_start_python() and kernels.machine.bits == 64 else 0
     with _helped(helpers, symbols, kernels.page.text, kernels.machine, form) as (folder, running):
@@ -89,7 +88,7 @@ def _cores() -> int:
 
 
 def _may_start_python() -> bool:
-    """Whether `sys.executable` is an interpreter, not a program that holds one."""
+    """Whether `sys.executable` is a Python interpreter, not a frozen program."""
     return bool(sys.executable) and not getattr(sys, "frozen", False) and Path(sys.executable).stem.lower().startswith("python")
 
 
@@ -128,7 +127,7 @@ def _claim(folder: Path, symbol: str) -> bool:
 
 
 def _awaited(folder: Path | None, symbol: str, running: Sequence[subprocess.Popen[bytes]]) -> bytes | None:
-    """What another process made of a kernel; None where all have ended without."""
+    """The result of another process for a kernel; None where all have ended without it."""
     while folder is not None:
         ended = all(process.poll() is not None for process in running)
         try:

@@ -30,7 +30,7 @@ BETWEEN = ("step", "direction", "batch")
 class Layer:
     """What one recurrent node computed.
 
-    Every array has the axes `axes`: 'time' first, 'unit' last, and between them those of 'step' (a walk inside one
+    Every array has the axes `axes`: 'time' first, 'unit' last, and between them those of 'step' (time within one
     frame), 'direction' (forward, backward) and 'batch' (sequences inside one frame) that have more than one entry.
     """
 
@@ -50,11 +50,11 @@ class Layer:
 
     @property
     def inside(self) -> bool:
-        """Whether one frame holds the whole walk."""
+        """Whether one frame holds the whole sequence."""
         return len(self.h) == 1 and "step" in self.axes
 
     def table(self, array: Array) -> Array:
-        """One of the arrays as [time, cells]; where one frame holds the whole walk, its steps are the time."""
+        """One of the arrays as [time, cells]; where one frame holds the whole sequence, its steps are the time."""
         return array.reshape(array.shape[1] if self.inside else len(array), -1)
 
     @property

@@ -112,7 +112,7 @@ class _Panel:
 
 
 def _flat(array: Array, layer: Layer | None) -> Array:
-    """[time, values] of an array with rows; of a frame that holds the whole walk, its steps are the time."""
+    """[time, values] of an array with rows; of a frame that holds the whole sequence, its steps are the time."""
     inside = layer is not None and layer.inside and array.ndim > 2 and array.shape[1] == layer.table(layer.h).shape[0]
     return array.reshape(array.shape[1] if inside else len(array), -1)
 
@@ -129,7 +129,7 @@ def _panels(trace: Trace, names: Sequence[str], text: str, predicted: str) -> li
             time = ONE_BY_ONE if first is not None and first.inside else trace.times[name]
             table = _flat(array, first)
             if first is not None and first.inside and len(table) != len(first.table(first.h)):
-                continue  # one value for the whole walk
+                continue  # one value for the whole sequence
             if letters and len(letters) == len(table) <= MOST_LETTERS:
                 found.append(_Panel(f"{name}: likeliest" if kind == "out" else name, table, time, _visible(letters)))
                 if kind == "in":

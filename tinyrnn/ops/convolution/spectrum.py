@@ -244,7 +244,7 @@ class STFT(Op):
                 f"take the spectra outside of the model, or fix the number of samples"
             )
         if frames.role(node.outputs[0], 1):
-            raise Refused("the windows that it makes inside of a call are walked over in time: they are no frames of an input")
+            raise Refused("the rest of the graph takes its windows as time steps, but they are not frames of an input")
         count, step, length = self._sizes(node, samples)
         onesided, window = bool(self.attribute(node, "onesided")), self.attribute(node, "window")
         _check_matrix(length * parts, 2 * bins_of(length, onesided))

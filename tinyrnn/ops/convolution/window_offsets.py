@@ -1,4 +1,4 @@
-"""Where an operator that slides over a frame finds its elements: tables of offsets, and the padded copy they point into.
+"""Where an operator with a sliding window finds its elements: tables of offsets, and the padded copy that they point into.
 
 Along every axis of the frame the operator stands at `count` positions, `step` elements apart, and at each
 position reads the elements at `taps` from there; elements outside the axis count as a padding value.
@@ -19,14 +19,14 @@ from tinyrnn.lanes import f32, get, i32, kernel, lanes, load_part, put, splat, s
 
 @dataclass(frozen=True)
 class AxisWindow:
-    """The way along one axis: position q reads the elements q * step + taps."""
+    """The window along one axis: at position q it reads the elements q * step + taps."""
 
     taps: tuple[int, ...]
     count: int = 1
     step: int = 1
 
     def inside(self, size: int) -> list[int]:
-        """The numbers of the taps that meet an element of the axis at some position."""
+        """The indices of the taps that read an element of the axis at some position, not padding alone."""
         return [k for k, tap in enumerate(self.taps) if any(0 <= q * self.step + tap < size for q in range(self.count))]
 
 
@@ -39,7 +39,7 @@ class PaddedAxis:
     places: tuple[int, ...]
 
     def whole(self, size: int) -> bool:
-        """Whether the slots are the axis as it is."""
+        """Whether the slots are the unchanged axis of `size` elements."""
         return self.elements == tuple(range(size))
 
 
@@ -93,7 +93,7 @@ class WindowOffsets:
         return prod(self.shape)
 
     def runs(self, first: int = 0) -> tuple[Array, int]:
-        """First places, and the number of places that follow each of them one by one, along axes from `first` on."""
+        """(offsets, n): each of the offsets is the first of n contiguous positions, along axes from `first` on."""
         counts = self.places.shape
         for axis in range(first, len(counts)):
             n = prod(counts[axis:])
@@ -104,7 +104,7 @@ class WindowOffsets:
 
 
 def window_offsets(shape: Sequence[int], windows: Sequence[AxisWindow], split: bool, kept: int = -1) -> WindowOffsets:
-    """The tables of a frame. With `split` the last axis is made so that its positions lie side by side; `kept` stays whole."""
+    """The tables for a frame. With `split`, positions along the last axis are contiguous; axis `kept` is copied unchanged."""
     last = len(shape) - 1
     axes = list(enumerate(zip(windows, shape, strict=True)))
     ways = [padded_axis(s, n, split and a == last, True) for a, (s, n) in axes]
@@ -134,7 +134,7 @@ def _sums(parts: Sequence[Array]) -> Array:
 
 
 def padded_copy_call(offsets: WindowOffsets, to: str, start: str, outer: str, inner: str, value: str) -> str:
-    """The text that makes the copy: `to` the slots, `start` the frame, `outer` and `inner` the tables."""
+    """The text of a call of `padded_copy`, by the texts of its arguments: the slots, the frame, the two tables, the value."""
     elements = offsets.inner
     within = np.flatnonzero(elements >= 0)
     width, n, left, first = len(elements), -1, 0, 0

@@ -1,4 +1,4 @@
-"""If, and what all operators that hold graphs share. Loop and Scan are in `loops`."""
+"""If, and what all operators with nested graphs share. Loop and Scan are in `ops.loops.operators`."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def by_row(calls: Sequence[Call | Open | Close | Body], of: str, backwards: bool
 
 
 class ControlFlow(Op):
-    """An operator that holds graphs."""
+    """An operator with nested graphs."""
 
     def body_nodes(self, node: Node) -> Iterator[Node]:
         for _, inner in node.nested():

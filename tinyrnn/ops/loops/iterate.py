@@ -1,4 +1,4 @@
-"""What Loop and Scan become: a body that runs iteration after iteration, over an axis of a frame, or over time."""
+"""`Iterate`, which Loop and Scan become: a body that is repeated, along an axis of a frame or along time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tinyrnn.ops.movement.strided_copy import strided_copy, strides_of
 from tinyrnn.ops.random import Random
 
 LONGEST = 1 << 24
-"""iterations after which a loop ends that its condition, or a trip count given at run time, would keep going"""
+"""most iterations of a loop whose condition or trip count is known at run time only"""
 
 Block = Call | Open | Close | Body
 
 
 @register
 class IterationNumber(Op):
-    """A whole number that follows from the number of the iteration: step · i + start; made from a Loop's counters."""
+    """The number step · i + start in iteration i: what an induction variable of a Loop becomes."""
 
     name = "Iteration"
     inputs = ()
@@ -53,10 +53,10 @@ class IterationNumber(Op):
 
 @register
 class Iterate(ControlFlow):
-    """A body in iterations. Inputs: trip count or "", condition or "", values carried, values that are taken apart.
+    """A loop. Inputs: trip count or "", condition or "", the initial carried values, the values that it scans.
 
-    Where `over_time`, its iterations are the rows of a call, and its inputs the values carried alone. Where `rerolled`, the file has
-    its iterations one by one, which tells less of what they are.
+    With `over_time` each row of a call is one iteration, and the inputs are the carried values alone. With `rerolled` the file
+    has the iterations written out one by one, so that it is less certain which axis is time.
     """
 
     name = "Iterate"
@@ -104,7 +104,7 @@ class Iterate(ControlFlow):
         node.outputs = tuple(node.outputs[place] for place in kept)
 
     def iteration_axes(self, node: Node, specs: dict[str, Spec]) -> list[Axis]:
-        """The axes that are taken apart or made by the iterations."""
+        """The axes along which the loop scans its inputs and stacks its outputs."""
         stacked = [output for _, output in self.parts(node)[3]]
         pairs = [*zip(self.sources(node), node.attributes["scanned"]), *zip(stacked, node.attributes["stacked"])]  # noqa: B905
         return [(name, axis % len(specs[name].shape)) for name, (axis, _) in pairs if name]
@@ -131,7 +131,7 @@ class Iterate(ControlFlow):
         return self._iterated(node) if node.attributes["rerolled"] else []
 
     def misplaced(self, node: Node, specs: Mapping[str, Spec], roles: Mapping[Axis, str]) -> bool:
-        """A loop that was written out, within frames of another time: its steps may walk that time each on its own."""
+        """Whether a rerolled loop lies within frames: time is another axis, which each of its iterations may run along."""
         if not node.attributes["rerolled"] or any("time" in roles.get(axis, "") for axis in self._iterated(node)):
             return False
         inner = {name for each in self.body_nodes(node) for name in (*each.inputs, *each.outputs) if name in specs}
@@ -218,15 +218,15 @@ class Iterate(ControlFlow):
         return by_row(blocks, rows) if self.row_by_row(node, env.per_row) else blocks
 
     def _check_states(self, node: Node, env: Lowering) -> None:
-        """Raise `Refused` where the iterations of a loop within frames would share what one of its nodes keeps between frames."""
+        """Raise `Refused` where the iterations of a loop within a frame would share the state of one of its nodes."""
         for each in self.body_nodes(node):
             if isinstance(op_of(each), Random):  # one sequence of numbers for all iterations
                 continue
             for call in op_of(each).lower(each, env):
                 if isinstance(call, Call) and any(isinstance(operand, State) for operand in call.operands):
                     raise Refused(
-                        f"in it, node {each.name!r} ({each.op}) keeps a state from frame to frame, which all iterations would share; "
-                        f"supported are loops over time, and iterations without such a state. Write the iterations out before the export"
+                        f"in it, node {each.name!r} ({each.op}) keeps a state from frame to frame, which all iterations would "
+                        f"share; supported are loops over time, and loops without such a state. Unroll the loop before the export"
                     )
 
     def _lower_over_time(self, node: Node, env: Lowering) -> list[Block]:
@@ -261,7 +261,7 @@ def _with(call: Call, old: Operand, new: Operand) -> Call:
 
 
 def carry_over(env: Lowering, body: Graph, pairs: Sequence[tuple[str, str]]) -> list[Call]:
-    """Calls that make what an iteration ends with what the next one starts with, all at once."""
+    """Calls that copy each carried value from the end of an iteration to the start of the next, as if all at once."""
     aliases = {n.outputs[0]: source for n in body.nodes if (source := op_of(n).alias(n)) is not None}
     starts = {start for start, _ in pairs}
 
@@ -283,7 +283,7 @@ def carry_over(env: Lowering, body: Graph, pairs: Sequence[tuple[str, str]]) -> 
 
 
 def _piece(env: Lowering, whole: str, part: str, axis: int, back: bool, take: bool) -> list[Call]:
-    """Calls that take the slice of this iteration out of a value, or put it in."""
+    """Calls that copy the slice of this iteration from a scanned value (`take`), or into a stacked one."""
     shape = list(env.specs[whole].sizes)
     strides = strides_of(shape)
     iterations, stride = shape.pop(axis), strides.pop(axis)

@@ -68,14 +68,14 @@ class Loop(ControlFlow):
     def enter(self, node: Node, key: str, specs: Sequence[Spec | None]) -> list[Spec]:
         return [Spec(INT64, ()), Spec(BOOL, ()), *(spec for spec in specs[2:] if spec is not None)]
 
-    def counters(self, node: Node, constants: Mapping[str, Array]) -> InductionVariables:
+    def induction(self, node: Node, constants: Mapping[str, Array]) -> InductionVariables:
         body, n = body_of(node, 2), self.carries(node)
         carried = list(zip(node.inputs[2 : 2 + n], body.inputs[2:], body.outputs[1:], strict=False))
         return InductionVariables(body, body.inputs[0], carried, constants)
 
     def learn(self, node: Node, constants: Mapping[str, Array]) -> None:
         body = body_of(node, 2)
-        iterations = self.counters(node, constants).trip_count(body.outputs[0], body.inputs[1])
+        iterations = self.induction(node, constants).trip_count(body.outputs[0], body.inputs[1])
         first, limit = (constants.get(name) if name else None for name in node.inputs[:2][::-1])
         most = int(limit.ravel()[0]) if limit is not None else None if node.inputs[0] else NEVER
         if first is None and node.inputs[1]:
@@ -286,17 +286,17 @@ def _from_scan(node: Node) -> Node:
 
 
 def _from_loop(graph: Graph, node: Node) -> Node:
-    """The Loop with its counters as functions of the iteration, and what it picks iteration by iteration as scan inputs."""
+    """The Loop as `Iterate`: induction variables become `Iteration` nodes, what it reads by the iteration number scan inputs."""
     op = op_of(node)
     assert isinstance(op, Loop)
     body, n, trip = body_of(node, 2), op.carries(node), node.attributes["trip"]
-    counters = op.counters(node, graph.constants)
-    tests = trip is None and counters.trip_count(body.outputs[0], body.inputs[1]) != NEVER
+    induction = op.induction(node, graph.constants)
+    tests = trip is None and induction.trip_count(body.outputs[0], body.inputs[1]) != NEVER
     if trip is None and node.inputs[0] and node.inputs[0] not in graph.constants:
         _check_limit(graph, node)
     kept = []
     for place in range(n):
-        line, output = counters.lines.get(body.inputs[2 + place]), node.outputs[place]
+        line, output = induction.affine.get(body.inputs[2 + place]), node.outputs[place]
         if body.outputs[1 + place] == node.inputs[2 + place] and not output:
             continue
         if line is None or (trip is None and output):
@@ -304,7 +304,7 @@ def _from_loop(graph: Graph, node: Node) -> Node:
         elif output and trip is not None:
             like = graph.specs[output]
             graph.constants[output] = np.full(like.sizes, line.step * trip + line.start, like.dtype)
-    lines = {name: line for name in [*body.inputs, *counters.makers] if (line := counters.line(name)) and line.step}
+    lines = {name: line for name in [*body.inputs, *induction.makers] if (line := induction.affine_of(name)) and line.step}
     scanned = _scan_inputs(graph, body, lines, trip)
     slices = [slice_name for _, slice_name, _, _ in scanned]
     carried = [body.inputs[2 + place] for place in kept]
@@ -368,7 +368,7 @@ def _count(node: Node, name: str, line: Affine) -> Node:
 
 
 def _scan_inputs(graph: Graph, body: Graph, lines: Mapping[str, Affine], trip: int | None) -> list[tuple[str, str, int, bool]]:
-    """What the body picks by the number of the iteration: (value, its slice, axis, whether from the end)."""
+    """What the body reads by the iteration number: (value, its slice, axis, whether from the end)."""
     inside = {*body.inputs, *(name for node in body.nodes for name in node.outputs)}
     found, more = [], []
     for node in body.nodes:

@@ -15,13 +15,13 @@ Parts = tuple[list[str], list[tuple[str, str, str, str]], list[str], list[tuple[
 
 
 def frames_of(node: Node, parts: Parts, sources: list[str], defaults: Mapping[str, Any], frames: Frames) -> list[Node]:
-    """The nodes over frames, in order; `sources` are what it slices, `defaults` its attributes. Raises `Refused`."""
+    """The nodes over frames, in order. sources: the values that the loop scans. defaults: its attributes. Raises `Refused`."""
     _, carried, slices, stacked = parts
     backs = {back for _, back in (*node.attributes["scanned"], *node.attributes["stacked"])}
     if len(backs) > 1:
         raise Refused("it goes through time in both directions at once; supported is one direction for all that it scans")
     if node.attributes["tests"]:
-        raise Refused("a condition computed from data ends its walk over time")
+        raise Refused("its condition, computed from data, may end it before the sequence ends")
     body = framed(node.attributes["body"], frames)
     for name in free_names(body):
         if any("time" in frames.roles[name, axis] for axis in frames.rows(name)) or name in frames.made:

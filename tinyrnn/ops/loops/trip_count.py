@@ -1,4 +1,4 @@
-"""What is known of a loop before it runs: counters among its carried values, and how often it is gone through."""
+"""What is known of a loop at load: its induction variables, and its trip count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NEVER = 1 << 62
 """the trip count of a loop whose condition stays true"""
 
 PASSING = ("Identity", "Squeeze", "Unsqueeze", "Reshape", "Cast", "Flatten")
-"""operators that hand on a single number"""
+"""operators that keep the value of a single number"""
 
 WHOLE = (1, 6, 7)
 """types of Cast that keep a count: float32, int32, int64"""
@@ -28,27 +28,27 @@ class Affine:
 
 @dataclass
 class InductionVariables:
-    """The whole numbers in a loop's body that follow from the number of the iteration."""
+    """The values of a loop's body that are affine functions of the iteration number, in whole numbers."""
 
     body: Graph
     iteration: str
-    """the name of the number of the iteration, or the empty name"""
+    """the name of the iteration number, or the empty name"""
     carried: Sequence[tuple[str, str, str]]
     """(value before the loop, at the start of an iteration, at its end)"""
     constants: Mapping[str, Array]
-    lines: dict[str, Affine | None] = field(default_factory=dict)
+    affine: dict[str, Affine | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.makers = {name: node for node in self.body.nodes for name in node.outputs if name}
         if self.iteration:
-            self.lines[self.iteration] = Affine(1, 0)
+            self.affine[self.iteration] = Affine(1, 0)
         for before, start, end in self.carried:
             first, step = self._number(before), self._added(end, start)
             if first is not None and step is not None:
-                self.lines[start] = Affine(step, first)
+                self.affine[start] = Affine(step, first)
 
     def _added(self, name: str, start: str) -> int | None:
-        """What a value is more than another one."""
+        """By how much a value is larger than another one, or None."""
         total = 0
         while name != start:
             node = self.makers.get(name)
@@ -73,14 +73,14 @@ class InductionVariables:
             return None
         return int(array.ravel()[0])
 
-    def line(self, name: str) -> Affine | None:
-        """A value as a line over the number of the iteration, if it is one."""
-        if name not in self.lines:
-            self.lines[name] = None  # while it is looked at
-            self.lines[name] = self._line(name)
-        return self.lines[name]
+    def affine_of(self, name: str) -> Affine | None:
+        """A value as an affine function of the iteration number, or None."""
+        if name not in self.affine:
+            self.affine[name] = None  # while it is looked at
+            self.affine[name] = self._affine(name)
+        return self.affine[name]
 
-    def _line(self, name: str) -> Affine | None:
+    def _affine(self, name: str) -> Affine | None:
         number = self._number(name)
         if number is not None:
             return Affine(0, number)
@@ -88,17 +88,17 @@ class InductionVariables:
         if node is None:
             return None
         if node.op in PASSING:
-            return self.line(node.inputs[0]) if node.op != "Cast" or node.attributes.get("to") in WHOLE else None
+            return self.affine_of(node.inputs[0]) if node.op != "Cast" or node.attributes.get("to") in WHOLE else None
         if node.op in ("Add", "Sub") and len(node.inputs) == 2:
-            a, b = self.line(node.inputs[0]), self.line(node.inputs[1])
+            a, b = self.affine_of(node.inputs[0]), self.affine_of(node.inputs[1])
             sign = 1 if node.op == "Add" else -1
             return Affine(a.step + sign * b.step, a.start + sign * b.start) if a and b else None
         return None
 
     def trip_count(self, condition: str, again: str) -> int | None:
-        """In how many iterations the condition that an iteration ends with comes out true before it is false; None where data decides.
+        """The number of iterations after which `condition` is true, before it first is false; None where it depends on data.
 
-        again: what the condition is called at the start of an iteration.
+        again: the name of the condition at the start of an iteration.
         """
         array = self.constants.get(condition)
         if array is not None:
@@ -120,7 +120,7 @@ class InductionVariables:
         if node.op not in kinds:
             return None
         sign, equal = kinds[node.op]
-        a, b = self.line(node.inputs[0]), self.line(node.inputs[1])
+        a, b = self.affine_of(node.inputs[0]), self.affine_of(node.inputs[1])
         if a is None or b is None:
             return None
         step, room = sign * (a.step - b.step), sign * (b.start - a.start) + equal  # true while step · i < room

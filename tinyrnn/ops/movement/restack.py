@@ -1,4 +1,4 @@
-"""What was a list of slices of one tensor: an operator, which becomes a transposition and a view."""
+"""`Restack`: a list of slices of one tensor, stacked or joined again, which becomes a transposition and a view."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tinyrnn.graph.op import OURS, REQUIRED, Array, Op, register, rewrite
 
 @register
 class Restack(Op):
-    """The slices of X along axis `source`, stacked along a new `axis`, or, where they `join`, put together along it."""
+    """The slices of X along axis `source`, stacked along a new `axis` or, with `joins`, concatenated along it."""
 
     name = "Restack"
     inputs = ("X",)

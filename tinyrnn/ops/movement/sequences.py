@@ -1,8 +1,8 @@
 """Lists of tensors, which TorchScript loops fill: followed from where they are made to where they become a tensor again.
 
-A list is known as its parts: single tensors, and all slices of one tensor. What a Loop appends to a list iteration by iteration is
-one of its scan outputs; what it picks from a list by the number of the iteration is a slice of a tensor; the last elements of a
-list that it fills, and a list that keeps its length, are values that it carries. No list is left.
+A list is known by its parts: single tensors, and all slices of one tensor. What a Loop appends to a list becomes one of its scan
+outputs; what it reads from a list by the iteration number becomes a slice of a tensor; the last elements of a list that it fills,
+and a list that keeps its length, become values that it carries. No list is left.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Filled:
     initial: Parts
     front: bool
     """whether new elements come first"""
-    counters: InductionVariables
+    induction: InductionVariables
     registers: dict[int, str] = field(default_factory=dict)
     """the j-th newest element, 1 the newest, when an iteration begins → its name"""
 
@@ -113,7 +113,7 @@ class _Lists:
         node = Node(op, f"{output}.{op}", tuple(inputs), (output,), attributes, domain=domain)
         self.nodes.append(node)
         for each in self.filled.values():
-            each.counters.makers[output] = node
+            each.induction.makers[output] = node
         return output
 
     def constant(self, number: int, stem: str) -> str:
@@ -242,7 +242,7 @@ class _Lists:
             else:
                 filled = self.filled[part.name]
                 more, others = self.count(node, filled.initial)
-                total, names = total + more, [*names, *others, filled.counters.iteration]
+                total, names = total + more, [*names, *others, filled.induction.iteration]
         return total, names
 
     def at(self, node: Node) -> None:
@@ -280,7 +280,7 @@ class _Lists:
         elif place is not None and (alone := self.single(filled.initial, place)) is not None:
             return alone.name
         elif start is not None:
-            line = filled.counters.line(index)
+            line = filled.induction.affine_of(index)
             newest = start + len(ones) - line.start if line is not None and line.step == 1 else None
         if newest is None or newest < 1:
             raise self.refuse(node, "which element it reads of a list that the loop fills cannot be told")
@@ -303,13 +303,13 @@ class _Lists:
         carried = [p for p in range(n) if before[p] not in self.known]
         listed = [p for p in range(n) if before[p] in self.known]
         plain = [(before[p], body.inputs[2 + p], body.outputs[1 + p]) for p in carried]
-        counters = InductionVariables(body, body.inputs[0], plain, self.graph.constants)
+        induction = InductionVariables(body, body.inputs[0], plain, self.graph.constants)
         kept: dict[int, list[str]] = {}
         for p in listed:
             initial, start = self.known[before[p]], body.inputs[2 + p]
             grows, front = self.growth(body, p)
             if grows:
-                self.filled[start] = _Filled(initial, front, counters)
+                self.filled[start] = _Filled(initial, front, induction)
                 self.known[start] = (Past(start),)
             elif all(isinstance(part, One) for part in initial):
                 kept[p] = [self.fresh(f"{start}.{i}") for i in range(len(initial))]

@@ -1,4 +1,4 @@
-"""The strided walk, which every operator that moves elements lowers to."""
+"""Strided copies, to which every operator that moves elements is lowered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tinyrnn.ops.elementwise.scalars import conversion, pointer
 Link = tuple[Axis, Axis]
 
 MOST_COPIES = 9
-"""pieces up to which an irregular move becomes a walk each; more are walked by a table"""
+"""pieces of an irregular copy, each a strided copy of its own, up to which it does without a table of offsets"""
 
 # fmt: off
 
@@ -83,7 +83,7 @@ def _three(name: str, two: Callable[..., None], unit: int) -> Callable[..., None
 
 
 def _six(name: str, three: Callable[..., None], unit: int) -> Callable[..., None]:
-    """As `strided_copy_words`, with three more loops outside: rows, the outer ones, then what `strided_copy_words` takes."""
+    """As `strided_copy_words`, with three more loops outside; loops: of the rows, the three outer ones, the three inner ones."""
 
     def six(y: int, x: int, loops: Any, rows: int) -> None:
         o = i32(loops)
@@ -103,7 +103,7 @@ def _by_table(name: str, two: Callable[..., None], unit: int) -> Callable[..., N
     """The kernel below, in units of some bytes."""
 
     def by_table(y: int, x: int, table: Any, rows: int, n: int) -> None:
-        """A walk for each of n pairs of offsets; table: (1, stride in y, stride in x) of rows, two loops, the pairs."""
+        """A copy for each of n pairs of offsets; table: (1, stride in y, stride in x) of rows, two loops, the pairs."""
         table = i32(table)
         for r in range(rows):
             for i in range(n):
@@ -120,10 +120,10 @@ def _by_table(name: str, two: Callable[..., None], unit: int) -> Callable[..., N
 
 @dataclass(frozen=True)
 class CopyKernels:
-    """The walks over elements of one size."""
+    """The strided copies of elements of one size."""
 
     unit: int
-    """bytes of what they move"""
+    """bytes of an element"""
     three: Callable[..., None]
     six: Callable[..., None]
     by_table: Callable[..., None]
@@ -146,7 +146,7 @@ COPY_KERNELS = {
     4: WORDS,
     8: WORDS,
 }
-"""bytes of an element → how it is moved"""
+"""bytes of an element → the kernels that copy it"""
 
 
 @kernel
@@ -165,19 +165,19 @@ def strides_of(shape: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class End:
-    """One end of a walk: an address, and the elements from one row to the next."""
+    """Source or destination of a strided copy: an address, and the elements from one row to the next."""
 
     operand: Operand
     row: int
 
 
 def end_of(env: Lowering, name: str, offset: int = 0) -> End:
-    """The end of a walk that is a value, from one of its elements on."""
+    """A value as source or destination, from one of its elements on."""
     return End(Value(name, offset), env.row_stride(name))
 
 
 def copy_kernels(name: str, spec: Spec) -> CopyKernels:
-    """How the elements of a value are moved. Raises `Refused`."""
+    """The kernels that copy the elements of a value. Raises `Refused` for a type that has none."""
     if (spec.dtype.kind not in "biu" and not is_floating(spec.dtype)) or spec.dtype.itemsize not in COPY_KERNELS:
         raise Refused(f"{name!r} is {spec.dtype}; supported are bool, integers and floating numbers of up to eight bytes")
     return COPY_KERNELS[spec.dtype.itemsize]
@@ -236,7 +236,7 @@ def _numbers(loops: Sequence[tuple[int, int, int]], what: str, *more: Array) -> 
     """The numbers of loops, and more, as a kernel reads them. Raises `Refused` where they are too large."""
     table = np.concatenate([np.array(loops, np.int64).ravel(), *more])
     if np.abs(table).max() >= 1 << 31:
-        raise Refused(f"{what}: more elements than a walk can count")
+        raise Refused(f"{what}: more elements than fit 32-bit offsets")
     return Weight(table.astype(np.int32))
 
 

@@ -1,7 +1,7 @@
 """Kernels for one direction of RNN, GRU and LSTM, written out for the sizes and attributes at hand.
 
 The input's share of the gate sums, p, comes from one matrix product over all frames of the call; a
-kernel walks time, adds the state's share and updates the state. Every unit is one lane, every gate sum
+kernel goes through time, adds the state's share and updates the state. Every unit is one lane, every gate sum
 one chain of fma: bias, then x in order, then h in order. `panel` means LANES units with all their gates;
 the sums of `P` panels stay in registers while h is read once.
 """
@@ -53,7 +53,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class SequenceLayout:
-    """How a kernel walks its sequences: counts and strides in elements; a step of time is a row or lies in a frame."""
+    """Where a kernel finds its sequences: counts, and strides in elements; a step of time is a row or lies within a frame."""
 
     batch: int
     length: int
@@ -86,7 +86,7 @@ def panels_together(gates: int, panels: int, registers: int, weights: int, lanes
     """Panels whose gate sums are kept in registers at once, for `weights` bytes of R.
 
     Enough sums to hide the wait of each fma: 8, or 4 where the weights stream from the second-level cache, since
-    narrow groups walked to and fro leave more of them in the first. Without vectors CHAINS, for which h is read once.
+    narrow groups, read to and fro, leave more of them in the first. Without vectors CHAINS, for which h is read once.
     """
     sums = CHAINS if lanes == 1 else 8 if weights <= FIRST_LEVEL_CACHE else 4
     fit = max(1, (registers * 3 // 4) // gates)

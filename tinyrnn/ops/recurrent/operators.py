@@ -159,7 +159,7 @@ class Recurrent(Op):
         time, batch = self._axes(node)
         x = node.inputs[0]
         if frames.role(x, time) not in (None, "time") or frames.role(x, 2) is not None:
-            raise Refused("it walks along an axis that is not time")
+            raise Refused("it runs along an axis that is not time")
         framed = frames.node(
             node,
             {
