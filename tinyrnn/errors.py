@@ -2,7 +2,7 @@
 
 
 class TinyRNNError(Exception):
-    """The root of everything tinyrnn raises on purpose."""
+    """The base of all exceptions that tinyrnn raises on purpose."""
 
 
 class LoadError(TinyRNNError):
@@ -10,11 +10,11 @@ class LoadError(TinyRNNError):
 
 
 class UnsupportedError(TinyRNNError):
-    """A model asks for something tinyrnn does not do; the text lists every such part at once."""
+    """A model needs something that tinyrnn does not support; the text lists every such part at once."""
 
 
 class Refused(Exception):
-    """Inside tinyrnn alone: an operator cannot do what a node asks; it becomes an `UnsupportedError` that names the node."""
+    """Internal: an operator does not support what a node asks; it becomes an `UnsupportedError` that names the node."""
 
 
 class ShapeError(TinyRNNError, ValueError):
@@ -22,16 +22,16 @@ class ShapeError(TinyRNNError, ValueError):
 
 
 class StreamError(TinyRNNError):
-    """A model cannot stream, or a stream is used in a way it cannot serve."""
+    """A model cannot stream, or a stream is used in a way that it does not support."""
 
 
 class CopyError(TinyRNNError, TypeError):
-    """Something that belongs to one process, a model or a stream, is to be copied or pickled."""
+    """A model or a stream, which belong to one process, is copied or pickled."""
 
 
 class DecodeError(TinyRNNError, ValueError):
-    """A generation that a model cannot serve, or scores that are no numbers; the stream is as it was before."""
+    """A model cannot generate as asked, or its scores are not numbers; the stream is unchanged."""
 
 
 class TargetError(TinyRNNError):
-    """Code for a machine cannot be made, stored or loaded."""
+    """Code for a machine cannot be compiled, stored or loaded."""

@@ -1,4 +1,4 @@
-"""Sound: .wav, framing, short-time spectra, and models on sound as it comes. Needs NumPy and the runtime alone.
+"""Sound: .wav files, framing, short-time spectra, and models on live sound. Needs NumPy and the runtime only.
 
 import tinyrnn
 from tinyrnn import audio

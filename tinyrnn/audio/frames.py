@@ -1,7 +1,7 @@
 """Sound in pieces of any size, cut into frames and put together again: framing, short-time spectra, overlap-add.
 
-All of it streams: `push` takes whatever samples have come and gives what they complete, `finish` gives what is left and
-starts anew. In whatever pieces the samples come, the results are the same bits.
+All classes stream: `push` takes any number of samples and returns what they complete, `finish` returns the rest and
+starts anew. The results have the same bits however the samples are divided into pieces.
 
 Frame t of N samples every H ends with sample (t + 1) * H - 1: its last H samples are new, and the N - H before them are
 those of the frames before (zeros before the first sample). Transforms are computed in float64 (NumPy's real FFT).
@@ -21,7 +21,7 @@ WINDOWS = ("none", "hann", "sqrt-hann", "hamming", "blackman")
 
 
 def make_window(name: str | Array | None, size: int) -> Array:
-    """A periodic window by its name, one of `WINDOWS` (None: "none", all ones), or the given one; float64 [size].
+    """The window, float64 [size]: periodic, by a name of `WINDOWS` (None or "none": all ones), or the given array.
 
     Periodic: as `torch.hann_window(size)` and `scipy.signal.get_window(name, size)`. Raises `ShapeError`.
     """
@@ -53,7 +53,7 @@ def _sizes(size: int, hop: int | None) -> tuple[int, int]:
 class Framer:
     """Samples [n, *shape] → frames [T, size, *shape], float32, one every `hop` samples (by default `size`: no overlap).
 
-    With a hop below the size a frame starts with the last samples of the one before: context, zeros at the start.
+    With a hop below the size each frame starts with the last samples of the frame before; the first starts with zeros.
     """
 
     def __init__(self, size: int, hop: int | None = None, shape: tuple[int, ...] = ()) -> None:
@@ -66,11 +66,11 @@ class Framer:
 
     @property
     def waiting(self) -> int:
-        """Samples that have come and are the new part of no frame yet."""
+        """The number of samples that belong to no complete frame yet."""
         return len(self._held) - (self.size - self.hop)
 
     def push(self, samples: Any) -> Array:
-        """The frames that these samples complete. Raises `ShapeError` where they are no float samples of this shape."""
+        """The frames that these samples complete. Raises `ShapeError` unless they are floating samples of this shape."""
         given = np.asarray(samples)
         if given.dtype.kind != "f" or given.ndim == 0 or given.shape[1:] != self.shape:
             wanted = str(["n", *self.shape]).replace("'", "")
@@ -84,7 +84,7 @@ class Framer:
         return np.ascontiguousarray(np.moveaxis(cut, -1, 1))
 
     def finish(self) -> Array:
-        """The last frame, filled up with zeros, where samples are waiting; then anew from the start."""
+        """The last frame, padded with zeros, if samples are waiting; then starts anew."""
         missing = -self.waiting % self.hop
         last = self.push(np.zeros((missing, *self.shape), np.float32))
         self.reset()
@@ -92,10 +92,10 @@ class Framer:
 
 
 class OverlapAdd:
-    """Frames [T, size] → samples, float32: each frame times `window`, laid `hop` after the one before, summed.
+    """Frames [T, size] → samples, float32: frames times `window`, each `hop` after the one before, summed.
 
-    Frames are taken to have been made with the same window; with `normalize` (the default) sums are divided by the sum
-    of its squares there, so that frames that nothing has changed give their samples back. The first `size - hop` samples
+    The frames are assumed to be made with the same window: with `normalize` (the default) the sums are divided by the sum
+    of its squares, so that unchanged frames give their samples back. The first `size - hop` samples
     are those before the first new one of a `Framer`.
     """
 
@@ -117,7 +117,7 @@ class OverlapAdd:
         self._open = np.zeros((self._pieces - 1, self.hop))
 
     def push(self, frames: Any) -> Array:
-        """The samples that no later frame adds to: `hop` of them a frame."""
+        """The samples to which no later frame adds, `hop` for each frame."""
         given = np.asarray(frames)
         if given.ndim != 2 or given.shape[1] != self.size:
             raise ShapeError(f"frames have shape {list(given.shape)}; these are [T, {self.size}]")
@@ -132,7 +132,7 @@ class OverlapAdd:
         return (total[:count] * self._scale).astype(np.float32).reshape(-1)
 
     def finish(self) -> Array:
-        """The `size - hop` samples after those that `push` gave; then anew from the start."""
+        """The last `size - hop` samples; then starts anew."""
         rest = (self._open * self._scale).astype(np.float32).reshape(-1)[: self.size - self.hop]
         self.reset()
         return rest
@@ -156,12 +156,12 @@ class Stft:
         return spectra(self._framer.push(samples) * self._window)
 
     def finish(self) -> Array:
-        """The spectrum of the last block, filled up with zeros, where samples are waiting; then anew from the start."""
+        """The spectrum of the last block, padded with zeros, if samples are waiting; then starts anew."""
         return spectra(self._framer.finish() * self._window)
 
 
 class InverseStft:
-    """Spectra [T, block // 2 + 1] → samples, float32: what `Stft` made, put together again by `OverlapAdd`."""
+    """Spectra [T, block // 2 + 1] → samples, float32: the inverse of `Stft`, by `OverlapAdd`."""
 
     def __init__(self, block: int = 512, hop: int = 128, window: str | Array | None = None, normalize: bool = True) -> None:
         self._block, self._adder = block, OverlapAdd(block, hop, window, normalize)
@@ -170,11 +170,11 @@ class InverseStft:
         self._adder.reset()
 
     def push(self, spectra: Any) -> Array:
-        """The samples that no later block adds to: `hop` of them a spectrum, the first `block - hop` before the start."""
+        """The samples to which no later block adds, `hop` for each spectrum; the first `block - hop` lie before the start."""
         return self._adder.push(blocks(spectra, self._block))
 
     def finish(self) -> Array:
-        """The `block - hop` samples after those that `push` gave; then anew from the start."""
+        """The last `block - hop` samples; then starts anew."""
         return self._adder.finish()
 
 

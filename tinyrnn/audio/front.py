@@ -1,4 +1,4 @@
-"""What a model takes and gives where it works on sound: frames of samples, or spectra in one of two forms."""
+"""The inputs and outputs of a model on sound: frames of samples, or spectra in one of two forms."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 TAKES = ("samples", "magnitude", "complex")
-"""what a frame of a model's input may hold: samples, or the spectrum of a block as magnitudes or as complex numbers"""
+"""what a frame of the model's input holds: samples, or the spectrum of a block as magnitudes or as complex numbers"""
 FEWEST_BINS = 65
-"""an odd number of values in a frame, so many or more, is read as the spectrum of a block"""
+"""a frame with an odd number of values, at least this many, is taken for the spectrum of a block"""
 
 
 def takes_of(model: Model) -> str:
-    """What a frame of the model's one input seems to hold, one of `TAKES`, judged by its shape.
+    """What a frame of the model's only input holds, one of `TAKES`, judged by its shape.
 
     An odd number of values (65 and up, as 257) is N // 2 + 1 bins of a real FFT, "magnitude"; with an axis of length 2
     besides, "complex"; all else is "samples".
@@ -58,7 +58,7 @@ def sound_output(model: Model) -> Port:
 
 
 class Form:
-    """How the spectrum of a block lies in a frame: magnitudes (or a real mask), or real and imaginary parts."""
+    """The layout of a spectrum in a frame: magnitudes (or a real mask), or real and imaginary parts."""
 
     def __init__(self, model: Model, port: Port, bins: int) -> None:
         sizes = [n for n in port.shape if n != 1]
@@ -85,13 +85,13 @@ class Form:
 
 
 def magnitude(spectrum: Array) -> Array:
-    """|z|, float64, by operations that round alike wherever a value stands."""
+    """|z|, float64, by operations whose rounding does not depend on a value's place in the array."""
     size: Array = np.sqrt(spectrum.real**2 + spectrum.imag**2)
     return size
 
 
 class Framing(TypedDict, total=False):
-    """How samples become frames: what a frame holds (of `TAKES`), its samples, how many of them are new, and a window.
+    """How samples become frames: what a frame holds (one of `TAKES`), its length and hop in samples, and the window.
 
     The window is a name of `WINDOWS` or an array; what is None or not given follows from the model.
     """
@@ -103,7 +103,7 @@ class Framing(TypedDict, total=False):
 
 
 class Front:
-    """From samples to the frames of a model's input; `spectrum` are those of the last push, where it takes spectra."""
+    """Samples → frames of a model's input. `spectrum`: the complex spectra of the last push, if the model takes spectra."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class Front:
 
 
 def gives_sound(model: Model, takes: str, hop: int) -> bool:
-    """Whether what comes out of a model over frames of sound seems to be sound again, and not figures."""
+    """Whether the output of a model over frames of sound seems to be sound again, rather than figures."""
     port = model.outputs[0] if len(model.outputs) == 1 else None
     if port is None or not port.per_frame or port.dtype.kind != "f" or len(model.inputs) != 1:
         return False

@@ -1,4 +1,4 @@
-"""Pictures of sound: what a model heard over time, and a sound before and after a model. Needs matplotlib."""
+"""Pictures of sound: a model's figures over time, and a sound before and after a model. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tinyrnn.data import terminal as picture
 from tinyrnn.errors import TinyRNNError
 
 COLUMNS = 1600
-"""of a picture: longer sounds are drawn by their extremes"""
+"""columns of a picture: of longer sounds the least and largest sample of each column are drawn"""
 LINES = 8
 """curves in one picture; an output of more values is drawn as an image"""
 RANGE = 80
@@ -36,7 +36,7 @@ def _groups(array: Array, step: int) -> Array:
 
 
 def _waveform(axes: Any, samples: Array, rate: float, colour: str = "tab:blue") -> None:
-    """Mono or the mean of channels; where samples are closer than columns, their lowest and highest."""
+    """Draw one channel or the mean of several; of more samples than columns the least and largest of each column."""
     if samples.ndim > 1:
         samples = samples.mean(axis=1)
     step = max(len(samples) // COLUMNS, 1)

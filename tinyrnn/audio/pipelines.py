@@ -1,7 +1,7 @@
-"""Models on sound that comes in pieces of any size: sound to sound, and sound to figures.
+"""Models on live sound, in pieces of any size: from sound to sound, and from sound to figures.
 
-All of them stream (`push`, `finish`, `reset`) and run over whole recordings (`run`), with the same bits in whatever
-pieces the samples come. A model's state is carried from push to push; `reset` and `finish` start anew.
+All classes stream (`push`, `finish`, `reset`) and run over whole recordings (`run`), with the same bits however the
+samples are divided into pieces. A model's state is carried from push to push; `reset` and `finish` start anew.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 GIVES = ("mask", "spectrum")
 PIECE = 1 << 15
-"""samples of a recording that go through at once"""
+"""samples of a recording that are processed at once"""
 
 
 def rows_per_frame(port: Port) -> Fraction:
-    """Rows of an output for each frame that goes in, in the long run."""
+    """The mean number of rows of an output for each input frame, over a long run."""
     many = port.clock.stride << 10
     return Fraction(port.clock.whole(2 * many) - port.clock.whole(many), many)
 
@@ -41,48 +41,48 @@ def _frame_for_frame(model: Model) -> None:
 
 
 def _run(stream: Stream, frames: Array, rest: tuple[int, ...]) -> Array:
-    """The one output of a stream over frames that have come, [rows, *rest]."""
+    """The only output of a stream over these frames, [rows, *rest]."""
     return np.asarray(stream.run(frames)).reshape(-1, *rest) if len(frames) else np.empty((0, *rest), np.float32)
 
 
 def _flush(stream: Stream, rest: tuple[int, ...]) -> Array:
-    """The rows that the one output of a stream still owes, [rows, *rest]."""
+    """The remaining rows of the only output of a stream, [rows, *rest]."""
     return np.asarray(stream.flush()).reshape(-1, *rest) if stream.model.has_tail else np.empty((0, *rest), np.float32)
 
 
 class Pipeline(ABC):
-    """What all pipelines have in common."""
+    """Base of all pipelines."""
 
     front: Front
 
     @property
     def block(self) -> int:
-        """Samples of one frame."""
+        """The number of samples in one frame."""
         return self.front.block
 
     @property
     def hop(self) -> int:
-        """New samples of one frame."""
+        """The number of new samples in one frame."""
         return self.front.hop
 
     @abstractmethod
     def reset(self) -> None:
-        """Back to the start: no samples, initial states."""
+        """Return to the start: no samples, initial states."""
 
     @abstractmethod
     def push(self, samples: Any) -> Any:
-        """What these samples complete. Raises `ShapeError`."""
+        """The results that these samples complete. Raises `ShapeError`."""
 
     @abstractmethod
     def finish(self) -> Any:
-        """What is left when no more samples come; then anew from the start."""
+        """The remaining results, when no more samples come; then starts anew."""
 
     @abstractmethod
     def join(self, parts: list[Any]) -> Any:
-        """One result of what `push` and `finish` gave, one after the other."""
+        """Concatenate the results of `push` and `finish`."""
 
     def run(self, samples: Any, progress: Progress | None = None) -> Any:
-        """A whole recording, from the start. `progress(done, total)` counts samples."""
+        """The result for a whole recording, from the start. `progress(done, total)` counts samples."""
         self.reset()
         given, parts = np.asarray(samples), []
         for start in range(0, len(given) if given.ndim else 1, PIECE):
@@ -126,7 +126,7 @@ class Listener(Pipeline):
         return figures
 
     def hops(self) -> dict[str, float]:
-        """Samples from one row to the next of every output that has rows."""
+        """Output with rows → the number of samples from one row to the next."""
         return {p.name: float(self.hop / rows_per_frame(p)) for p in self.model.outputs if p.per_frame}
 
     def _figures(self, frames: Array) -> dict[str, Array]:
@@ -152,18 +152,18 @@ class Listener(Pipeline):
 
 
 class SoundPipeline(Pipeline):
-    """Samples to samples: what comes out is cut to the length of what went in, sample for sample."""
+    """Base of pipelines from sound to sound: the output is aligned with the input and has its length."""
 
     model: Model
 
     def _lay_out(self, size: int, add: bool, window: str | Array | None, normalize: bool) -> None:
-        """Of frames of `size` samples: added where they overlap, or joined."""
+        """Prepare the output from frames of `size` samples: overlap-add (`add`), or concatenation."""
         hop = self.front.hop
         self._adder = OverlapAdd(size, hop, window, normalize) if add else None
         self._lead = size - hop if add else 0
         self._late = (-(-size // hop) - 1) * hop if add else 0
         self.made = Fraction(hop) if add else size * rows_per_frame(self.model.outputs[0])
-        """samples that come out for `hop` samples that go in"""
+        """output samples for each `hop` input samples"""
         self._restart()
 
     def _restart(self) -> None:
@@ -174,14 +174,14 @@ class SoundPipeline(Pipeline):
 
     @abstractmethod
     def _frames(self, samples: Any) -> Array:
-        """Frames of sound, [T, size] or [T, size, channels], as samples come."""
+        """The output frames, [T, size] or [T, size, channels], that these samples complete."""
 
     @abstractmethod
     def _tail(self) -> Array:
-        """Those that models which look ahead still owe."""
+        """The remaining output frames of models that look ahead."""
 
     def push(self, samples: Any) -> Array:
-        """The samples that are complete, each once: sample k needs those up to k + block - 1, and the models' delay."""
+        """The output samples that are complete, each once: sample k needs inputs up to k + block - 1, and the models' delay."""
         frames = self._frames(samples)
         self._taken += len(samples)
         return self._deliver(frames)
@@ -248,7 +248,7 @@ class SampleFilter(SoundPipeline):
 
 
 class SpectralMask(SoundPipeline):
-    """Samples [n] → samples, through a model that works on short-time spectra, and one on the blocks that come of it.
+    """Samples [n] → samples, through a model on short-time spectra and, if given, a second one on the resulting blocks.
 
     Each block of samples is transformed; `model` gets its magnitudes, or real and imaginary parts (`takes`, by default
     what `takes_of` finds), and gives a mask to multiply the spectrum with (real or complex, by its shape) or the new
@@ -313,7 +313,7 @@ class SpectralMask(SoundPipeline):
         return made if self.model2 is None else np.concatenate([made, _flush(self.streams[1], (self.block,))])
 
     def _through(self, answer: Array) -> Array:
-        """Frames of sound of what the first model gave; spectra wait for it where it looks ahead."""
+        """Output frames from the first model's results; its input spectra are kept until then if it looks ahead."""
         spectrum, self._waiting = self._waiting[: len(answer)], self._waiting[len(answer) :]
         made = blocks(self._changed(spectrum, answer), self.block)
         if self.model2 is None:
@@ -322,7 +322,7 @@ class SpectralMask(SoundPipeline):
         return _run(self.streams[1], second, (self.block,))
 
     def _changed(self, spectrum: Array, answer: Array) -> Array:
-        """The new spectra, by operations on real numbers that round alike wherever a value stands."""
+        """The new spectra, by real operations whose rounding does not depend on a value's place in the array."""
         old, new = spectrum, np.empty_like(spectrum)
         if self._out.complex:
             real, imag = self._out.parts(answer)

@@ -1,7 +1,7 @@
 """Measurement: how fast a model steps and runs, and how fast onnxruntime does the same.
 
-What is compared is interleaved in small rounds in one process, each engine on one thread; the medians over the
-rounds are reported. Everything an inner loop touches is made before it, and garbage collection is off inside.
+The engines are interleaved in small rounds in one process, each on one thread, and the medians over the
+rounds are reported. All that a measured loop uses is allocated before it, and garbage collection is off inside.
 Input is seeded random numbers, the same for both engines.
 """
 
@@ -76,17 +76,17 @@ __all__ = [
 
 ROUNDS = 15
 BLOCK_SECONDS = 0.004
-"""of each measurement in a round of `table`"""
+"""seconds of each measurement in a round of `table`"""
 MOST_SAMPLES = 1_000_000
 WHOLE = 64
-"""the size of a sequence for a model whose code has to know it"""
+"""length of a sequence, for a model with dynamic shapes"""
 GROWTH_STEPS, GROWTH_SHARE = 200_000, 0.3
-"""steps over which resident memory is watched, at most, and for how long at most, of the seconds given"""
+"""most steps over which the growth of resident memory is measured, and the most it may take of the seconds given"""
 CELLS = ("RNN", "LSTM", "GRU")
 SIZES = (16, 32, 64, 128, 256, 512)
 
 Loop = Callable[[int], int]
-"""makes so many passes and returns their nanoseconds"""
+"""number of passes → nanoseconds that they took"""
 _now = time.perf_counter_ns
 
 
@@ -105,11 +105,11 @@ def bench(
     """Measure a model: latency of single steps, time of whole runs, allocations, loading, memory.
 
     frames:   of one whole run
-    seconds:  to spend on timing, roughly; what is slow takes longer, for every round needs one pass
+    seconds:  to spend on timing, roughly; slow models take longer, since every round needs one pass
     rate:     frames per second of the live source, for × real time and missed deadlines
     versus:   'onnxruntime' (an .onnx file is needed)
     loading:  measure `import` and `load` in fresh processes too
-    progress: called with pieces of work done and in all, never inside a measurement
+    progress: called with the pieces of work done and their total, never inside a measurement
     options:  those of `tinyrnn.load`: bind, states, outputs, time, layers, names
 
     Where the peer cannot run the file, the result says why in `refusal` and has the model's own figures only.
@@ -198,7 +198,7 @@ def table(
 def allocations(
     model: Model, *, steps: int = 1_000_000, seed: int = 0, code: Sequence[bytes] = (), progress: Progress | None = None
 ) -> Allocations:
-    """Count what a step of a loaded model allocates, and by how much the process grows over `steps` of them.
+    """Count the allocations of a step of a loaded model, and the growth of the process over `steps` steps.
 
     code: the compiled objects, where they are not in the user's cache
     """
@@ -258,7 +258,7 @@ def once():
 class _Loops:
     passes: Loop
     record: Callable[[Array], None]
-    """fills an array of a multiple of POOL with the nanoseconds of each step"""
+    """fills an array, its length a multiple of POOL, with the nanoseconds of each step"""
     once: Callable[[], Any]
 
 
@@ -272,7 +272,7 @@ def _loops(step: Callable[..., Any], pool: Sequence[tuple[Any, ...]], out: Any =
 
 
 def _calibrated(loop: Loop, seconds: float) -> int:
-    """Passes that take about `seconds`; also the warm-up."""
+    """The number of passes that takes about `seconds`; this is also the warm-up."""
     passes = 1
     while True:
         ns = loop(passes)
@@ -297,7 +297,7 @@ def _interleave(loops: Mapping[str, Loop], seconds: float | Mapping[str, float],
 
 
 def _whole(model: Model, data: Data) -> Loop:
-    """A pass is one whole run, from the initial state on."""
+    """A loop in which a pass is one whole run from the initial state."""
     if not data.streams or data.by_file:
         return _loops(model.run, [(data.feed(0, data.frames),)]).passes
     stream, arrays = model.stream(), data.whole
@@ -327,7 +327,7 @@ class _Recorder:
         return _now() - start
 
     def latency(self) -> Latency:
-        """Of the last ROUNDS passes: those before calibrated."""
+        """The latency over the last ROUNDS passes; the passes before them served as calibration."""
         return Latency.of(np.concatenate(self._parts[-ROUNDS:]), _clock())
 
 

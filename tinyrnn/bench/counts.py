@@ -1,4 +1,4 @@
-"""What measuring counts beside time: allocations of Python code and of compiled code, resident memory, loading."""
+"""Measurements other than time: allocations of Python code and of compiled code, resident memory, loading."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CACHED_LOADS = 3
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """No garbage collection inside."""
+    """A context without garbage collection."""
     was = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -41,7 +41,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def count_allocations(call: Callable[[], Any], calls: int = 200) -> Allocated | None:
-    """What one call of Python code allocates, NumPy's arrays included: the average over `calls`, after a warm-up.
+    """The allocations of one call of Python code, NumPy's arrays included: the average over `calls`, after a warm-up.
 
     Counted by tracemalloc, less what counting itself allocates (measured on a function that does nothing). None
     where something else is tracing. Memory that CPython keeps in free lists for reuse is not allocated anew and
@@ -80,7 +80,7 @@ def _traced(call: Callable[[], Any], calls: int) -> tuple[float, float]:
 
 
 def undefined_symbols(*objects: bytes) -> tuple[str, ...] | None:
-    """The names that ELF objects need from elsewhere, sorted; None where one is not ELF or is damaged."""
+    """The undefined symbols of ELF objects, sorted; None where one is not ELF or is damaged."""
     needed, given = set[str](), set[str]()
     for data in objects:
         found = _symbols(data)
@@ -92,7 +92,7 @@ def undefined_symbols(*objects: bytes) -> tuple[str, ...] | None:
 
 
 def _symbols(data: bytes) -> tuple[set[str], set[str]] | None:
-    """The names that an object needs, and those that it has."""
+    """The undefined and the defined symbols of an object."""
     if data[:4] != b"\x7fELF" or len(data) < 64:
         return None
     wide, order = data[4] == 2, "<" if data[5] == 1 else ">"
@@ -118,7 +118,7 @@ def _symbols(data: bytes) -> tuple[set[str], set[str]] | None:
 
 
 def cached_objects(model: Model) -> list[bytes]:
-    """The compiled objects of a model, from the user's cache; none where they are not there."""
+    """The compiled objects of a model from the user's cache; empty where they are not there."""
     from tinyrnn.targets.cache import read
     from tinyrnn.targets.code import objects_in
 
@@ -128,7 +128,7 @@ def cached_objects(model: Model) -> list[bytes]:
 
 
 def resident() -> int | None:
-    """Bytes of this process in memory; where only the most so far is known, that; None where neither is."""
+    """Resident bytes of this process; its peak where only that is known; None where neither is."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -141,7 +141,7 @@ def resident() -> int | None:
 
 
 def resident_growth(loop: Callable[[int], Any], passes: int, progress: Progress | None = None) -> int | None:
-    """Bytes by which this process grows over `passes` of a loop, after a tenth of as many; called in ten pieces."""
+    """Bytes by which this process grows over `passes` of a loop, run in ten pieces, after a warm-up of a tenth."""
     piece = max(1, passes // 10)
     with undisturbed():
         loop(piece)
@@ -160,9 +160,9 @@ class FreshLoads:
 
     loading: Loading
     resident: int | None
-    """of the last of them"""
+    """resident bytes of the last process"""
     code: list[bytes]
-    """the compiled objects that the first left in the cache"""
+    """the compiled objects that the first process left in the cache"""
 
 
 _LOAD = """

@@ -1,4 +1,4 @@
-"""Seeded input to measure with, and the models of `tinyrnn bench` without one."""
+"""Seeded input for measurements, and the models that `tinyrnn bench` measures without MODEL."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Frame = tuple[Array, ...]
 
 
 class Data:
-    """Seeded random input: frames for a stream, and the same as the file wants it."""
+    """Seeded random input: frames for a stream, and the same values in the file's shapes."""
 
     def __init__(self, model: Model, frames: int, seed: int, fixed: bool) -> None:
-        """`fixed`: as many frames and batch entries as the file fixes, where it does."""
+        """fixed: use the number of frames and of batch entries that the file fixes, if it does."""
         layout = model._layout
         self.model = model
         sizes = {r: n for p in layout.inputs for r, n in zip(p.roles, p.file_shape, strict=True) if r and isinstance(n, int)}
@@ -34,7 +34,7 @@ class Data:
         self.frames = self.fixed_time if self.fixed_time and (fixed or layout.refuses_stream) else frames
         self.streams = not layout.refuses_stream and any(p.per_frame for p in layout.inputs)
         self.by_file = fixed and self.batch > 1
-        """whole runs are of the file's batch, not of a stream"""
+        """whole runs are calls of `Model.run` on the file's batch, not runs of a stream"""
         random = np.random.default_rng(seed)
         bounds = {name: (max(low, 0), high) for name, low, high in model._source.plan.bounds} if model._source else {}
         count = max(self.frames, POOL)
@@ -53,7 +53,7 @@ class Data:
         self.states = {p.name: np.resize(_initial(model, p.name), full_shape(p, self.batch, 1)) for p in layout.state_inputs}
 
     def _draw(self, port: Port, shape: tuple[int, ...], bounds: tuple[int, int] | None, random: np.random.Generator) -> Array:
-        """Indices within their bounds; other integers of a call are lengths, others 1; floats are normal."""
+        """Random values: indices within their bounds, lengths for other integers of a call, else 1; floats standard normal."""
         if bounds:
             return random.integers(bounds[0], bounds[1] + 1, shape).astype(port.dtype)
         if port.dtype.kind == "f":
@@ -61,7 +61,7 @@ class Data:
         return np.full(shape, 1 if port.per_frame or port.dtype.kind == "b" else self.frames, port.dtype)
 
     def feed(self, start: int, count: int) -> dict[str, Array]:
-        """Some of the frames in the file's shapes, states at their initial values."""
+        """`count` frames from `start` on in the file's shapes, with initial states."""
         return {
             p.name: self._to_file(p, a[start : start + count] if p.per_frame else a, count)
             for p, a in zip(self.model.inputs, self.arrays, strict=True)

@@ -1,4 +1,4 @@
-"""The same file and the same input in onnxruntime, to measure beside."""
+"""The same file and the same input in onnxruntime, for comparison."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinyrnn.runtime import Model
 
 
 class PeerError(TinyRNNError):
-    """The other runtime cannot run a file."""
+    """onnxruntime cannot run the file."""
 
 
 class Session:
@@ -115,7 +115,7 @@ class Session:
         return max((float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max()) for a, b in pairs), default=0.0)
 
     def note(self) -> str:
-        """What a reader must know of the comparison."""
+        """A remark that the reader of the comparison needs; may be empty."""
         data, notes = self._data, []
         if data.by_file:
             notes.append(f"the file fixes the batch: both run {data.batch} entries, and there are no single steps of onnxruntime")
@@ -131,7 +131,7 @@ class Session:
 
 
 def _only(path: Path, outputs: Sequence[str]) -> bytes:
-    """The file without the outputs that are not asked for and what only they need."""
+    """The file with these outputs only, without nodes that the other outputs need."""
     import onnx
     import onnx.utils
 
@@ -141,7 +141,7 @@ def _only(path: Path, outputs: Sequence[str]) -> bytes:
 
 
 def _constant(port: Any, bound: Mapping[str, Any]) -> Array:
-    """The value of an input that the model as loaded does not have: bound, or needed by nothing."""
+    """The value of an input of the file that the loaded model does not have, because it is bound or unused."""
     kind = port.type.removeprefix("tensor(").removesuffix(")")
     dtype = np.dtype({"float": "float32", "double": "float64"}.get(kind, kind))
     if port.name in bound:

@@ -1,4 +1,4 @@
-"""What measuring a model brings out: the figures, their text, their JSON, their picture.
+"""The results of a measurement: figures, and their forms as text, JSON and picture.
 
 Times are microseconds, sizes bytes, unless a name says otherwise.
 """
@@ -24,7 +24,7 @@ from tinyrnn.graph.arrays import Array
 
 @dataclass(frozen=True)
 class Setting:
-    """Where figures were measured."""
+    """The machine and versions of a measurement."""
 
     cpu: str
     cores: int
@@ -74,12 +74,12 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Allocated:
-    """Of one call of Python code, averaged over `calls`."""
+    """Allocations of one call of Python code, averaged over `calls`."""
 
     bytes: float
-    """the most in use at once during the call, above what was in use before it"""
+    """peak bytes in use during the call, above those in use before it"""
     blocks: float
-    """alive when it returns, its result included"""
+    """blocks alive when it returns, its result included"""
     calls: int
 
 
@@ -88,7 +88,7 @@ class Allocations:
     """Counted, not assumed; None where it could not be counted."""
 
     native: int | None
-    """functions outside itself that the compiled code can call, other than those that copy and fill memory"""
+    """external functions that the compiled code can call, except those that copy and fill memory"""
     symbols: tuple[str, ...] | None
     """every symbol that the compiled code leaves undefined"""
     step_out: Allocated | None
@@ -117,7 +117,7 @@ class Allocations:
 
 @dataclass(frozen=True)
 class Loading:
-    """Each in a fresh process; `cold` with an empty cache, `cached` the median of several with a full one."""
+    """Seconds of import and load in fresh processes: `cold` with an empty cache, `cached` from it, the median of several."""
 
     import_ms: float
     cold_s: float
@@ -133,7 +133,7 @@ class Memory:
     arena: int
     code: int
     resident: int | None
-    """of a fresh process that loaded the model from the cache where loading was measured, else of this one"""
+    """bytes of a fresh process that loaded the model from the cache, if loading was measured; else of this process"""
 
 
 @dataclass(frozen=True)
@@ -174,10 +174,10 @@ class Result:
     versus: Peer | None
     setting: Setting
     refusal: str = ""
-    """why there is no `versus` that was asked for"""
+    """why the comparison that was asked for is missing"""
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything but the samples, ready for JSON."""
+        """All figures except the single samples, in types that JSON has."""
         plain: dict[str, Any] = _plain(self)
         return plain
 
@@ -262,7 +262,7 @@ def _plain(value: Any) -> Any:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The first column to the left, the others to the right."""
+    """The rows as aligned text, the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(
@@ -335,7 +335,7 @@ def _left(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def here() -> Setting:
-    """This machine, now."""
+    """The setting of this process."""
     from tinyrnn.targets.machine import host
 
     machine = host()
@@ -356,7 +356,7 @@ def here() -> Setting:
 
 
 def _processor() -> str:
-    """The processor's own name for itself."""
+    """The model name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -68,7 +68,7 @@ def check_model(
     level: str = "close",
     progress: Progress | None = None,
 ) -> Report:
-    """`check` of a model that is loaded; `path` is what was given to `load`, and `bind` as it was given to `load`."""
+    """`check` for a loaded model; `path` and `bind` as they were given to `load`."""
     if isinstance(model, DynamicShapeModel):
         known = data is not None and all(name in data for name in model._layout.file_inputs)
         sizes = model.sizes_of(data) if known and data else {n: max(k, min(frames, WHOLE)) for n, k in model.example.items()}

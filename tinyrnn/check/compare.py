@@ -1,4 +1,4 @@
-"""One check: a model run frame by frame, in chunks and whole, beside what it is compared with."""
+"""One check: a model run frame by frame, in chunks and whole, compared with its oracles."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 REFERENCE = "float64 reference"
 REFERENCE_FRAMES = 64
-"""frames of the comparison with float64 where something faster gives the rest"""
+"""frames compared with the float64 reference where onnxruntime, which is faster, checks all of them"""
 EXTRA_FRAMES = 16
 """frames for which a step model runs from random states"""
 TENTHS = 10
 ROUNDING = 2.0**-24
-"""relative, of float32"""
+"""relative rounding error of float32"""
 AMPLIFIED = 16.0
 """how many times what rounding of the inputs alone does to a result may be the error that a float32 runtime makes of it: it
 rounds inside the model too"""
 GROWTH = 4.0
-"""how many times larger the second half's largest error is than the first's where a run is said to drift"""
+"""a run drifts if the largest error of its second half exceeds that of the first by more than this factor"""
 
 
 @dataclass
 class _Outcome:
-    """What one way of running made: outputs [batch, frames, *frame] or [batch, *frame], final states [batch, elements]."""
+    """Result of one way of running: outputs [batch, frames, *frame] or [batch, *frame], final states [batch, elements]."""
 
     outputs: dict[str, Array]
     states: dict[str, Array]
@@ -87,13 +87,13 @@ class Check:
         self.reference = Reference(model._source.graph, model._source.program.states)
         values = random_values(model._source.graph, model._source.program.states)
         self.drawn = {p.name for p in (*model.outputs, *model._layout.state_inputs)} & values
-        """outputs and states that are compared with nothing: no other runtime draws the same"""
+        """outputs and states that depend on random numbers, and are not compared"""
         self.random_state_parts = random_state_parts(model._source.graph, values)
         if self.drawn:
             named = ", ".join(sorted(self.drawn))
             self._note(f"{named}: from random numbers, which every runtime draws for itself; compared among streams alone")
         self.exact: tuple[Sample, _Outcome, _Outcome] | None = None
-        """a sample, what float64 makes of it, and of its inputs rounded"""
+        """a sample, and the float64 results for it and for its rounded inputs"""
         self.oracles = self._oracles(path, bind)
         self._main(sample)
         if self.longer is not None and self.streams:
@@ -113,7 +113,7 @@ class Check:
             self.progress(self.done, self.total)
 
     def _oracles(self, path: ModelSource, bind: Mapping[str, Any] | None) -> list[tuple[str, Run]]:
-        """What the model can be compared with, best first."""
+        """The oracles for the model, the best first."""
         if not is_onnx(path):
             self._note(f"{label(path)} is no ONNX file, so onnxruntime cannot run it; the float64 reference takes its place")
             return [(REFERENCE, self._referenced)]
@@ -136,7 +136,7 @@ class Check:
             raise Failure(str(error)) from error
 
     def _expected(self, sample: Sample) -> tuple[str, _Outcome | None]:
-        """The outcome of the first oracle that runs the sample, and its name."""
+        """The outcome and the name of the first oracle that runs the sample."""
         for name, run in self.oracles:
             try:
                 return name, self._in_file_shapes(sample, run)
@@ -163,7 +163,7 @@ class Check:
                 self._compare(way, outcome, expected, name, sample)
 
     def _extra(self, given: Sample | None, time: int | None, batch: int | None, seed: int) -> None:
-        """Several sequences where the file leaves their number open, and initial states that are not zero."""
+        """Check several sequences, if the file leaves their number open, and non-zero initial states."""
         layout = self.model._layout
         if batch is not None and not layout.state_inputs:
             return
@@ -180,7 +180,7 @@ class Check:
             self._compare(f"Model.run, {', '.join(what)}", self._in_file_shapes(sample, self._own), expected, name, sample)
 
     def _in_file_shapes(self, sample: Sample, run: Run) -> _Outcome:
-        """A run in the file's shapes: the whole sequence at once, or frame by frame with the states fed back."""
+        """Run in the file's shapes: the whole sequence at once, or frame by frame with the states fed back."""
         layout = self.model._layout
         pairs = list(zip(layout.state_inputs, layout.state_outputs, strict=True))
         state: Mapping[str, Array] = sample.state_feeds(self.model)
@@ -204,7 +204,7 @@ class Check:
         return _Outcome(outputs, ends)
 
     def _streamed(self, sample: Sample) -> dict[str, _Outcome]:
-        """The stream's ways of running, each sequence on its own stream."""
+        """The results of a stream, frame by frame and in chunks, each sequence on its own stream."""
         ways = {"step": self._stream(sample, 0)}
         if any(p.per_frame for p in self.model.inputs):
             ways |= {f"run in {n}": self._stream(sample, n) for n in self.chunks if n < sample.frames}
@@ -263,7 +263,7 @@ class Check:
                 self.report.rows.append(row)
 
     def _ill_conditioned(self, row: Row, own: Array, other: Array, sample: Sample) -> bool:
-        """Whether float64 over the same frames says that tinyrnn is no further off than what it is compared with.
+        """Whether tinyrnn's error against float64 over the same frames is no larger than that of the oracle.
 
         A file misread would look the same, so the other's error must be one that rounding explains: what rounding of the
         inputs alone does to the result in float64, and not many times more.
@@ -310,7 +310,7 @@ class Check:
         return Row(name, kind, way, against, difference(actual, expected), over, over <= 1.0, drift, grows)
 
     def _precision(self, sample: Sample) -> None:
-        """Both sides against float64, and the final states that the file does not hand out."""
+        """Compare both sides, and the final states that are not outputs of the file, with float64."""
         if fixed_sizes(self.model)[0] is None:
             sample = sample.first(self.model, min(sample.frames, REFERENCE_FRAMES))
         parts: dict[str, Array] = {}

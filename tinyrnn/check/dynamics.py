@@ -26,7 +26,7 @@ DIRECTIONS = 3
 FRAMES = 1000
 """of random input"""
 WARM_UP = 4
-"""one in so many frames is dropped: the state settles, and the error turns into the direction that grows most"""
+"""one frame in so many is dropped, while the state settles and the error turns into the fastest growing direction"""
 FEWEST = 16
 UNIT = 2.0**-24
 """relative rounding of float32"""
@@ -34,7 +34,7 @@ EPSILON = UNIT**0.5
 """size of the error, in units of the state: half the digits of float32 lie above it and half below, so that neither what
 bends (the second order, EPSILON) nor rounding (UNIT / EPSILON) moves a step's factor by more than about 2.4e-4"""
 LARGEST = 1e30
-"""of a state, beyond which the run is not followed"""
+"""magnitude of a state beyond which the run is abandoned"""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Gate:
     direction: str
     gate: str
     singular: float
-    """the largest singular value: the most that one multiplication by the block lengthens a vector"""
+    """the largest singular value: the largest factor by which one multiplication by the block lengthens a vector"""
     radius: float
-    """the spectral radius: by how much many multiplications do, each, in the long run"""
+    """the spectral radius: the factor for each of many multiplications, in the long run"""
 
 
 @dataclass(frozen=True)
@@ -56,25 +56,25 @@ class Exponent:
     """The largest Lyapunov exponent of the state along some input."""
 
     mean: float
-    """natural logarithm per frame; an upper bound where `bounded`"""
+    """natural logarithm of the factor per frame; an upper bound where `bounded`"""
     least: float
     most: float
-    """over the random first errors"""
+    """the largest over the random initial errors"""
     frames: int
     """measured"""
     dropped: int
     """before them"""
     bounded: bool
-    """errors shrank below what float32 can tell from none"""
+    """whether errors shrank below the resolution of float32"""
 
     @property
     def factor(self) -> float:
-        """of an error from one frame to the next"""
+        """The factor of an error from one frame to the next."""
         return float(np.exp(min(self.mean, 700.0)))
 
     @property
     def margin(self) -> float:
-        """What is not told apart from 0: a change by less than e over all the frames measured, and the spread."""
+        """The largest exponent that cannot be told from 0: a change by less than e over all frames, plus the spread."""
         return 1.0 / self.frames + self.most - self.least
 
     @property
@@ -87,7 +87,7 @@ class Exponent:
 
     @property
     def halves(self) -> str:
-        """In how many frames an error halves or doubles."""
+        """A phrase: the number of frames in which an error halves or doubles."""
         if abs(self.mean) <= self.margin:
             return "keeps its size"
         frames = np.log(2) / abs(self.mean)
@@ -104,7 +104,7 @@ class Exponent:
 
 @dataclass(frozen=True)
 class Dynamics:
-    """What `dynamics` found."""
+    """The result of `dynamics`."""
 
     model: str
     data: str
@@ -269,7 +269,7 @@ def _started(model: Model, sample: Sample) -> Stream:
 
 
 def _units(model: Model, sample: Sample, inputs: list[dict[str, Array]]) -> dict[str, float]:
-    """The root mean square of each part of the state along the input, 1 where it stays 0."""
+    """The root mean square of each part of the state along the input, or 1 where that is 0."""
     stream = _started(model, sample)
     sums = dict.fromkeys(computed_parts(stream), 0.0)
     for t, frame in enumerate(inputs):

@@ -1,4 +1,4 @@
-"""What a check found: rows of figures, as a table and as plain data."""
+"""The result of a check: rows of figures, as a table and as plain data."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Difference:
 
     absolute: float
     relative: float
-    """of the larger of the two"""
+    """relative to the larger of the two"""
     ulp: float
-    """in units of the last place of the larger of the two, in the less precise of their types"""
+    """in units in the last place of the larger of the two, in the less precise of their types"""
     place: tuple[int, ...]
     actual: float
     expected: float
@@ -33,7 +33,7 @@ class Row:
     against: str
     difference: Difference
     excess: float
-    """of the tolerance: up to 1 passes"""
+    """the difference divided by the tolerance: up to 1 passes"""
     passed: bool
     drift: tuple[float, ...] = ()
     """largest absolute difference in each tenth of the run"""
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass
 class Report:
-    """What `check` found. `passed` where every row, and chunk invariance, passed and nothing is in doubt."""
+    """The result of `check`. `passed` if every row and chunk invariance passed and there are no doubts."""
 
     model: str
     kind: str
@@ -53,19 +53,19 @@ class Report:
     oracle: str = ""
     rows: list[Row] = field(default_factory=list)
     invariance: dict[str, list[str]] = field(default_factory=dict)
-    """way of running → outputs and states whose bits are others than those of the first way"""
+    """way of running → outputs and states whose bits differ from those of the first way"""
     precision: list[Row] = field(default_factory=list)
-    """against the float64 reference over the first frames: for information"""
+    """comparison with the float64 reference over the first frames, for information"""
     notes: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
-    """why what was compared is not what the model is for: a state that nothing feeds back"""
+    """reasons why the comparison may miss the use of the model, such as a state that is not fed back"""
 
     @property
     def passed(self) -> bool:
         return bool(self.rows) and not self.doubts and all(row.passed for row in self.rows) and not any(self.invariance.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """The report in types that JSON has; numbers that are not finite become text."""
+        """The report in types that JSON has; infinities and NaN become text."""
         plain: dict[str, Any] = _plain({"passed": self.passed, **asdict(self)})
         return plain
 
@@ -127,7 +127,7 @@ def _drift(row: Row) -> str:
 
 
 def _joined(table: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Lines that differ in the last column alone, as one."""
+    """The table with lines that differ in the last column only joined into one."""
     ways: dict[tuple[str, ...], list[str]] = {}
     for *figures, way in table:
         ways.setdefault(tuple(figures), []).append(way)

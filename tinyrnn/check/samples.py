@@ -1,4 +1,4 @@
-"""What a model is fed when it is checked or measured: given or seeded random, as frames and in the file's shapes."""
+"""Input for checks and measurements: given, or seeded random numbers, as frames and in the file's shapes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinyrnn.runtime import Model
 Array = np.ndarray[Any, Any]
 
 LARGEST_FREE_INTEGER = 9
-"""random integers that index no table are 0 to this"""
+"""largest random integer, for integers that are no indices"""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Sample:
     batch: int
     frames: int
     inputs: dict[str, Array]
-    """[batch, frames, *frame]; what belongs to a call, [batch, *frame]"""
+    """[batch, frames, *frame], or [batch, *frame] for an input with one value per call"""
     states: dict[str, Array]
     """explicit states by the name of their input, [batch, *frame]"""
 
     def first(self, model: Model, frames: int) -> Sample:
-        """The first frames alone; lengths are cut with them."""
+        """The first frames only; sequence lengths are limited to them."""
         lengths = length_inputs(model)
         inputs = {
             p.name: self.inputs[p.name][:, :frames]
@@ -45,7 +45,7 @@ class Sample:
         return replace(self, frames=frames, inputs=inputs)
 
     def feeds(self, model: Model, frame: int | None = None) -> dict[str, Array]:
-        """The inputs that are no states in the file's shapes: all frames, or one of a step model."""
+        """The inputs other than states in the file's shapes: of all frames, or of one for a step model."""
         found = {}
         for port in model.inputs:
             array = self.inputs[port.name]
@@ -60,7 +60,7 @@ class Sample:
 
 
 def to_file(port: Port, array: Array, lead: Sequence[str]) -> Array:
-    """An array [*lead, *frame] in the file's shape; axes of `lead` that the file does not have are dropped."""
+    """An array [*lead, *frame] in the file's shape, without those axes of `lead` that the file does not have."""
     roles = _roles(port)
     kept = [name for name in lead if name in roles]
     array = array[tuple(slice(None) if name in kept else 0 for name in lead)]
@@ -71,7 +71,7 @@ def to_file(port: Port, array: Array, lead: Sequence[str]) -> Array:
 
 
 def _roles(port: Port) -> list[str | None]:
-    """The roles of an input's axes; batch and time joined in one axis are time, with one sequence."""
+    """The roles of an input's axes; an axis that joins batch and time counts as time of one sequence."""
     return ["time" if role and "+" in role else role for role in port.roles]
 
 
@@ -106,7 +106,7 @@ def from_file(port: Port, array: Array, batch: int, frames: int) -> Array:
 
 
 def fixed_sizes(model: Model) -> tuple[int | None, int | None]:
-    """The frames and the sequences that the file fixes; None where it leaves them open."""
+    """(frames, sequences) as the file fixes them; None where it leaves them open."""
     layout = model._layout
     ports = (*layout.inputs, *layout.state_inputs)
     opened = {rule.name: rule.number for rule in layout.sizes if rule.exact}
@@ -124,7 +124,7 @@ def fixed_sizes(model: Model) -> tuple[int | None, int | None]:
 
 
 def index_ranges(model: Model) -> dict[str, tuple[int, int]]:
-    """Lowest and highest value of each input that holds indices; 0 and up, though ONNX counts from the end below."""
+    """The range of each input that holds indices, from 0 up; negative indices, which count from the end, are not used."""
     found: dict[str, tuple[int, int]] = {}
     for memory, low, high in model._source.plan.bounds:
         number = int(memory[1:])
@@ -229,7 +229,7 @@ def _given(model: Model, port: Port, value: Any, sizes: dict[str, int]) -> Array
 
 
 def repeated(model: Model, sample: Sample, batch: int) -> Sample:
-    """The sample with so many sequences: those missing are the first one, each turned by one more frame."""
+    """The sample with `batch` sequences: missing ones are the first one, each rotated by one more frame."""
     timed = {p.name for p in model.inputs if p.per_frame}
 
     def widen(array: Array, name: str) -> Array:

@@ -30,7 +30,7 @@ TOLERANCES: dict[str, dict[str, Tolerance]] = {
     },
     "approximate": {name: Tolerance(2e-2, 2e-2) for name in ("bfloat16", "float16", "float32", "float64")},
 }
-"""level → dtype → tolerance; what has none must be equal bit for bit.
+"""level → dtype → tolerance; types without an entry must agree bit for bit.
 
 `close`: two ways of computing the same in one precision. `approximate`: weights stored in fewer bits (FACTS:
 1.5e-2 for int8).
@@ -38,14 +38,14 @@ TOLERANCES: dict[str, dict[str, Tolerance]] = {
 
 
 def _coarser(actual: Array, expected: Array) -> np.dtype[Any]:
-    """The less precise of two floating types; the first type where one is none."""
+    """The less precise of two floating types; the first type if one of them is not floating."""
     floating = is_floating(actual.dtype) and is_floating(expected.dtype)
     coarser: np.dtype[Any] = expected.dtype if floating and expected.dtype.itemsize < actual.dtype.itemsize else actual.dtype
     return coarser
 
 
 def distance(actual: Array, expected: Array) -> tuple[Array, Array, Array]:
-    """Both in float64, and |actual - expected|: 0 where both are the same, infinite where one is no number."""
+    """(actual, expected, |actual - expected|) in float64; the difference is 0 where both are the same, inf where one is NaN."""
     a, e = actual.astype(np.float64), expected.astype(np.float64)
     with np.errstate(invalid="ignore"):
         apart = np.abs(a - e)

@@ -1,4 +1,4 @@
-"""The command line: `tinyrnn inspect | run | check | bench | …`, thin over the public API."""
+"""The command line: `tinyrnn inspect | run | check | bench | …`, a thin layer over the public API."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from tinyrnn.runtime import Model
 
 RANDOM_FRAMES = 256
-"""that `check` makes where there is no data"""
+"""number of random frames of `check` without data"""
 
 
 class Commands(click.Group):
-    """Prints a TinyRNNError as one message, exit status 1; what is not expected keeps its traceback."""
+    """Commands that print a TinyRNNError as one message, with exit status 1; other exceptions keep their traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

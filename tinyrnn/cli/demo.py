@@ -16,7 +16,7 @@ models_option = click.option(
 
 
 def _drawable(ctx: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
-    """A picture that can be written: told before any work is done."""
+    """Check that the picture can be written, before any work is done."""
     if path is not None:
         from tinyrnn.data.terminal import check_picture
 

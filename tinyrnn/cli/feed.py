@@ -1,4 +1,4 @@
-"""Between files and models: which array is which input, and how samples and rows become frames."""
+"""From files to models: the array for each input, and frames from samples and rows."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class Feed:
     inputs: dict[str, Array]
     states: dict[str, Array] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
-    """names in the file that the model does not take"""
+    """arrays of the file that the model does not take"""
     rate: int | None = None
-    """of .wav input, Hz"""
+    """sample rate of .wav input in Hz"""
     samples: int = 0
-    """of .wav input, before the last frame was filled up with zeros"""
+    """number of samples of .wav input, before the last frame was padded with zeros"""
     frame: int = 1
     """samples of each channel in one frame of .wav input"""
     channels: int = 1
     notes: list[str] = field(default_factory=list)
-    """what a user should know of how the file was read"""
+    """remarks for the user on how the file was read"""
 
 
 def read_feed(model: Model, path: Path, whole: bool = False, drop: tuple[str, ...] = ()) -> Feed:
     """The inputs of a model, and states where the file names them, from .npy, .npz, .csv or .wav.
 
-    whole: rows of .csv that are no frames are the array of an input; drop: columns of .csv to leave out.
+    whole: take rows of .csv that do not fit a frame for the array of an input; drop: columns of .csv to leave out.
     Raises `LoadError` where the file cannot be read or does not have what the model takes, `ShapeError` where
     rows or samples do not make its frames.
     """
@@ -104,7 +104,7 @@ def _table(path: Path, port: Port, table: Table, whole: bool = False) -> Feed:
 
 
 def _rows(path: Path, port: Port, table: Array) -> Array:
-    """A frame a row, its elements in C order."""
+    """Frames of a table with one frame per row, its elements in C order."""
     found = table.shape[1] if port.per_frame else table.size
     if found != port.size:
         what = f"rows of {found} numbers; a frame" if port.per_frame else f"{found} numbers; it"
@@ -120,7 +120,7 @@ def _rows(path: Path, port: Port, table: Array) -> Array:
 
 
 def _wav(path: Path, model: Model, port: Port) -> Feed:
-    """Frames of n samples, or of n samples of each channel, or the spectra of blocks; the last one is filled up with zeros."""
+    """Frames of n samples (of each channel), or spectra of blocks, from .wav; the last one is padded with zeros."""
     samples, rate = read_wav(path)
     channels = 1 if samples.ndim == 1 else samples.shape[1]
     if not port.per_frame or port.dtype.kind != "f" or (channels > 1 and port.shape[-1:] != (channels,)):
@@ -138,7 +138,7 @@ def _wav(path: Path, model: Model, port: Port) -> Feed:
 
 
 def first_frames(model: Model, feed: Feed, frames: int | None) -> dict[str, Array]:
-    """Inputs and states, of frames [T, *frame] the first ones only. Raises `ShapeError` where frames are in another shape."""
+    """Inputs and states with the first frames only of inputs [T, *frame]. Raises `ShapeError` for frames in another shape."""
     values = dict(feed.inputs)
     for port in model.inputs:
         if frames is not None and port.per_frame:
@@ -153,7 +153,7 @@ def first_frames(model: Model, feed: Feed, frames: int | None) -> dict[str, Arra
 
 
 def file_inputs(model: Model, feed: Feed) -> dict[str, Array]:
-    """Every input in the file's own shape, for `Model.run`, from frames or from that shape; states not given are zero."""
+    """Every input in the file's shape, for `Model.run`, from frames or from that shape; missing states are zero."""
     if model.kind == "sequence":
         sample = given_sample(model, {**feed.inputs, **feed.states})
         return {**sample.feeds(model), **sample.state_feeds(model)}
@@ -163,14 +163,14 @@ def file_inputs(model: Model, feed: Feed) -> dict[str, Array]:
 
 
 def _one_frame(port: Port, array: Array) -> Array:
-    """One frame in the file's shape; an array of another size is taken to have that shape."""
+    """One frame in the file's shape; an array of another size is returned as it is."""
     if array.size != port.size:
         return array
     return array.reshape([1 if role else int(size) for size, role in zip(port.file_shape, port.roles, strict=True)])
 
 
 def opened(model: Model, feed: Feed) -> Stream:
-    """A stream that starts from the states that a file gives. Raises `ShapeError`."""
+    """A stream that starts from the states in a file. Raises `ShapeError`."""
     stream = model.stream()
     for name, value in feed.states.items():
         view = stream.states[name]
@@ -181,7 +181,7 @@ def opened(model: Model, feed: Feed) -> Stream:
 
 
 def run(model: Model, feed: Feed, whole: bool, progress: Progress) -> tuple[dict[str, Array], int]:
-    """The outputs by name, and the number of frames: streamed, or `whole`, in the file's shapes and with the states' outputs."""
+    """(outputs by name, number of frames), streamed or, if `whole`, in the file's shapes and with the states' outputs."""
     layout = model._layout
     if whole:
         values = file_inputs(model, feed)
@@ -201,7 +201,7 @@ def run(model: Model, feed: Feed, whole: bool, progress: Progress) -> tuple[dict
 
 
 def singles(model: Model, frames: int) -> list[str]:
-    """What to say where many frames gave one result."""
+    """The remark for outputs that have one result for many frames."""
     once = [p.name for p in model.outputs if not p.per_frame]
     if frames < 2 or not once or model.kind == "step":
         return []
@@ -216,9 +216,9 @@ def _by_name(names: Sequence[str], answer: Any) -> dict[str, Array]:
 
 
 def shape_outputs(model: Model, feed: Feed, results: Mapping[str, Array], kind: str, whole: bool) -> dict[str, Array]:
-    """Results as a kind of file holds them: .csv a frame a row, .wav the frames joined and cut to the input's length.
+    """Results in the shape for a kind of file: .csv with one frame per row, .wav joined and cut to the input's length.
 
-    Kinds that hold one array leave out the outputs that are states.
+    Outputs that are states are left out of kinds that hold one array.
     """
     if kind == ".npz":
         return dict(results)
@@ -247,7 +247,7 @@ def shape_outputs(model: Model, feed: Feed, results: Mapping[str, Array], kind: 
 
 
 def batch_of(roles: Sequence[str | None], array: Array) -> int:
-    """How many sequences an array in the file's shape holds."""
+    """The number of sequences in an array of the file's shape."""
     return _count(roles, array, "batch")
 
 

@@ -18,7 +18,7 @@ SAMPLING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
 
 
 def _tokens(option: str, text: str, vocabulary: str | None) -> list[int]:
-    """Text in the model's characters, else numbers separated by commas."""
+    """Tokens from text in the model's characters, or from numbers separated by commas."""
     from tinyrnn.data.vocabulary import encode
 
     if vocabulary is not None:

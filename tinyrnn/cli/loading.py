@@ -1,4 +1,4 @@
-"""What a load is doing, in place on a terminal, where it takes long."""
+"""The progress of a long load on a terminal."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import sys
 import time
 
 PATIENCE = 2.0
-"""seconds without a word"""
+"""seconds before the first message"""
 
 
 class Shown:
-    """A listener that writes to the terminal's stderr, and nothing where that is no terminal."""
+    """A listener that shows progress on stderr, if that is a terminal."""
 
     def __init__(self) -> None:
         self._begun, self._written = 0.0, False
@@ -30,7 +30,7 @@ class Shown:
             self._written = True
 
     def end(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         if self._written:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""What the commands share: the options of loading a model, JSON, the progress bar."""
+"""Shared parts of the commands: options for loading a model and for sound, JSON, the progress bar."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _layers(text: str | None) -> Any:
 
 
 def _names(given: tuple[str, ...]) -> dict[str, str | None] | None:
-    """OLD=NEW, or OLD= for what is left out; the last `=` parts them."""
+    """OLD=NEW, or OLD= to leave an array out; the last `=` separates the names."""
     names: dict[str, str | None] = {}
     for text in given:
         old, equals, new = text.rpartition("=")
@@ -229,7 +229,7 @@ def print_json(figures: Mapping[str, Any]) -> None:
 
 @contextmanager
 def progress_bar(label: str) -> Iterator[Progress]:
-    """A bar on the terminal's stderr, nothing where that is no terminal."""
+    """A progress bar on stderr, if that is a terminal."""
     with click.progressbar(length=1, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
 
         def report(done: int, total: int) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def make_pipeline(
     model: Model, model2: Model | None, source: Source, sound: Mapping[str, Any], to_sound: bool | None
 ) -> tuple[Pipeline, bool]:
-    """What the options ask for, and whether it gives sound; `to_sound` None is for the model to decide."""
+    """(pipeline, whether it gives sound) for the options; with `to_sound` None the model decides."""
     from tinyrnn import audio
 
     how = {n: v for n, v in sound.items() if n in ("takes", "gives", "hop", "window", "normalize")}
@@ -66,7 +66,7 @@ def make_pipeline(
 
 
 def out_rate(pipeline: Any, rate: int | None, model: Model) -> int | None:
-    """The rate of the sound that comes out: it lasts as long as what went in. Raises `ShapeError` where it is no sound."""
+    """The sample rate of the output, which lasts as long as the input. Raises `ShapeError` where the output is no sound."""
     if rate is None:
         return None
     made = rate * pipeline.made / pipeline.hop
@@ -80,7 +80,7 @@ def out_rate(pipeline: Any, rate: int | None, model: Model) -> int | None:
 
 
 def row_hop(listener: Any) -> float:
-    """Samples from row to row of all outputs. Raises `ShapeError` where these differ."""
+    """The number of samples from row to row of every output. Raises `ShapeError` where outputs differ."""
     hops = listener.hops()
     if len(set(hops.values())) > 1:
         text = ", ".join(f"{name} every {hop:g}" for name, hop in hops.items())
@@ -103,7 +103,7 @@ def columns(figures: Mapping[str, Any], rate: int, hop: float, first: int = 0) -
 
 @dataclass
 class _Sink:
-    """Where results go: kept for a file and a picture, or written to standard output as they come."""
+    """Destination of results: kept for a file and a picture, or written to standard output at once."""
 
     pipeline: Pipeline
     to_sound: bool

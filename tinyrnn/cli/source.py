@@ -1,4 +1,4 @@
-"""Sound as it comes: from .wav or from a pipe, one channel or several, at a rate that the model knows."""
+"""Sound in pieces, from .wav or from a pipe, of one channel or several, at the model's sample rate."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 PIPE = "-"
 LIVE_BYTES = 1 << 16
-"""read from a pipe at once, at most"""
+"""most bytes read from a pipe at once"""
 RATE_NAMES = ("sr", "rate", "fs", "samplerate", "samplingrate")
-"""of inputs and of metadata that hold a sample rate, without case and underscores"""
+"""names of inputs and of metadata that hold a sample rate, in lower case and without underscores"""
 
 
 def is_sound(path: Path) -> bool:
@@ -26,7 +26,7 @@ def is_sound(path: Path) -> bool:
 
 @dataclass
 class Source:
-    """Sound as it comes: pieces of float32 samples, and how many there will be (0: not known)."""
+    """Sound in pieces of float32 samples, and their total number (0: unknown)."""
 
     name: str
     rate: int | None
@@ -80,7 +80,7 @@ def _piped(channel: str | None) -> Source:
 
 
 class _Prefixed:
-    """A file that can only be read on, with what was already read of it."""
+    """A file that can only be read forward, preceded by bytes that were already read from it."""
 
     def __init__(self, first: bytes, file: Any) -> None:
         self._first, self._file = first, file
@@ -111,7 +111,7 @@ def _finite(name: str, samples: Any) -> Any:
 
 
 def check_rate(model: Model, source: Source, bind: Mapping[str, Any] | None, rate: int | None) -> int | None:
-    """The sample rate of sound, held against what is known of the model's. Raises `ShapeError` where they differ."""
+    """The sample rate of the sound. Raises `ShapeError` if it is known to differ from that of the model."""
     known: dict[str, int] = {} if rate is None else {"--rate": rate}
     for what, values in (("--bind", bind or {}), ("its metadata", model.metadata)):
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""What a loaded model is made of, in figures and as a page that a person reads."""
+"""A summary of a loaded model, as figures and as a page of text."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _port(port: Port) -> dict[str, Any]:
 
 
 def _parameters(graph: Graph) -> int:
-    """Floats that the compiled model holds: its weights, one that several nodes share counted once."""
+    """The number of weights in the compiled model; those that several nodes share count once."""
     arrays = {
         id(a): a
         for a in (*graph.constants.values(), *(v for n in graph.nodes for v in n.attributes.values()))

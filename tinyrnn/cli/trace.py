@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LEVELS = "▁▂▃▄▅▆▇█"
 WIDTH = 80
-"""frames in one line of a curve in the terminal"""
+"""frames in one line of a curve on the terminal"""
 
 
 def _range(ctx: click.Context, option: click.Parameter, text: str | None) -> tuple[int, int | None]:
@@ -117,7 +117,7 @@ def _check(output: Path, inputs: list[Path]) -> None:
 
 
 def read_input(model: Model, data: Path | None, text: str | None) -> tuple[Feed, str]:
-    """What a model is fed, from a file or from text, and the characters that its frames stand for, if they do."""
+    """(feed, characters of the frames or None) from a file or from text."""
     from tinyrnn.cli.feed import Feed, read_feed
     from tinyrnn.data.vocabulary import encode, vocabulary_of
 
@@ -148,7 +148,7 @@ def read_input(model: Model, data: Path | None, text: str | None) -> tuple[Feed,
 
 
 def _letters(model: Model, feed: Feed, vocabulary: str) -> str:
-    """The characters of indices, where they are some."""
+    """The characters of the frames, if the input holds indices of characters; else None."""
     if not vocabulary or len(model.inputs) != 1 or model.inputs[0].dtype.kind not in "iu" or model.inputs[0].size != 1:
         return ""
     indices = feed.inputs[model.inputs[0].name].ravel()
@@ -157,7 +157,7 @@ def _letters(model: Model, feed: Feed, vocabulary: str) -> str:
 
 
 def _traced(model: Model, feed: Feed, letters: str, frames: tuple[int, int | None]) -> tuple[Trace, str, list[str]]:
-    """The trace of some frames, their characters, and what there is to say."""
+    """(trace of some frames, their characters, remarks)."""
     from tinyrnn.cli.feed import batch_of, file_inputs, opened
     from tinyrnn.graph.arrays import frame_input
 
@@ -231,7 +231,7 @@ def _write(output: Path, traced: Trace, model: Model, layer: str | None, letters
 
 
 def _predicted(traced: Trace, model: Model) -> str:
-    """The likeliest character of each row of the one output that has a value for each character."""
+    """The likeliest character of each row of the only output that has one value per character."""
     from tinyrnn.data.vocabulary import vocabulary_of
 
     try:
@@ -245,7 +245,7 @@ def _predicted(traced: Trace, model: Model) -> str:
 
 
 def _show(title: str, values: Any, letters: str, color: bool | None) -> None:
-    """One cell in the terminal: text on coloured ground, without colours a line a character; without text a curve."""
+    """Show one cell on the terminal: as text on coloured ground or one character a line, or as a curve without text."""
     from tinyrnn.trace.picture import colour, lines_of
 
     click.echo(title)

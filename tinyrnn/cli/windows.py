@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 
 
 def rows_of_window(model: Model, columns: int) -> int | None:
-    """Rows of the window that a model takes, of rows of so many numbers; None where it takes no fixed window of them."""
+    """Rows in the window of a model that takes rows of `columns` numbers; None where it takes no fixed window of them."""
     if len(model.inputs) != 1 or model.kind == "step" or model._layout.state_inputs:
         return None
     port = model.inputs[0]
@@ -30,7 +30,7 @@ def rows_of_window(model: Model, columns: int) -> int | None:
 
 
 def slide(model: Model, rows: Array, size: int | None, progress: Progress) -> tuple[dict[str, Array], int]:
-    """The outputs for every window of `size` rows, positions first, and the number of positions.
+    """(outputs for every window of `size` rows, positions first; number of positions).
 
     rows: [rows, columns]; size: None is the one that the model has. Raises `ShapeError`.
     """
@@ -78,6 +78,6 @@ def _shape(port: Port, width: int) -> list[int]:
 
 
 def _bare(array: Array) -> Array:
-    """Without leading axes of length 1."""
+    """The array without leading axes of length 1."""
     lead = next((axis for axis, n in enumerate(array.shape) if n != 1), max(array.ndim - 1, 0))
     return array.reshape(array.shape[lead:])

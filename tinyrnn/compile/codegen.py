@@ -22,7 +22,7 @@ from tinyrnn.graph.clock import FRAMES
 from tinyrnn.passes import Port
 
 RELEASE_FROM = 1 << 17
-"""multiply-adds per frame from which one step lets other threads run: below, handing over costs more than the step"""
+"""multiply-adds per frame from which a step releases the GIL; below, releasing it costs more than the step"""
 CONTEXT = (
     "weights",
     "state",
@@ -39,11 +39,11 @@ CONTEXT = (
 )
 PORTS = len(CONTEXT)
 LONGEST_PART = 64
-"""kernel calls of the step up to which they are one function: what compiling takes grows faster than the length of one"""
+"""most kernel calls in one function of the step: compile time grows faster than the length of a function"""
 PART = "part_"
-"""how the functions are called that the step is parted into; they stay functions where all else is inlined"""
+"""prefix of the functions into which the step is divided; they are not inlined"""
 LARGEST_CALL = 16
-"""pairs of an input and an output up to which Python calls straight into the step: each pair is code that tells them apart"""
+"""most pairs of an input and an output for which Python calls the step directly: each pair adds code to tell arrays apart"""
 ARRAY_FLAGS_IN, ARRAY_FLAGS_OUT = 0x1 | 0x100, 0x1 | 0x100 | 0x400
 """NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED (| NPY_ARRAY_WRITEABLE)"""
 
@@ -72,12 +72,12 @@ class Source:
 
 
 def one_line(text: str) -> str:
-    """Text that is safe in a comment of the page, whatever names a file has."""
+    """Text made safe for a comment of the page, whatever names the file has."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def generate(plan: Plan, shared: bool = True) -> Source:
-    """The source of a plan's entries; calls with one kernel text have one kernel, unless not `shared`."""
+    """The source of a plan's entries. shared: calls with equal kernel texts have one kernel."""
     page, memory, xs, ys = program(plan, shared)
     inputs, outputs = plan.program.visible_inputs, plan.program.visible_outputs
     page += _run(plan, memory, xs, ys)
@@ -90,13 +90,13 @@ def generate(plan: Plan, shared: bool = True) -> Source:
 
 
 def page_text(plan: Plan, page: list[str]) -> str:
-    """The lines under a title, with what they import."""
+    """The lines of a page under a title, with their imports."""
     title = f"# The step of {one_line(plan.program.graph.name)}."
     return "\n".join([title, "", *_imports(page), "", "", *page]) + "\n"
 
 
 def program(plan: Plan, shared: bool = True) -> tuple[list[str], list[str], list[str], list[str]]:
-    """The kernels and `step` as lines; the names of its arguments: of the memories, of inputs, of outputs."""
+    """(lines of the kernels and `step`; names of its arguments for memories, inputs and outputs)."""
     kernels: dict[str, str] = {}
     lines: list[str] = []
     indent = "    "
@@ -139,7 +139,7 @@ def program(plan: Plan, shared: bool = True) -> tuple[list[str], list[str], list
 
 
 def _parted(lines: list[str], arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The body of a function as functions of some calls each, and the body that calls them; a block of lines stays whole."""
+    """(functions, body that calls them): a body divided into functions of some calls each; blocks are not divided."""
     parts: list[list[str]] = [[]]
     for line, before in zip(lines, ["", *lines], strict=False):
         calls = sum(not text.lstrip().startswith("#") for text in parts[-1])
@@ -184,7 +184,7 @@ def _operand(operand: Place | int | float | str) -> str:
 
 
 def _counts(plan: Plan) -> list[str]:
-    """A function for each clock: its rows after n frames of a sequence that ends after `end`, if that is not negative."""
+    """A function for each clock: its rows after n frames of a sequence that ends after `end` frames (negative: unknown)."""
     lines = []
     for k, clock in enumerate(plan.clocks):
         lines += [
@@ -200,7 +200,7 @@ def _counts(plan: Plan) -> list[str]:
 
 
 def _counted(plan: Plan) -> list[str]:
-    """The rows that this pass makes of every clock."""
+    """Lines that compute the rows of every clock in this pass."""
     lines = []
     for k, clock in enumerate(plan.clocks):
         lines += [
@@ -229,12 +229,12 @@ def _run(plan: Plan, memory: list[str], xs: list[str], ys: list[str]) -> list[st
 
 
 def counter(plan: Plan) -> str:
-    """The pointer to the frames since the reset, where the plan counts them."""
+    """The text of the pointer to the number of frames since the reset, if the plan counts them."""
     return next((f"i64(s + {4 * p.offset})" for p in plan.parts if p.name == "frames"), "")
 
 
 def passes(plan: Plan, memory: list[str], xs: list[str], ys: list[str]) -> list[str]:
-    """Lines that check the indices in the inputs and go through all frames, `cap` rows at a time."""
+    """Lines that check the indices in the inputs and run all frames, `cap` rows at a time."""
     inputs, outputs = plan.program.visible_inputs, plan.program.visible_outputs
     more = len(xs) - len(inputs)
     sizes = (
@@ -341,7 +341,7 @@ def _call(plan: Plan, inputs: list[Port], outputs: list[Port], many: bool, relea
 
 
 def _varied(late: Iterable[int], ports: int, answer: str) -> list[str]:
-    """The rows of each output, written where Python finds them; another answer where they are not one each."""
+    """Lines that write the rows of each output into the context, and set `answer` unless each has one row."""
     rows = [f"        put(c, {PORTS + 2 * ports + j}, made_{j})" for j in late]
     other = " or ".join(f"made_{j} != 1" for j in late)
     return ["    if good:", *rows, f"    if good and ({other}):", f"        answer = {answer}"]

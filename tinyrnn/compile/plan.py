@@ -18,7 +18,7 @@ from tinyrnn.graph.clock import Clock
 from tinyrnn.passes import Program
 
 ALIGNMENT = 64
-"""bytes to which values lie, where memory is not scarce"""
+"""bytes to which values are aligned, unless memory is scarce"""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Place:
     offset: int = 0
     per_capacity: int = 0
     terms: tuple[tuple[str, int], ...] = ()
-    """variables of the loops round the call, and bytes for each"""
+    """(variable of an enclosing loop, bytes for each iteration)"""
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class Part:
     """float32 elements into the state"""
     shape: tuple[int, ...]
     initial: np.ndarray[Any, Any]
-    """of any type; the state holds its bytes"""
+    """initial value, of any type; the state holds its bytes"""
 
     @property
     def size(self) -> int:
-        """float32 elements that it takes."""
+        """The number of float32 elements that it takes."""
         return -(-self.initial.nbytes // 4)
 
 
 @dataclass(frozen=True)
 class Region:
-    """The part of the arena that a value or a scratch has while it lives."""
+    """The part of the arena that a value or a scratch memory occupies during its lifetime."""
 
     name: str
     offset: int
@@ -61,12 +61,12 @@ class Region:
     per_row: bool
     first: int
     last: int
-    """the steps that first and last use it"""
+    """the steps that use it first and last"""
 
 
 @dataclass
 class Step:
-    """One kernel call, or the head or the end of a block, with every operand placed."""
+    """One kernel call, or the head or the end of a block, with all operands placed in memory."""
 
     kernel: Any
     operands: list[Place | int | float | str]
@@ -88,15 +88,15 @@ class Plan:
     arena_per_row: int = 0
     """bytes per row of capacity"""
     chunk: int = 1
-    """rows of one pass over the program; 0 where a call is always whole"""
+    """most rows of one pass over the program; 0 where every call is one pass"""
     bounds: list[tuple[str, int, int]] = field(default_factory=list)
     """(input, lowest, highest) of inputs that hold indices"""
     multiply_adds: int = 0
     """per frame"""
     clocks: list[Clock] = field(default_factory=list)
-    """what the steps count rows of, the input frames first"""
+    """the clocks of the steps' rows, that of the input frames first"""
     lead: int = 0
-    """rows of capacity beyond the frames of a pass: the first pass of a sequence can make more rows than it has frames"""
+    """rows of capacity beyond the frames of a pass, as the first pass of a sequence can make more rows than it has frames"""
 
     @property
     def state_size(self) -> int:

@@ -1,4 +1,4 @@
-"""Planning: every node of a program lowered to kernel calls, and a place in memory for every operand."""
+"""The planner: lowers every node of a program to kernel calls and gives every operand a place in memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tinyrnn.ops.movement.strided_copy import strided_copy
 from tinyrnn.passes import Program
 
 CHUNK_BYTES = 1 << 18
-"""arena that a chunk of rows may fill: it should stay in a core's second-level cache"""
+"""most bytes of arena for a chunk of rows, so that it stays in a core's second-level cache"""
 LARGEST_CHUNK = 256
 
 _Call = tuple[Node, Call | Open | Close]
@@ -46,7 +46,7 @@ def make_plan(program: Program, lanes: int, registers: int, alignment: int = ALI
 
 
 class _Planner:
-    """A plan in the making."""
+    """Builds a plan."""
 
     def __init__(self, program: Program, lanes: int, registers: int, alignment: int) -> None:
         self.program, self.graph, self.alignment = program, program.graph, alignment
@@ -65,7 +65,7 @@ class _Planner:
         self.places: dict[str, Place] = {}
         self.base: dict[str, str] = {}
         self.blocks: list[tuple[str, Open]] = []
-        """the blocks round a step: the variable of each, and its head"""
+        """the enclosing blocks of the current step: (variable, head)"""
         self.shared = {name for n in self.graph.every_node() for _ in n.nested() for name in n.outputs}
 
     def plan(self) -> Plan:
@@ -190,7 +190,7 @@ class _Planner:
             self.result.bounds.append((self.places[name].memory, low, high))
 
     def _place_arena(self, calls: list[_Call]) -> None:
-        """Every value and scratch gets the first gap in the arena that is free while it lives."""
+        """Give every value and scratch the first gap in the arena that is free during its lifetime."""
         lives: dict[str, list[int]] = {}
         sizes: dict[str, tuple[int, bool]] = {}
         used: set[Clock] = set()
@@ -248,7 +248,7 @@ class _Planner:
         return f"scratch:{node.name}:{node.outputs}:{operand.key}"
 
     def _times(self, name: str, used: set[Clock]) -> int:
-        """Rows of a value for each row of capacity."""
+        """The number of rows of a value for each row of capacity."""
         if name not in self.program.per_row:
             return 1
         used.add(self.program.clock(name))
@@ -259,7 +259,7 @@ class _Planner:
         return of or next((o for o in node.outputs if o), "")
 
     def _counted(self, of: str) -> int:
-        """The number of a value's clock among those that the steps count."""
+        """The index of a value's clock in `clocks`."""
         clocks, clock = self.result.clocks, self.program.clock(of)
         if not clocks:
             clocks.append(FRAMES)
@@ -269,7 +269,7 @@ class _Planner:
         return clocks.index(clock)
 
     def _row_variable(self) -> str:
-        """The variable of the loop over rows round a step, if there is one."""
+        """The variable of the enclosing loop over rows, or the empty text."""
         return next((variable for variable, head in self.blocks if head.by_row), "")
 
     def _iteration_variable(self) -> str:

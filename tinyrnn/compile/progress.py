@@ -1,4 +1,4 @@
-"""What a load is doing, told to whoever listens: stages in their order, and how much of a long one is done."""
+"""The progress of a load, reported to listeners: its stages in order, and how much of a long stage is done."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 Listener = Callable[[str, int, int], None]
-"""is called with a stage, what is done of it, and of how much; 0, 0 where that is not known"""
+"""called with (stage, work done, total work); 0, 0 where these are not known"""
 
 READING, PASSES, PLAN, PAGE, KERNELS, LINKING = "reading", "passes", "plan", "page", "kernels", "linking"
-"""the stages: of the file; of the graph; offsets; the source; compiling, where the cache has nothing; one object of all"""
+"""the stages: reading the file; passes over the graph; offsets; source; compiling what is not cached; linking"""
 
 DONE = ""
 """the stage after the last"""
 
 _listeners: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
 _told: ContextVar[tuple[Listener, ...]] = ContextVar("told", default=())
-"""the listeners to the load that is under way; none outside of one, where a new size may be made ready too"""
+"""the listeners of the current load; none outside of a load, as when a new size is prepared"""
 
 
 def tell(stage: str, done: int = 0, total: int = 0) -> None:
-    """Say what is being done from now on."""
+    """Report the stage that begins or goes on."""
     for listener in _told.get():
         listener(stage, done, total)
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Tell a listener of the loads of this thread meanwhile."""
+    """A context in which a listener hears of the loads of this thread."""
     before = _listeners.set((*_listeners.get(), listener))
     try:
         yield
@@ -39,7 +39,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 @contextmanager
 def loading(listener: Listener | None = None) -> Iterator[None]:
-    """A load: what is done in it is told, and its end, whether it succeeds or not."""
+    """The context of one load: the listener hears of its stages and of its end, also when it fails."""
     before = _told.set((*_listeners.get(), *([listener] if listener else [])))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Arrays from files and back: .npy, .npz, .csv and .wav, for the command line.
+"""Reading and writing arrays for the command line: .npy, .npz, .csv and .wav.
 
 Files come from anywhere: nothing is unpickled, sizes are checked before memory is taken, and every
 problem is one `LoadError` that names the file, what was found and what is supported. Output is written
@@ -25,7 +25,7 @@ Array = np.ndarray[Any, Any]
 
 KINDS = (".npy", ".npz", ".csv", ".wav")
 LARGEST_DATA = 1 << 31
-"""bytes of arrays that one file may hold, unpacked"""
+"""most bytes of unpacked arrays in one file"""
 
 
 def kind_of(path: Path) -> str:
@@ -37,12 +37,12 @@ def kind_of(path: Path) -> str:
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
-    """The arrays of a file by name; where a file holds one array without a name, its name is empty."""
+    """The arrays of a file by name; a single array without a name has the empty name."""
     return _read_npz(path) if kind_of(path) == ".npz" else {"": read_array(path)}
 
 
 def read_array(path: Path) -> Array:
-    """The one array of a file: .csv gives float64 [rows, columns], .wav float32 [samples] or [samples, channels]."""
+    """The only array of a file: .csv gives float64 [rows, columns], .wav float32 [samples] or [samples, channels]."""
     kind = kind_of(path)
     if kind == ".npz":
         arrays = _read_npz(path)
@@ -53,7 +53,7 @@ def read_array(path: Path) -> Array:
 
 
 def _size(path: Path) -> int:
-    """The bytes of a file that is there, is a file, and holds something."""
+    """The size in bytes of an existing, non-empty regular file. Raises `LoadError` for others."""
     try:
         if not path.is_file():
             raise LoadError(f"{path}: {'a folder, not a file' if path.is_dir() else 'no such file'}")
@@ -127,7 +127,7 @@ def read_wav(path: Path) -> tuple[Array, int]:
 
 
 def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
-    """Raise `TinyRNNError` where nothing can be written to `path`, or it is one of the inputs; before any work is done."""
+    """Raise `TinyRNNError`, before any work is done, if `path` cannot be written or is one of the inputs."""
     kind_of(path)
     for other in inputs:
         if path.exists() and other.exists() and path.samefile(other):
@@ -141,7 +141,7 @@ def check_output(path: Path, inputs: Iterable[Path] = ()) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array], rate: int | None = None, bits: str = "16") -> int:
-    """Write named arrays: several of them need .npz, the other kinds hold one. As `write_array` otherwise."""
+    """Write named arrays: several need .npz, the other kinds hold one. Otherwise as `write_array`."""
     if kind_of(path) == ".npz":
         replace_file(path, lambda file: _write_npz(file, arrays))
         return 0
@@ -207,7 +207,7 @@ def _wav(path: Path, array: Array, rate: int | None, bits: str) -> tuple[bytes, 
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write beside `path`, then move there: what was there stays until the new file is complete."""
+    """Write a new file beside `path` and move it there when it is complete; until then an old file stays."""
     target = path.resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

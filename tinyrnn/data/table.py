@@ -15,7 +15,7 @@ import numpy as np
 from tinyrnn.errors import LoadError
 
 SAMPLE = 20
-"""lines from which separators are told"""
+"""lines by which the separator is determined"""
 DATE = r"(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{4}|\d{1,2}/\d{1,2}/\d{2})"
 CLOCK = r"(\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?( ?[AaPp][Mm])?( ?(Z|UTC|[+-]\d{2}:?\d{2}))?)"
 TIME = re.compile(rf"{DATE}([T ] ?{CLOCK})?|{CLOCK}")
@@ -23,7 +23,7 @@ EPOCH_NAMES = re.compile(
     r"(unix|epoch|posix)?[ _-]?(time|timestamp|epoch|date|datetime|zeit|zeitstempel|datum|ts)([ _-]?(m|u|n)?s)?", re.I
 )
 EPOCH_FROM = 1e8
-"""seconds: 1973; a column of larger numbers under such a name is a point in time"""
+"""seconds, in 1973: a column of larger numbers with a name for times holds points in time"""
 COMMA = re.compile(r"[+-]?(\d*|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
 MISSING = ("", "na", "n/a", "null", "none", "-", "--", "?", "#n/a", "#nv")
@@ -31,22 +31,22 @@ MISSING = ("", "na", "n/a", "null", "none", "-", "--", "?", "#n/a", "#nv")
 
 @dataclass(frozen=True)
 class Table:
-    """A table of numbers, and where they stood."""
+    """A table of numbers, and where they stood in the file."""
 
     values: np.ndarray[Any, Any]
     """float64 [rows, columns], without the columns that were left out"""
     names: list[str]
-    """of these columns: of the header, or their numbers, from 1"""
+    """names of these columns from the header, or their numbers from 1"""
     lines: list[int]
-    """of each row, as an editor counts them"""
+    """line number of each row, from 1"""
     times: list[str]
     """columns that were left out because they hold dates or times"""
     epochs: list[int]
-    """indices of columns of numbers that are, by name and size, points in time"""
+    """indices of columns whose numbers are points in time, judged by name and size"""
 
 
 def read_table(path: Path, drop: tuple[str, ...] = ()) -> Table:
-    """The numbers of a text file: fields apart by ; tab , or space, decimal points or commas, with or without a header.
+    """The numbers of a text file: fields separated by ; tab , or space, decimal points or commas, with or without a header.
 
     drop: columns to leave out, by name or by number, from 1. Columns of dates and times are left out by themselves.
     Raises `LoadError` with line and column for what is no number.
@@ -92,7 +92,7 @@ def _text(path: Path) -> str:
 
 
 def _rows(path: Path, lines: list[str]) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells, without blank lines."""
+    """(line number, cells) of every line that is not blank."""
     start = 0
     said = re.fullmatch(r"sep=(.)\s*", lines[0]) if lines else None
     separator = said[1] if said else _separator([line for line in lines[: 4 * SAMPLE] if line.strip()][:SAMPLE])
@@ -114,7 +114,7 @@ def _rows(path: Path, lines: list[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _separator(lines: list[str]) -> str | None:
-    """None for spaces."""
+    """The separator of fields; None for spaces."""
     bare = [re.sub(r'"[^"]*"', "x", line) for line in lines]
     for mark in ";\t":
         if all(mark in line for line in bare[-1:]):
@@ -137,7 +137,7 @@ def _is_number(text: str) -> bool:
 
 
 def _header(rows: Iterator[tuple[int, list[str]]]) -> tuple[list[tuple[int, list[str]]], tuple[int, list[str]] | None]:
-    """The lines before the first with a number or a time, and that one."""
+    """(lines before the first with a number or a time, that line)."""
     header: list[tuple[int, list[str]]] = []
     for line, row in rows:
         if any(_is_number(c) or COMMA.fullmatch(c) or TIME.fullmatch(c) for c in row):
@@ -147,7 +147,7 @@ def _header(rows: Iterator[tuple[int, list[str]]]) -> tuple[list[tuple[int, list
 
 
 def _width(first: list[str], header: list[tuple[int, list[str]]]) -> int:
-    """Columns; a separator at the end of every line makes none."""
+    """The number of columns; a separator at the end of every line does not count as one more."""
     named = [h for _, h in header if len(h) >= len(first)]
     return len(first) - (len(first) > 1 and not first[-1] and not any(h[len(first) - 1] for h in named))
 
@@ -170,7 +170,7 @@ def _chained(first: tuple[int, list[str]], rows: Iterator[tuple[int, list[str]]]
 
 
 class _Numbers:
-    """Cells as numbers: decimal points, or decimal commas with points between thousands, the same in all of a file."""
+    """Numbers from cells: decimal points, or decimal commas with points between thousands, the same in the whole file."""
 
     def __init__(self, path: Path, names: list[str]) -> None:
         self.path, self.names = path, names

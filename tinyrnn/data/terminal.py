@@ -1,4 +1,4 @@
-"""Where pictures go: matplotlib figures into image files. Only who draws needs matplotlib."""
+"""Image files from matplotlib figures. matplotlib is needed for drawing only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tinyrnn.errors import TinyRNNError
 
 DOTS = 120
-"""per inch of a picture"""
+"""dots per inch of a picture"""
 
 
 def _matplotlib() -> tuple[Any, Any]:
@@ -22,7 +22,7 @@ def _matplotlib() -> tuple[Any, Any]:
 
 
 def figure(width: float, height: float) -> Any:
-    """A new matplotlib Figure of so many inches, its layout constrained. Raises `TinyRNNError` without matplotlib."""
+    """A new matplotlib Figure, sizes in inches, with constrained layout. Raises `TinyRNNError` without matplotlib."""
     make, canvas = _matplotlib()
     made = make(figsize=(width, height), layout="constrained")
     canvas(made)
@@ -30,7 +30,7 @@ def figure(width: float, height: float) -> Any:
 
 
 def check_picture(path: str | PathLike[str]) -> None:
-    """Raise `TinyRNNError` where no picture can be drawn to `path`; before any work is done."""
+    """Raise `TinyRNNError`, before any work is done, if no picture can be written to `path`."""
     _, canvas = _matplotlib()
     place = Path(path)
     kinds = canvas.get_supported_filetypes()
@@ -43,7 +43,7 @@ def check_picture(path: str | PathLike[str]) -> None:
 
 
 def save(made: Any, path: str | PathLike[str]) -> None:
-    """Write a figure into an image file. Raises `TinyRNNError` where that is not possible."""
+    """Write a figure to an image file. Raises `TinyRNNError` where that is not possible."""
     try:
         made.savefig(fspath(path), dpi=DOTS)
     except (OSError, ValueError) as error:

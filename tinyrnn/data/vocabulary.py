@@ -1,4 +1,4 @@
-"""What the numbers that a model takes and gives stand for: lists of characters, words or labels in its metadata."""
+"""Vocabularies: the characters, words or labels that a model's numbers stand for, from its metadata."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tinyrnn.graph.arrays import Array
 from tinyrnn.runtime import Model
 
 TOKEN = re.compile(r"\w+(?:['’]\w*)?|[^\w\s]")
-"""a word, with what follows its apostrophe, or a mark"""
+"""a word, including what follows its apostrophe, or a punctuation mark"""
 CLOSE = 3
-"""words that a message suggests"""
+"""number of similar words that a message suggests"""
 
 
 def listed(model: Model, key: str) -> list[str]:
-    """The JSON list of strings, or string of characters, that the metadata has under `key`. Raises `LoadError`."""
+    """The list of strings, or characters of a string, in JSON under `key` of the metadata. Raises `LoadError`."""
     try:
         found = json.loads(model.metadata[key])
     except (KeyError, ValueError):
@@ -31,7 +31,7 @@ def listed(model: Model, key: str) -> list[str]:
 
 
 def vocabulary_of(model: Model) -> str:
-    """The characters a model knows, in the order of their indices. Raises `LoadError`."""
+    """The characters that a model knows, in the order of their indices. Raises `LoadError`."""
     try:
         return str(json.loads(model.metadata["vocabulary"]))
     except (KeyError, ValueError):
@@ -39,7 +39,7 @@ def vocabulary_of(model: Model) -> str:
 
 
 def encode(text: str, vocabulary: str) -> Array:
-    """Indices [characters], int64. Raises `TinyRNNError` naming the characters that are not there."""
+    """The indices of a text, int64 [characters]. Raises `TinyRNNError` naming unknown characters."""
     unknown = "".join(dict.fromkeys(c for c in text if c not in vocabulary))
     if unknown:
         raise TinyRNNError(f"the model does not know {unknown!r}; its {len(vocabulary)} characters are {vocabulary!r}")
@@ -47,7 +47,7 @@ def encode(text: str, vocabulary: str) -> Array:
 
 
 def tokenize(text: str) -> list[str]:
-    """Words and marks in lower case; the apostrophe ends an elided word (l', don't stays one)."""
+    """Words and punctuation marks in lower case; an apostrophe ends an elided word (l'), but don't stays one word."""
     return TOKEN.findall(text.lower().replace("’", "'"))
 
 
@@ -62,9 +62,9 @@ class Words:
         return len(self.words)
 
     def encode(self, tokens: Sequence[str], unknown: str | None = None) -> Array:
-        """Indices [words], int64; words that are not there count as `unknown`.
+        """The indices of words, int64 [words]; other words count as `unknown`.
 
-        Raises `TinyRNNError` with those that are not there, and words like them, where `unknown` is None.
+        Raises `TinyRNNError` naming the other words, and similar known ones, where `unknown` is None.
         """
         missing = [token for token in dict.fromkeys(tokens) if token not in self.index]
         if missing and unknown is None:
@@ -75,5 +75,5 @@ class Words:
         return np.array([self.index.get(token, default) for token in tokens], np.int64)
 
     def text(self, tokens: Iterable[int], without: Sequence[str] = ()) -> str:
-        """The words of indices, joined by spaces; those of `without` are left out."""
+        """The words of indices, joined by spaces, without those in `without`."""
         return " ".join(word for word in (self.words[int(t)] for t in tokens) if word not in without)

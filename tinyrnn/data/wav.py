@@ -1,4 +1,4 @@
-"""RIFF WAVE in memory: bytes to float32 samples and back, and the sample format in between.
+"""RIFF WAVE in memory: from bytes to float32 samples and back, and the sample format.
 
 Bytes come from anywhere: sizes are checked before memory is taken, and every problem is one `LoadError` that names
 the source, what was found and what is supported.
@@ -19,17 +19,17 @@ Array = np.ndarray[Any, Any]
 PCM, FLOAT, EXTENSIBLE = 0x0001, 0x0003, 0xFFFE
 """WAVE_FORMAT_… of a fmt chunk"""
 WHOLE_FILE = (0, 0xFFFFFFFF)
-"""sizes of a data chunk written to a pipe: it goes to the end of the file"""
+"""sizes of a data chunk that was written to a pipe and extends to the end of the file"""
 LARGEST_FORMAT = 64
-"""bytes of a fmt chunk that are looked at"""
+"""most bytes of a fmt chunk that are read"""
 LARGEST_BODY = (1 << 32) - 1 - 64
-"""bytes of samples that a file can hold"""
+"""most bytes of samples in a file"""
 WRITTEN = ("16", "24", "32", "float")
-"""sample formats that are written: PCM of so many bits, and float of 32"""
+"""sample formats for writing: PCM by the number of bits, and float of 32 bits"""
 
 
 class Readable(Protocol):
-    """A file that is read on and on."""
+    """A file that is read forward."""
 
     def read(self, count: int, /) -> bytes: ...
 
@@ -50,7 +50,7 @@ class Format:
 
 
 def read_header(file: Readable, name: str) -> tuple[Format, int | None]:
-    """The format, and the bytes of samples that follow (None: all there are), from a file read up to its samples.
+    """(format, bytes of samples that follow; None: all of them); reads a file up to its samples.
 
     `file` is read forward only, so it may be a pipe. Raises `LoadError` that starts with `name`.
     """
@@ -106,7 +106,7 @@ def decode(data: bytes, form: Format) -> Array:
 
 
 def encode(samples: Array, bits: str = "16") -> tuple[bytes, int]:
-    """The bytes of samples in one of the formats `WRITTEN`, and how many of them lay beyond [-1, 1] and were clipped.
+    """(bytes of samples in one of the formats `WRITTEN`, number of samples beyond [-1, 1] that were clipped).
 
     Float is written as it is. Raises `ShapeError` for what is not sound.
     """
@@ -128,7 +128,7 @@ def encode(samples: Array, bits: str = "16") -> tuple[bytes, int]:
 
 
 def to_wav(samples: Array, rate: int, bits: str = "16") -> tuple[bytes, int]:
-    """A whole file of samples [samples] or [samples, channels], and how many were clipped. As `encode` otherwise."""
+    """(bytes of a .wav file of samples [samples] or [samples, channels], number of clipped samples). Raises as `encode`."""
     data, clipped = encode(samples, bits)
     if len(data) > LARGEST_BODY:
         raise ShapeError(f"{len(data):,} bytes of samples; .wav holds up to {LARGEST_BODY:,}")

@@ -28,9 +28,9 @@ __all__ = ["Decoder", "Generation", "Hypothesis", "beam", "generate", "hand_over
 
 
 def hand_over(stream: Stream, states: Mapping[str, Any]) -> None:
-    """Start a stream anew, with these values for states by name, such as an encoder's results for a decoder.
+    """Reset a stream and set states by name, such as an encoder's results for a decoder.
 
-    Leading axes of length 1 are accepted; states that are not given take their initial values. Raises `ShapeError`
+    Leading axes of length 1 are accepted; other states take their initial values. Raises `ShapeError`
     or `DecodeError`, with the state unchanged.
     """
     model = stream.model
@@ -67,6 +67,6 @@ def beam(stream: Stream | Model, start: Tokens, steps: int, **options: Any) -> l
 
 
 def _decoder(stream: Stream | Model, options: dict[str, Any]) -> Decoder:
-    """A decoder with its options, which are taken out of those given."""
+    """A decoder; its options are removed from `options`."""
     names = {"output", "feed", "table", "scores", "inputs"} & options.keys()
     return Decoder(stream, **{name: options.pop(name) for name in names})

@@ -1,4 +1,4 @@
-"""Beam search in the kernel language: the model is run from the state of each hypothesis, the best continuations go on."""
+"""Beam search in the kernel language: the model runs from the state of each hypothesis; the best continuations are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinyrnn.lanes.functions import log
 
 
 def expand(j: Any, hypothesis: int, total: float, best: int, count: int) -> int:
-    """Enter a hypothesis with each next token into the pool of the best candidates; how many there are then.
+    """Enter a hypothesis with each next token into the pool of the best candidates; return the size of the pool.
 
     Of equal totals the hypothesis and the token that come first are better.
     """
@@ -71,7 +71,7 @@ def end(j: Any, length: int, total: float, hypothesis: int, token: int) -> None:
 
 
 def search(j: Any, steps: int) -> int:
-    """Beam search. Ends when no hypothesis that goes on can come among the best `WIDTH` that have ended."""
+    """Beam search. It stops when no unfinished hypothesis can still rank among the best `WIDTH` finished ones."""
     width = get(j, k.WIDTH)
     stop = u8(get(j, k.STOP))
     states = get(j, k.STATES)
@@ -142,7 +142,7 @@ def copy(y: Any, x: Any, n: int) -> None:
 
 
 def write(j: Any, i: int, steps: int) -> None:
-    """The tokens of hypothesis i of those that have ended, from its last one back."""
+    """Write the tokens of finished hypothesis i, from the last one backwards."""
     width = get(j, k.WIDTH)
     ended = at(i64(get(j, k.ENDED)), 5 * i)
     tokens = at(i64(get(j, k.TOKENS)), i * steps)

@@ -1,4 +1,4 @@
-"""A stream whose output goes back into an input: prepared once, checked, run natively."""
+"""`Decoder`: a stream whose output is fed back into an input; prepared and checked once, run natively."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 PIECE = 4096
-"""tokens of one native call, after which progress is told and an interrupt is heard"""
+"""tokens of one native call, between which progress is reported and interrupts are handled"""
 MOST_LANES = 16
 """of any target"""
 Tokens = int | Sequence[int] | Array
@@ -31,7 +31,7 @@ KINDS = {None: k.UNKNOWN, "logits": k.LOGITS, "probabilities": k.PROBABILITIES}
 
 
 class Choice(TypedDict, total=False):
-    """How tokens are chosen, and which end it: options of `Decoder.generate`, which says what they mean."""
+    """How tokens are chosen, and which end a generation: the options of `Decoder.generate`, explained there."""
 
     method: str
     temperature: float
@@ -42,12 +42,12 @@ class Choice(TypedDict, total=False):
 
 
 class Generation(NamedTuple):
-    """What `generate` found."""
+    """The result of `generate`."""
 
     tokens: Array
     """int64 [n], n <= steps; a stop token is the last"""
     log_probabilities: Array
-    """float32 [n]: of each token under the model's own distribution, before temperature, top_k and top_p; [0] if not wanted"""
+    """float32 [n]: of each token under the model's distribution, before temperature, top_k and top_p; [0] if not asked for"""
     stopped: bool
     """whether a stop token ended it"""
 
@@ -65,7 +65,7 @@ class Hypothesis(NamedTuple):
 
 
 class Decoder(ProcessLocal):
-    """A stream whose output goes back into an input. For one thread at a time, as the stream is.
+    """A stream whose output is fed back into an input. For one thread at a time, as the stream.
 
     stream: a `Stream`, whose state a generation continues from; a `Model` stands for a new stream of it
     output: the name of the scores, float32 of V elements
@@ -123,7 +123,7 @@ class Decoder(ProcessLocal):
         self._search: Search | None = None
 
     def give(self, inputs: Mapping[str, Any]) -> None:
-        """Other values for constant inputs, by name, from the next generation on: what an encoder made of the next sequence.
+        """Set constant inputs by name, from the next generation on, such as an encoder's results for the next sequence.
 
         Raises `ShapeError` or `DecodeError`, with nothing changed.
         """
@@ -265,7 +265,7 @@ class Decoder(ProcessLocal):
         stop: Tokens = (),
         **unknown: Any,
     ) -> tuple[Array, Array]:
-        """A job for what is asked, all of it checked, the prompt behind it; and which tokens end it, which it points to."""
+        """(job, stop tokens that it points to) for checked arguments; the prompt follows the job."""
         name = self.name
         if unknown:
             raise TypeError(f"{name}: no option {', '.join(unknown)}; tokens are chosen by {', '.join(Choice.__annotations__)}")
@@ -282,7 +282,7 @@ class Decoder(ProcessLocal):
         return job, ends
 
     def _draw(self, job: Array, method: str, temperature: float, top_k: int, top_p: float, seed: int) -> None:
-        """Enter into a job how tokens are drawn, all of it checked."""
+        """Check the options of sampling and enter them into a job."""
         name = self.name
         if method not in ("greedy", "sample"):
             raise DecodeError(f"{name}: method={method!r}; it is 'greedy' or 'sample'")
@@ -302,7 +302,7 @@ class Decoder(ProcessLocal):
         floats[k.TOP_P] = top_p
 
     def _stops(self, stop: Tokens) -> tuple[Array, int]:
-        """uint8 [V]: which tokens end a generation, and its address; kept for single tokens and none."""
+        """(uint8 [V] of 1 for tokens that end a generation, its address); cached for no token and for single ones."""
         key = stop if isinstance(stop, int) else () if isinstance(stop, tuple) and not stop else None
         found = None if key is None else self._ends.get(key)
         if found is None:
@@ -363,7 +363,7 @@ def _whole(model: str, what: str, value: Any, least: int) -> int:
 
 
 def _tokens(model: str, what: str, given: Any, limit: int, port: str) -> Array:
-    """int64 [n], each from 0 to limit - 1."""
+    """The tokens as int64 [n]. Raises `DecodeError` unless each is from 0 to limit - 1."""
     if type(given) is int and 0 <= given < limit:
         return np.array([given], np.int64)
     try:

@@ -24,7 +24,7 @@ def mixed(z: int) -> int:
 
 
 def uniform(j: Any) -> float:
-    """The next number in [0, 1): number `DRAWS` of those that belong to the seed."""
+    """The next random number in [0, 1): number `DRAWS` of the sequence that the seed determines."""
     count = get(j, k.DRAWS) + 1
     put(j, k.DRAWS, count)
     bits = mixed(mixed(get(j, k.SEED)) + count * -0x61C8864680B583EB)
@@ -32,14 +32,14 @@ def uniform(j: Any) -> float:
 
 
 def heavier(w: Any, a: int, b: int) -> bool:
-    """Whether token a comes before token b: by weight, of equal weights the lower."""
+    """Whether token a comes before token b: the heavier one or, of equal weights, the lower one."""
     x = get(w, a)
     y = get(w, b)
     return x > y or (x == y and a < b)
 
 
 def sift(w: Any, o: Any, start: int, n: int) -> None:
-    """Let element `start` of the heap o[:n] sink to its place; the heaviest token is at its head."""
+    """Sift element `start` of the heap o[:n] down to its place; the heaviest token is at the head."""
     token = get(o, start)
     here = start
     sinking = True
@@ -108,7 +108,7 @@ def sample(j: Any, best: int) -> Any:
 
 
 def generate(job: int, steps: int) -> int:
-    """At most `steps` tokens, or a beam search over as many; a status."""
+    """Generate at most `steps` tokens, or search over as many; returns a status."""
     j = i64(job)
     put(j, k.SELF, job)
     put(j, k.MADE, 0)

@@ -1,4 +1,4 @@
-"""What the native loop of a generation is told: words of 8 bytes in the order below, floats among them as float64."""
+"""The arguments of the native loop of a generation: words of 8 bytes in the order below, floats as float64."""
 
 from __future__ import annotations
 

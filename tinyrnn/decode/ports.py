@@ -1,4 +1,4 @@
-"""Which output goes back into which input."""
+"""The output and the input through which tokens are fed back."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tinyrnn.runtime import Model
 
 
 class Feedback(NamedTuple):
-    """An output with scores, and an input that takes the token chosen."""
+    """An output with scores, and the input that takes the chosen token."""
 
     output: Port
     feed: Port
     form: int
     limit: int
-    """tokens that the input takes are below"""
+    """upper bound of the tokens that the input takes"""
 
 
 def find_feedback(model: Model, output: str | None, feed: str | None, table: Array | None, inputs: Mapping[str, Any]) -> Feedback:
-    """The one pair that fits what is given. Raises `DecodeError` where there is none or several, or inputs are missing."""
+    """The only pair that fits the arguments. Raises `DecodeError` if there is none or several, or inputs are missing."""
     for what, name, ports in (("output", output, model.outputs), ("input", feed, model.inputs)):
         if name is not None and name not in {p.name for p in ports}:
             raise DecodeError(f"{model.name}: no {what} {name!r}; there are {_list(ports)}")

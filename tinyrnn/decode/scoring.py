@@ -1,4 +1,4 @@
-"""A frame of the model and the scores that come of it, in the kernel language: what generation and beam search share.
+"""One frame of the model and its scores, in the kernel language: shared by generation and beam search.
 
 Sums over a vocabulary are taken in the order of its tokens, in float64: no choice depends on LANES.
 """
@@ -34,7 +34,7 @@ NONE = float("-inf")
 
 
 def feed(j: Any, token: int) -> int:
-    """Put a token into the model's input and run one frame; the model's status."""
+    """Put a token into the model's input and run one frame; returns the model's status."""
     form = get(j, k.FORM)
     if form == k.INDEX64:
         put(i64(get(j, k.FEED)), 0, token)
@@ -57,7 +57,7 @@ def feed(j: Any, token: int) -> int:
 
 
 def feed_prompt(j: Any) -> int:
-    """All tokens of the prompt but the last, which is the next to be fed; the model's status."""
+    """Feed all tokens of the prompt but the last, which is fed next; returns the model's status."""
     n = get(j, k.PROMPTED)
     prompt = i64(get(j, k.PROMPT))
     for i in range(n):
@@ -69,7 +69,7 @@ def feed_prompt(j: Any) -> int:
 
 
 def largest(x: Any, n: int, spare: Any) -> int:
-    """The first of the largest elements; -1 where one is NaN or the largest is infinite. `spare` has room for 3 LANES.
+    """The index of the first largest element; -1 where one is NaN or the largest is infinite. `spare` has room for 3 LANES.
 
     Each lane keeps its largest element, the vector that held it first, and whether it met a NaN.
     """
@@ -125,7 +125,7 @@ def logarithm(x: float, spare: Any) -> Any:
 
 
 def understand(j: Any) -> int:
-    """Settle what kind of scores there are; DONE or NO_DISTRIBUTION."""
+    """Determine the kind of the scores; returns DONE or NO_DISTRIBUTION."""
     kind = get(j, k.KIND)
     if kind != k.LOGITS:
         found = distribution(f32(get(j, k.SCORES)), get(j, k.VOCABULARY))
@@ -136,7 +136,7 @@ def understand(j: Any) -> int:
 
 
 def weigh(j: Any, best: int, sharpness: float) -> Any:
-    """weights = exp(sharpness (l - max l)) for log-likelihoods l up to a constant; their sum."""
+    """Set weights = exp(sharpness (l - max l)) for log-likelihoods l up to a constant; returns their sum."""
     x = f32(get(j, k.SCORES))
     w = f32(get(j, k.WEIGHTS))
     n = get(j, k.VOCABULARY)
@@ -152,7 +152,7 @@ def weigh(j: Any, best: int, sharpness: float) -> Any:
 
 
 def summed(w: Any, n: int) -> Any:
-    """In float64, eight sums side by side: their order is the same for any LANES."""
+    """The sum in float64, of eight partial sums: their order does not depend on LANES."""
     a = b = c = d = e = f = g = h = 0.0
     whole = n - n % 8
     for i in range(0, whole, 8):
@@ -170,13 +170,13 @@ def summed(w: Any, n: int) -> Any:
 
 
 def log_normalizer(j: Any, best: int) -> Any:
-    """What to take from a logit for its log-likelihood. The weights are overwritten."""
+    """The number to subtract from a logit for its log-likelihood. The weights are overwritten."""
     total = weigh(j, best, 1.0)
     return get(f32(get(j, k.SCORES)), best) + 1.0 * logarithm(total, at(f32(get(j, k.WEIGHTS)), get(j, k.VOCABULARY)))
 
 
 def log_likelihood(j: Any, token: int, best: int) -> Any:
-    """Of a token, as the model has it. The weights are overwritten, but not where they were drawn from at temperature 1."""
+    """The log-likelihood of a token by the model. The weights are overwritten, unless they were sampled at temperature 1."""
     x = get(f32(get(j, k.SCORES)), token)
     if get(j, k.KIND) == k.PROBABILITIES:
         return 1.0 * logarithm(x, at(f32(get(j, k.WEIGHTS)), get(j, k.VOCABULARY)))

@@ -1,4 +1,4 @@
-"""The memory of a beam search, kept from one search to the next of the same size."""
+"""The memory of a beam search, reused for the next search of the same size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tinyrnn.runtime import ProcessLocal, aligned
 
 
 class Search(ProcessLocal):
-    """Arrays that a search of one size works in, and the words of a job that point to them.
+    """The arrays of a search of one size, and the words of a job that point to them.
 
     width, steps, length_penalty: as of `Decoder.beam`
     candidates:                   entries of the pool
@@ -41,6 +41,6 @@ class Search(ProcessLocal):
         self._places, self._words = np.array(list(entries)), np.array(list(entries.values()), np.int64)
 
     def enter(self, job: Array, state: Array) -> None:
-        """Make a job a search that starts from this state, float32."""
+        """Turn a job into a search that starts from this state, float32."""
         job[self._places] = self._words
         self.states[: state.nbytes] = state.view(np.uint8)

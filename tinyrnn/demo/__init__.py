@@ -20,12 +20,12 @@ DEMOS = ("digits", "char_lm", "sentiment", "translate", "video", "gesture", "cap
 PACKAGED = Path(__file__).parents[1] / "models"
 
 Say = Callable[[str], None]
-"""takes a line of text as soon as there is one"""
+"""called with each line of text"""
 
 
 @dataclass(frozen=True)
 class About:
-    """What a demo is."""
+    """The description of a demo."""
 
     use: str
     """the shape of its use, as "many to one" """
@@ -50,12 +50,12 @@ class Models:
         return path
 
     def load(self, name: str, **how: Any) -> Model:
-        """The model of a name; `how` as for `tinyrnn.load`. Raises `LoadError`."""
+        """Load a model by its name; `how` as for `tinyrnn.load`. Raises `LoadError`."""
         return load(self.path(name), **how)
 
 
 def about(name: str) -> About:
-    """What the demo of a name is."""
+    """The description of a demo by its name."""
     found: About = import_module(f"tinyrnn.demo.{name}").ABOUT
     return found
 

@@ -29,7 +29,7 @@ def show(models: Models, given: str | None, picture: Path | None, say: Say) -> d
 
 
 def draw(found: list[Named], path: Path) -> None:
-    """Each icon over its likeliest names, the first of them in the title."""
+    """Draw each icon over its likeliest names, the first of them in the title."""
     columns = min(len(found), 4)
     rows = -(-len(found) // columns)
     figure = pictures.figure(2.6 * columns, 3.4 * rows)

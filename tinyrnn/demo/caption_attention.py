@@ -23,10 +23,10 @@ DIMMED = 0.35
 
 
 class Looker(Captioner):
-    """A captioner that tells where it looked."""
+    """A captioner that returns its attention."""
 
     def attention(self, one: Named) -> Array:
-        """[words, g, g]: the share of each place of the grid in each word of the likeliest name, its end included."""
+        """[words, g, g]: the attention weight of each place of the grid for each word of the likeliest name, its end included."""
         hand_over(self.stream, one.seen.states)
         fed = np.array([self.end, *one.tokens[:-1]])
         frames = {"token": fed[:, None]} | {n: np.stack([x] * len(fed)) for n, x in one.seen.inputs.items()}

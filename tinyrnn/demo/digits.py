@@ -36,7 +36,7 @@ DRAWN: tuple[list[Any], ...] = (
 
 
 def scaled(images: Array) -> Array:
-    """What the model takes: float32 [..., 64] from 0 to 1, of images [..., 8, 8] with pixels from 0 to 16."""
+    """The model's input: float32 [..., 64] from 0 to 1, for images [..., 8, 8] with pixels from 0 to 16."""
     return images.reshape(*images.shape[:-2], SIZE * SIZE).astype(np.float32) / BRIGHTEST
 
 

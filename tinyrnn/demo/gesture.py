@@ -43,7 +43,7 @@ LINE = 60
 
 
 def steps(track: Array) -> Array:
-    """What the model takes: the steps to each position from the one before, float32 [..., T, 2]; the first is zero."""
+    """The model's input: the step to each position from the one before, float32 [..., T, 2]; the first is zero."""
     moved = np.diff(track, axis=-2, prepend=track[..., :1, :]) / STEP
     return np.clip(moved, -LARGEST, LARGEST).astype(np.float32)
 
@@ -56,7 +56,7 @@ class Watcher:
         self.stream = model.stream()
 
     def shares(self, track: Array) -> Array:
-        """Of a track [T, 2], from its first frame: the probability of every label after every frame, [T, labels]."""
+        """The probability of every label after every frame of a track [T, 2], as [T, labels]."""
         self.stream.reset()
         return softmax(self.stream.run(steps(track)))
 

@@ -1,4 +1,4 @@
-"""What both demos of captions share: icons drawn here, and a model that looks at one and writes its name."""
+"""Shared by both demos of captions: icons, and a model that writes the name of one."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def drawn() -> dict[str, Array]:
 
 
 def scaled(images: Array) -> Array:
-    """What the model takes: float32 from 0 to 1, of pixels from 0 to 255."""
+    """The model's input: float32 from 0 to 1, for pixels from 0 to 255."""
     return images.astype(np.float32) / 255
 
 
@@ -119,12 +119,12 @@ def icons(given: str | None) -> dict[str, Array]:
 
 
 class Seen(NamedTuple):
-    """An image as the encoder leaves it for the decoder."""
+    """The encoder's result for an image."""
 
     states: dict[str, Array]
-    """what the decoder starts from"""
+    """initial states of the decoder"""
     inputs: dict[str, Array]
-    """what it looks at again for each word"""
+    """constant inputs of the decoder, read for each word"""
 
 
 class Captioner:
@@ -186,7 +186,7 @@ class Named(NamedTuple):
 
 
 def named(captioner: Captioner, icon: str, image: Array) -> Named:
-    """Look at an icon, and find its names greedily and by beam search."""
+    """Encode an icon, and find its names greedily and by beam search."""
     seen = captioner.see(image)
     greedy, best = captioner.text(captioner.greedy(seen)), captioner.beam(seen, WIDTH)
     names = [(captioner.text(h.tokens), float(np.exp(h.log_probability))) for h in best]

@@ -1,4 +1,4 @@
-"""A pen's track, replayed as a video of the ink that there is, for the video demo and its recipe."""
+"""A pen's track as a video in which the ink appears, for the video demo and its recipe."""
 
 from __future__ import annotations
 

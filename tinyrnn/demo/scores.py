@@ -1,4 +1,4 @@
-"""What a demo makes of a model's scores."""
+"""Probabilities from a model's scores."""
 
 from __future__ import annotations
 

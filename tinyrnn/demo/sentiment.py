@@ -20,7 +20,7 @@ from tinyrnn.runtime import Model
 ABOUT = About("many to one", "praise or complaint, in remarks about products", "a remark, or a .txt file with one a line")
 
 UNKNOWN = "<unk>"
-"""the word that stands for all that the model does not know"""
+"""the word that stands for unknown words"""
 REMARKS = (
     "Cheap, and it does the job",
     "Cheap plastic case, hard to open",
@@ -40,7 +40,7 @@ class Judge:
         self.stream = model.stream()
 
     def indices(self, tokens: list[str]) -> Array:
-        """Words as the model takes them, int64 [words]; unknown ones are `UNKNOWN`. Raises `TinyRNNError` where all are."""
+        """The indices of words, int64 [words]; unknown ones are `UNKNOWN`. Raises `TinyRNNError` where all are unknown."""
         words = [token for token in tokens if token[0].isalnum()]
         if not words:
             raise TinyRNNError("the remark has no word: give some, as in --input 'easy to use, but slow'")

@@ -33,10 +33,10 @@ SENTENCES = (
 
 
 class Source(NamedTuple):
-    """A sentence as the encoder leaves it for the decoder, which attends to a memory of fixed capacity."""
+    """The encoder's result for a sentence; the decoder attends to a memory of fixed capacity."""
 
     state: Array
-    """float32 [1, D]: what the decoder starts from"""
+    """float32 [1, D]: the initial state of the decoder"""
     inputs: dict[str, Array]
     """memory [capacity, M], keys [capacity, A], mask [capacity]: 1 where there is a word; constant for a sentence"""
     length: int
@@ -83,7 +83,7 @@ class Translator:
         )
 
     def attention(self, source: Source, tokens: Sequence[int] | Array) -> Array:
-        """The share [tokens, source.length] of each word of the source in each word of a translation."""
+        """The attention weight [tokens, source.length] of each word of the source for each word of a translation."""
         hand_over(self.stream, {"h": source.state})
         fed = [self.start, *tokens[:-1]]
         frames = {"token": np.array(fed)[:, None]} | {n: np.stack([x] * len(fed)) for n, x in source.inputs.items()}
@@ -99,7 +99,7 @@ class Translator:
 
 
 def written(words: str) -> str:
-    """Words and marks as one writes them: "où as-tu été ?"."""
+    """Words and punctuation marks as text: "où as-tu été ?"."""
     return words.replace(" - ", "-").replace(" .", ".").replace(" ,", ",")
 
 

@@ -46,7 +46,7 @@ DRAWN: dict[str, list[Any]] = {
 
 
 def fitted(points: Array) -> Array:
-    """Points [n, 2] in any unit, moved and scaled to where the data set has its letters."""
+    """Points [n, 2] in any unit, shifted and scaled to the position and size of the data set's letters."""
     low, high = points.min(axis=0), points.max(axis=0)
     longer = max(float((high - low).max()), 1e-9)
     found: Array = 0.5 + (points - (low + high) / 2) * (FILLED / longer)
@@ -67,7 +67,7 @@ def written(strokes: list[Any]) -> Track:
 
 
 class Watched(NamedTuple):
-    """A letter, frame by frame, and what the model said of it."""
+    """A letter, frame by frame, and the model's answers."""
 
     video: Array
     """[FRAMES, 28, 28]"""

@@ -84,7 +84,7 @@ PICTURES = (
 
 
 class Answered(NamedTuple):
-    """A question and what the model said of it."""
+    """A question and the model's answer."""
 
     question: str
     tokens: list[str]
@@ -99,7 +99,7 @@ class Answered(NamedTuple):
 
 
 def scaled(images: Array) -> Array:
-    """What the model takes: float32 [..., 3, 64, 64], white as 0 and full ink as 1, of uint8 [..., 64, 64, 3]."""
+    """The model's input: float32 [..., 3, 64, 64], white as 0 and full ink as 1, for images uint8 [..., 64, 64, 3]."""
     return np.ascontiguousarray(np.moveaxis(1 - images.astype(np.float32) / 255, -1, -3))
 
 
@@ -125,7 +125,7 @@ class Answers:
         return found
 
     def ask(self, image: Array, question: str) -> Answered:
-        """Of an image uint8 [64, 64, 3]. Raises `TinyRNNError` where a word is unknown."""
+        """The answer to a question about an image, uint8 [64, 64, 3]. Raises `TinyRNNError` where a word is unknown."""
         tokens, words = self.read(question)
         scores = self.scores(scaled(image), words)
         guesses = [self.answers[i] for i in scores.argmax(axis=1)]

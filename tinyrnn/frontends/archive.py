@@ -1,4 +1,4 @@
-"""The arrays of an .npz file, read so that no file can make it run code, exhaust memory or hang.
+"""Reading the arrays of an .npz file, safe against files that would run code, exhaust memory or hang.
 
 Headers are parsed here, not evaluated; nothing is unpickled; every size is checked against the file and against
 limits before memory is taken.
@@ -22,12 +22,12 @@ from tinyrnn.graph.limits import LARGEST_VALUE
 Array = np.ndarray[Any, Any]
 
 LARGEST_TOTAL = 1 << 31
-"""bytes that all arrays of a file may have together"""
+"""most bytes of all arrays of a file together"""
 LARGEST_DIRECTORY = 1 << 24
-"""bytes of the archive's own table of contents"""
+"""most bytes of the archive's directory"""
 LARGEST_HEADER = 1 << 14
 LARGEST_RATIO, RATIO_FROM = 250, 1 << 22
-"""times that an array may be larger than its compressed bytes, checked from this many bytes on"""
+"""largest ratio of an array to its compressed bytes, checked for arrays of at least this many bytes"""
 PIECE = 1 << 20
 LARGEST_RANK = 32
 
@@ -37,7 +37,7 @@ SHAPE = re.compile(r"""['"]shape['"]\s*:\s*\(([\d\sL,]*)\)""")
 
 
 class _Bounded(io.BufferedReader):
-    """A file whose single reads are bounded: `zipfile` reads the whole table of contents in one."""
+    """A file with a bound on each read, since `zipfile` reads the whole directory at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > LARGEST_DIRECTORY:
@@ -46,9 +46,9 @@ class _Bounded(io.BufferedReader):
 
 
 def read_archive(path: Path, text: str = "", data: bytes | None = None) -> dict[str, Array]:
-    """Array name → array, native byte order, C-contiguous, of real numbers or truth values.
+    """The arrays by name, in native byte order, C-contiguous, of real numbers or booleans.
 
-    The array named `text` may be a 0-d Unicode string; `data` takes the place of the file. Raises `LoadError`.
+    The array named `text` may be a 0-d Unicode string; `data` replaces the file. Raises `LoadError`.
     """
     try:
         raw: Any = io.FileIO(path) if data is None else io.BytesIO(data)
@@ -123,7 +123,7 @@ def _pieces(count: int) -> Iterator[slice]:
 
 
 def _header(path: Path, name: str, file: IO[bytes]) -> tuple[str, int]:
-    """The text of an .npy header, and the bytes up to the data."""
+    """(text of an .npy header, number of bytes before the data)."""
     start = file.read(8)
     if start[:6] != b"\x93NUMPY" or start[6:] not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
         raise LoadError(f"{path}: {name!r} is no .npy array")
@@ -139,7 +139,7 @@ def _header(path: Path, name: str, file: IO[bytes]) -> tuple[str, int]:
 
 
 def _parse(path: Path, name: str, header: str, is_text: bool) -> tuple[np.dtype[Any], bool, tuple[int, ...]]:
-    """dtype, Fortran order, shape."""
+    """(dtype, whether in Fortran order, shape)."""
     descr, order, shape = DESCR.search(header), ORDER.search(header), SHAPE.search(header)
     if not descr or not order or not shape:
         raise LoadError(f"{path}: array {name!r} has a header that is not understood: {header[:120].strip()!r}")

@@ -40,7 +40,7 @@ SUFFIXES = {
 }
 READ = ("onnx", "npz", "safetensors")
 START = 256
-"""bytes that tell a kind, but for a zip archive"""
+"""bytes at the start of a file that determine its format, unless it is a zip archive"""
 MOST_MEMBERS = 4096
 LARGEST_DIRECTORY = 1 << 22
 
@@ -141,7 +141,7 @@ def hint(kind: str, path: Path) -> str:
 
 
 class _Text(str):
-    """A name, which as a Python literal has single quotes, to stand between the shell's double quotes."""
+    """A name whose repr is a Python literal in single quotes, safe between the shell's double quotes."""
 
     def __repr__(self) -> str:
         literal = "'" + self.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,4 +1,4 @@
-"""Functions of an ONNX file → plain operators: those that the model brings, and those by which ONNX defines an operator."""
+"""ONNX functions → plain operators: the model's local functions, and those by which ONNX defines operators."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tinyrnn.graph.limits import LARGEST_INLINED
 from tinyrnn.graph.op import REGISTRY
 
 WRITTEN_OUT = "tinyrnn.written_out"
-"""the domain of functions that stand for one node each, until they are inlined"""
+"""the domain of functions that each replace one node until they are inlined"""
 
 
 def inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    """The model without the functions that it brings, each call as the nodes of its body.
+    """The model with its local functions inlined.
 
-    Raises `LoadError` where they call themselves, unfold to more than `LARGEST_INLINED` nodes or are not sound.
+    Raises `LoadError` where they are recursive, invalid, or expand to more than `LARGEST_INLINED` nodes.
     """
     bodies = {(f.domain, f.name, f.overload): f.node for f in model.functions}
     if _inlined_size(path, model.graph.node, bodies, {}, ()) > LARGEST_INLINED:
@@ -33,9 +33,9 @@ def inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 
 def written_out(model: onnx.ModelProto, path: Path, version: int) -> onnx.ModelProto:
-    """The model with the operators that ONNX defines by others, and that are none of ours, as those others.
+    """The model with operators that tinyrnn lacks expanded by their ONNX definitions.
 
-    Raises `UnsupportedError` where ONNX has no such definition for a node.
+    Raises `UnsupportedError` where ONNX has no definition for a node.
     """
     found = _to_write_out(model, version)
     if not found:
@@ -57,7 +57,7 @@ def written_out(model: onnx.ModelProto, path: Path, version: int) -> onnx.ModelP
 
 
 def by_others(op: str, version: int) -> bool:
-    """Whether ONNX defines an operator by others in an opset, and it is none of ours."""
+    """Whether tinyrnn lacks an operator that ONNX defines by others in this opset."""
     if ("", op) in REGISTRY or not onnx.defs.has(op, version):
         return False
     schema: Any = onnx.defs.get_schema(op, version)
@@ -71,9 +71,9 @@ def _to_write_out(model: onnx.ModelProto, version: int) -> list[tuple[str, str]]
 
 
 def _with_bodies(model: onnx.ModelProto, found: Sequence[tuple[str, str]], version: int) -> onnx.ModelProto:
-    """The model with the nodes whose definition depends on what they are given inlined.
+    """The model with nodes inlined whose definition depends on the types of their inputs.
 
-    ONNX's own inliner knows no types of constants and of inputs that are left out.
+    ONNX's own inliner does not know the types of constants and of absent inputs.
     """
     model = onnx.shape_inference.infer_shapes(model)
     waiting: list[tuple[onnx.GraphProto, dict[str, onnx.TypeProto]]] = [(model.graph, {})]
@@ -98,7 +98,7 @@ def _with_bodies(model: onnx.ModelProto, found: Sequence[tuple[str, str]], versi
 
 
 def _body(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto], version: int) -> onnx.FunctionProto:
-    """What defines a node, for the types of its inputs; one that it leaves out has none."""
+    """The function that defines a node for the types of its inputs; an absent input has no type."""
     unknown = [name for name in node.input if name and name not in types]
     if unknown:
         raise ValueError(f"nothing says of which type {unknown[0]!r} is")
@@ -130,7 +130,7 @@ def _inlined_size(
     known: dict[_Function, int],
     calls: tuple[_Function, ...],
 ) -> int:
-    """Nodes after inlining, counted without doing it: functions that call each other twice and twice grow without bound."""
+    """The number of nodes after inlining, counted without inlining: nested calls can grow exponentially."""
     total = 0
     for node in nodes:
         inner = [graph for a in node.attribute for graph in (*a.graphs, *([a.g] if a.HasField("g") else []))]

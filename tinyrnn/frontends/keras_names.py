@@ -1,4 +1,4 @@
-"""Arrays under the names of Keras → those of PyTorch, which `frontends.weights` reads.
+"""Arrays under Keras' names → under those of PyTorch, which `frontends.weights` reads.
 
     np.savez("m.npz", **{w.path: w.numpy() for w in model.weights})           Keras 3; w.name in Keras 2
 
@@ -24,7 +24,7 @@ EPSILON = 1e-3
 
 @dataclass
 class Translated:
-    """The arrays by PyTorch's names, the options that Keras' layers have by default, and where each array came from."""
+    """The arrays by PyTorch's names, the default options of Keras' layers, and the origin of each array."""
 
     arrays: dict[str, Array] = field(default_factory=dict)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Translated:
 
 
 def from_keras(arrays: Mapping[str, Array]) -> Translated:
-    """The arrays, groups of Keras' names under PyTorch's; what is none of Keras stays as it is."""
+    """Rename arrays with Keras' names; all others stay as they are."""
     groups: dict[tuple[str, str], dict[str, str]] = {}
     for key in arrays:
         prefix, leaf = _split(key)
@@ -59,13 +59,13 @@ def from_keras(arrays: Mapping[str, Array]) -> Translated:
 
 
 def _split(key: str) -> tuple[str, str]:
-    """The layer's part of a name, and the array's; "" where it is none of Keras."""
+    """(layer, array) of a Keras name; the array is "" for other names."""
     match = re.fullmatch(r"(?:(.*)[/.])?(\w+)(:0)?", key, re.DOTALL)
     return (match[1] or "", match[2]) if match and match[2] in LEAVES else (key, "")
 
 
 def _place(prefix: str) -> tuple[str, str]:
-    """The layer's prefix without its cell, and "_reverse" for a backward one."""
+    """(the layer's prefix without its cell, "_reverse" for a backward layer or "")."""
     parts = re.split(r"([/.])", prefix)
     if CELL.fullmatch(parts[-1]) and len(parts) > 1:
         parts = parts[:-2]
@@ -76,7 +76,7 @@ def _place(prefix: str) -> tuple[str, str]:
 
 
 def _translate(group: Mapping[str, Array], end: str) -> dict[str, Callable[[Array], list[tuple[str, Array]]]] | None:
-    """How each array of a layer is read; None where the layer is none of Keras."""
+    """The arrays of a Keras layer by PyTorch's names; None where it is not a Keras layer."""
     kernel, recurrent = group.get("kernel"), group.get("recurrent_kernel")
     if "embeddings" in group:
         return {"embeddings": lambda a: [("weight", a)]} if set(group) == {"embeddings"} else None

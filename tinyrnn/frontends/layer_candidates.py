@@ -73,19 +73,19 @@ def layer_candidates(arrays: Mapping[str, Array], origins: Mapping[str, str]) ->
 
 
 def _numbers(name: str) -> list[tuple[int, str]]:
-    """A key by which names are in the order of the numbers in them."""
+    """A sort key that orders names by the numbers in them."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _literal(value: Any) -> str:
-    """Python with double quotes."""
+    """A value as a Python literal with double quotes."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def _without(left: Sequence[str], kept: Sequence[str]) -> dict[str, None]:
-    """Names and patterns that leave out some arrays and none of the others."""
+    """Names and patterns that match all arrays of `left` and none of `kept`."""
     made: dict[str, None] = {}
     for key in left:
         start = re.match(r".*[./]", key)
@@ -95,7 +95,7 @@ def _without(left: Sequence[str], kept: Sequence[str]) -> dict[str, None]:
 
 
 def _chain(groups: Sequence[Sequence[Candidate]]) -> list[Candidate]:
-    """As many layers as fit one after another, of each group one; in the order given where that fits."""
+    """The longest chain of layers that fit one after another, one of each group; in the given order if that fits."""
     best: list[Candidate] = []
     tried = 0
 
@@ -120,7 +120,7 @@ def _chain(groups: Sequence[Sequence[Candidate]]) -> list[Candidate]:
 
 
 def _guesses(prefix: str, group: Mapping[str, Array]) -> list[Candidate]:
-    """The layers that may have such arrays, likeliest first."""
+    """The layers that can have such arrays, the likeliest first."""
     recurrent = _recurrent(prefix, group)
     if recurrent:
         return [recurrent]

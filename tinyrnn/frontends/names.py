@@ -1,4 +1,4 @@
-"""Other names for the arrays of a file, as `names=` of `tinyrnn.load` gives them.
+"""Renaming the arrays of a file by the option `names` of `tinyrnn.load`.
 
     {"module.*": "*", "head.w": "head.weight", "ema.*": None}
 
@@ -19,7 +19,7 @@ from tinyrnn.frontends.archive import Array
 
 
 def renamed(path: Path, arrays: Mapping[str, Array], names: Any) -> dict[str, Array]:
-    """The arrays by the names that `names` gives them. Raises `LoadError` where it fits nothing or makes two arrays one."""
+    """Rename arrays by `names`. Raises `LoadError` where an entry matches nothing or two arrays get one name."""
     if not isinstance(names, Mapping):
         raise LoadError(f'{path}: names must be a dict such as {{"module.*": "*", "ema.*": None}}, not {names!r:.80}')
     ways = [(old, _pattern(path, old, new), new) for old, new in names.items()]

@@ -1,4 +1,4 @@
-"""ONNX files → `Graph`. The only place that knows the format (`check` compares with it)."""
+"""ONNX files → `Graph`. Only this module reads the format."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LARGEST_RANK = 32
 def read_onnx(path: Path, source: bytes | onnx.ModelProto | None = None) -> Graph:
     """The graph of an ONNX file, or of a model in memory, which `path` then only names.
 
-    Raises `LoadError` where the file is no sound model and `UnsupportedError` where its opset or one of its
+    Raises `LoadError` where the file is not a valid model, and `UnsupportedError` where its opset or one of its
     types is none that tinyrnn reads. External data is read from the model's own folder only,
     and of a model in memory not at all.
     """
@@ -86,7 +86,7 @@ PLAIN_TYPES = (
     TensorProto.UINT32,
     TensorProto.UINT64,
 )
-"""element types that fill whole bytes"""
+"""element types of whole bytes"""
 NO_VALUES = (
     onnx.AttributeProto.GRAPHS,
     onnx.AttributeProto.TENSORS,
@@ -134,7 +134,7 @@ class _Reader:
         return graph
 
     def initializers(self, proto: onnx.GraphProto, prefix: str) -> dict[str, str]:
-        """Lift the initializers of a graph to the model's constants: their names in the graph and in the model."""
+        """Make a graph's initializers constants of the model: name in the graph → name in the model."""
         if proto.sparse_initializer:
             raise UnsupportedError(f"{self.path}: sparse initializers; store the weights densely")
         names = Counter(tensor.name for tensor in proto.initializer)
@@ -148,7 +148,7 @@ class _Reader:
         return found
 
     def unique(self, name: str, prefix: str) -> str:
-        """A name for the whole model: as in the file where it is free, else with the name of its node before it."""
+        """A unique name in the model: the name in the file if it is free, else with `prefix` before it."""
         made, count = name, 1
         while made in self.taken:
             made = f"{prefix}.{name}" if count == 1 else f"{prefix}.{name}.{count}"
@@ -157,7 +157,7 @@ class _Reader:
         return made
 
     def nested(self, proto: onnx.GraphProto, prefix: str) -> Graph:
-        """A graph that is an attribute of a node; what it reads from the graphs around it keeps its name."""
+        """The graph of a node's attribute; values that it captures from enclosing graphs keep their names."""
         if len(self.scopes) > DEEPEST:
             raise LoadError(f"{self.path}: {prefix!r} nests graphs more than {DEEPEST} deep")
         check_names(self.path, [v.name for values in (proto.input, proto.output, proto.initializer) for v in values])
@@ -180,7 +180,7 @@ class _Reader:
         return Graph(model_name(proto.name), list(formal.values()), outputs, {}, {}, nodes)
 
     def resolve(self, name: str, node: str) -> str:
-        """What a name of the file is called in the model."""
+        """The name in the model for a name in the file."""
         if len(self.scopes) == 1 or not name:
             return name
         if name not in self.scopes[-1]:
@@ -230,7 +230,7 @@ class _Reader:
         return Spec(dtype, tuple(shape))
 
     def narrow_output(self, value: onnx.ValueInfoProto) -> Spec | None:
-        """An output of half precision, which is kept at the end alone; its shape as far as the file says it."""
+        """Note an output of half precision, and its shape if the file has one; inside it becomes float32."""
         tensor = value.type.tensor_type
         if tensor.elem_type not in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
             return None
@@ -325,14 +325,14 @@ class _Reader:
         return node
 
     def fixed_inputs(self, op: str, domain: str) -> int:
-        """How many inputs come before those of any number."""
+        """The number of inputs before the variadic ones."""
         if domain or not onnx.defs.has(op, self.versions[""]):
             return 0
         schema: Any = onnx.defs.get_schema(op, self.versions[""])
         return sum(1 for i in schema.inputs if i.option != onnx.defs.OpSchema.FormalParameterOption.Variadic)
 
     def check_attributes(self, proto: onnx.NodeProto, name: str, domain: str) -> None:
-        """The kinds of the attributes are those of the specification, and what it requires is there."""
+        """Check that attributes have the specification's kinds and that required ones are present. Raises `LoadError`."""
         given = Counter(a.name for a in proto.attribute)
         twice = next((key for key, count in given.items() if count > 1), None)
         if twice is not None:

@@ -39,9 +39,9 @@ DTYPES = {
 
 
 def read_safetensors(path: Path, data: bytes | None = None) -> tuple[dict[str, Array], dict[str, str]]:
-    """The arrays by name, bfloat16 widened to float32, and the metadata. `data` takes the place of the file.
+    """(arrays by name, with bfloat16 as float32; metadata). `data` replaces the file.
 
-    Raises `LoadError` where the header does not describe what follows it, byte for byte.
+    Raises `LoadError` where the header does not describe the following bytes exactly.
     """
     try:
         with path.open("rb") if data is None else io.BytesIO(data) as file:
@@ -82,7 +82,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _places(path: Path, header: dict[str, Any], there: int) -> dict[str, tuple[str, tuple[int, ...], int, int]]:
-    """name → (dtype, shape, start, end); together they cover the data once."""
+    """name → (dtype, shape, start, end). Raises `LoadError` unless they cover the data exactly once."""
     check_names(path, header)
     found = {}
     for name, entry in header.items():

@@ -1,4 +1,4 @@
-"""From what `load` is given, a path or a model in memory, to the graph: which frontend reads it."""
+"""The choice of the frontend for the argument of `load`, a path or a model in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tinyrnn.graph.limits import LARGEST_FILE, holds, one_load
 
 
 class Proto(Protocol):
-    """An onnx.ModelProto, as far as this file knows it."""
+    """The part of onnx.ModelProto that is used here."""
 
     @property
     def graph(self) -> Any: ...
@@ -28,7 +28,7 @@ ModelSource: TypeAlias = str | PathLike[str] | bytes | bytearray | memoryview | 
 
 
 def read(source: ModelSource, layers: Sequence[Any] | None = None, names: Any = None) -> tuple[Graph, dict[str, str] | None]:
-    """The graph of a model, and the state pairs it records, if it does.
+    """(graph of a model, state pairs that it records or None).
 
     Messages name a file by its path, and a model in memory by its graph's name, or "model". Raises `LoadError` and
     `UnsupportedError`.
@@ -55,19 +55,19 @@ def _read_source(source: ModelSource, layers: Sequence[Any] | None, names: Any) 
 
 
 def is_proto(source: Any) -> TypeGuard[Proto]:
-    """Whether it is an onnx.ModelProto, told without importing onnx."""
+    """Whether `source` is an onnx.ModelProto, determined without importing onnx."""
     return type(source).__name__ == "ModelProto" and hasattr(source, "graph")
 
 
 def in_memory(source: Any) -> bytes | None:
-    """The bytes of a file in memory; of a ModelProto as well."""
+    """The bytes of a model in memory, given as bytes or as a ModelProto."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     return bytes(source.SerializeToString()) if is_proto(source) else None
 
 
 def session_model(source: ModelSource) -> str | bytes:
-    """What onnxruntime opens: a path or bytes."""
+    """The model as onnxruntime takes it: a path or bytes."""
     data = in_memory(source)
     return str(source) if data is None else data
 
@@ -78,7 +78,7 @@ def is_onnx(source: ModelSource) -> bool:
 
 
 def label(source: ModelSource) -> str:
-    """What a report calls it."""
+    """The name of a model in reports."""
     return Path(source).name if isinstance(source, (str, PathLike)) else "model"
 
 

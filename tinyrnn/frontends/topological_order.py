@@ -11,25 +11,25 @@ from tinyrnn.errors import LoadError
 from tinyrnn.graph.ir import Graph, Node, free_names
 
 DEEPEST = 32
-"""graphs within graphs"""
+"""most levels of nested graphs"""
 
 
 def model_name(stem: str) -> str:
-    """A model's name as text that may stand in generated source."""
+    """A model's name as text that is safe in generated source."""
     return "".join(c if c.isprintable() and c not in '"\\' else "_" for c in stem) or "model"
 
 
 def check_names(path: Path, names: Iterable[Any]) -> None:
-    """Raise `LoadError` for a name that is no plain text: names appear in messages and in generated source."""
+    """Raise `LoadError` for a name that is not plain text, since names appear in messages and in generated source."""
     for name in names:
         if not isinstance(name, str) or not name.isprintable():
             raise LoadError(f"{path}: the name {name[:80]!r} is no plain text; rename it")
 
 
 def ordered(path: Path, graph: Graph) -> list[Node]:
-    """The nodes in topological order, those that need nothing of each other in the order of the file.
+    """The nodes in topological order; independent nodes keep the order of the file.
 
-    Raises `LoadError` for a value that is made twice, never, or from itself. Nested graphs are put in order, too.
+    Nested graphs are sorted too. Raises `LoadError` for a value that is computed twice, never, or from itself.
     """
     check_names(path, [*graph.constants, *(s for spec in graph.specs.values() for s in spec.shape if isinstance(s, str))])
     nodes = _in_order(path, graph, {"", *graph.inputs, *graph.constants})
@@ -112,7 +112,7 @@ def _by_depth(path: Path, nodes: list[Node], maker: dict[str, int]) -> list[Node
 
 
 def _on_cycle(needs: list[set[int]], missing: list[int]) -> int:
-    """A node of a cycle: walk back from any node that never became ready until one comes again."""
+    """A node of a cycle: follow inputs back from a node that never became ready until a node is met again."""
     index, seen = next(i for i, count in enumerate(missing) if count), set[int]()
     while index not in seen:
         seen.add(index)

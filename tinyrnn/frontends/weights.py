@@ -20,7 +20,7 @@ from tinyrnn.graph.ir import Graph, Node, Size, Spec
 OPSET = 20
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 ORDER = {"RNN": (0,), "GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2)}
-"""ONNX's gates among PyTorch's: GRU r, z, n → z, r, h; LSTM i, f, g, o → i, o, f, c"""
+"""indices of ONNX's gates in PyTorch's order: GRU r, z, n → z, r, h; LSTM i, f, g, o → i, o, f, c"""
 PLAIN = {"ReLU": "Relu", "Tanh": "Tanh", "Sigmoid": "Sigmoid", "Softmax": "Softmax", "LogSoftmax": "LogSoftmax"}
 OPTIONS: dict[str, tuple[str, ...]] = {
     "Embedding": (),
@@ -107,7 +107,7 @@ def _layers(path: Path, given: Any, usual: Mapping[str, Mapping[str, Any]]) -> l
 
 
 class _Builder:
-    """A graph that grows by one layer after another."""
+    """Builds a graph layer by layer."""
 
     def __init__(self, path: Path, arrays: Mapping[str, Array]) -> None:
         self.path, self.arrays = path, arrays
@@ -126,7 +126,7 @@ class _Builder:
         return LoadError(f"{self.path}: layer {layer}: {text}")
 
     def take(self, layer: Layer, name: str, shape: Sequence[int | None], needed: bool = True) -> Array | None:
-        """An array of the layer as float32; None in `shape` is any size."""
+        """An array of the layer as float32; None in `shape` stands for any size. Raises `LoadError`."""
         key = layer.key(name)
         array = self.arrays.get(key)
         if array is None:
@@ -162,13 +162,13 @@ class _Builder:
         return name
 
     def node(self, op: str, stem: str, inputs: Sequence[str], attributes: dict[str, Any] | None = None) -> str:
-        """A node with one output, which it names."""
+        """Add a node with one output; returns the output's name."""
         name = self.fresh(stem)
         self.nodes.append(Node(op, name, tuple(inputs), (name,), attributes or {}, OPSET))
         return name
 
     def expect(self, layer: Layer, width: int) -> None:
-        """The current value must have so many features."""
+        """Raise `LoadError` unless the current value has `width` features."""
         if self.tokens and self.current == "x":
             raise AssertionError("an embedding leaves another current value")
         if self.width is None:
@@ -241,7 +241,7 @@ class _Builder:
         return float(given)
 
     def batch_norm(self, layer: Layer) -> None:
-        """As trained: (x - running_mean) / sqrt(running_var + eps) * weight + bias of each feature."""
+        """Batch normalisation with trained statistics: (x - running_mean) / sqrt(running_var + eps) * weight + bias."""
         mean = self.take(layer, "running_mean", (None,))
         assert mean is not None
         self.expect(layer, len(mean))
@@ -256,7 +256,7 @@ class _Builder:
         self.current = self.node("Add", f"{stem}.sum", [scaled, self.constant(f"{stem}.shift", shift.astype(np.float32))])
 
     def convolution(self, layer: Layer) -> None:
-        """Along time; [batch, time, features] as everywhere."""
+        """Convolution along time of [batch, time, features]."""
         if not self.timed:
             raise self.fail(layer, "it needs a sequence, but an earlier layer selects the last time step")
         weight = self.take(layer, "weight", (None, None, None))
@@ -344,7 +344,7 @@ class _Builder:
         return given
 
     def suffixes(self, layer: Layer) -> list[tuple[str, bool]]:
-        """The ends of the key names of each layer, and whether it has a backward direction."""
+        """For each stacked layer: (suffix of its arrays' names, whether it has a backward direction)."""
         layers: dict[int, bool] = {}
         start = f"{layer.prefix}." if layer.prefix else ""
         for key in self.arrays:
@@ -409,7 +409,7 @@ class _Builder:
 
 
 def _diagonal(blocks: Sequence[Array]) -> Array:
-    """One matrix with these along its diagonal."""
+    """The block-diagonal matrix of these blocks."""
     rows, columns = (np.cumsum([0, *(b.shape[axis] for b in blocks)]) for axis in (0, 1))
     made = np.zeros((rows[-1], columns[-1]), np.float32)
     for block, row, column in zip(blocks, rows, columns, strict=False):
@@ -422,6 +422,6 @@ def _meant(close: Sequence[str]) -> str:
 
 
 def listed(arrays: Mapping[str, Array], most: int = 40) -> str:
-    """Names and shapes of the first arrays."""
+    """Names and shapes of the first arrays, as text."""
     shown = [f"{key} {list(array.shape)}" for key, array in list(arrays.items())[:most]]
     return ", ".join(shown) + (f" and {len(arrays) - most} more" if len(arrays) > most else "")

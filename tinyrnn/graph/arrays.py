@@ -1,4 +1,4 @@
-"""Between a caller's arrays and the arrays of compiled code: names, dtypes, frames and the file's shapes."""
+"""From a caller's arrays to those of compiled code: names, dtypes, frames and the file's shapes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Array = np.ndarray[Any, Any]
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
-    """Whether a type is a floating one; bfloat16, which NumPy lacks, is."""
+    """Whether a type is floating, including bfloat16, which NumPy lacks."""
     return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def is_narrow(dtype: np.dtype[Any]) -> bool:
-    """Whether a type is one of half precision."""
+    """Whether a type has half precision: float16 or bfloat16."""
     return dtype == np.float16 or dtype.name == "bfloat16"
 
 
@@ -31,14 +31,14 @@ class Port:
 
     name: str
     shape: tuple[int, ...]
-    """of one frame (of one call, where `per_frame` is False)"""
+    """shape of one frame, or of the value of one call if `per_frame` is False"""
     dtype: np.dtype[Any]
     per_frame: bool = True
     file_shape: tuple[int | str, ...] = ()
     roles: tuple[str | None, ...] = ()
-    """of each axis of the file's shape: 'time', 'batch', 'batch+time', or None"""
+    """role of each axis of the file's shape: 'time', 'batch', 'batch+time', or None"""
     clock: Clock = FRAMES
-    """how many rows there are after so many input frames"""
+    """number of rows after a number of input frames"""
 
     @property
     def several(self) -> bool:
@@ -47,7 +47,7 @@ class Port:
 
     @property
     def step_shape(self) -> tuple[int, ...]:
-        """Of an array that takes what any one step makes: the frame, or [most rows of one frame, *frame]."""
+        """The shape of an array with room for the result of any step: the frame, or [most rows of one frame, *frame]."""
         return (self.clock.most(1), *self.shape) if self.per_frame and self.several else self.shape
 
     def __str__(self) -> str:
@@ -65,12 +65,12 @@ class Port:
 
 @dataclass(frozen=True)
 class SizeRule:
-    """What a size that a file leaves open can be."""
+    """The values that an open size of the file can have."""
 
     name: str
     number: int
     exact: bool
-    """it is the number; otherwise a multiple of it"""
+    """whether the size equals `number`; otherwise it is a multiple of it"""
     why: str
 
     def allows(self, size: int) -> bool:
@@ -98,7 +98,7 @@ def describe(value: Any) -> str:
 
 
 def match_inputs(model: str, names: Sequence[str], inputs: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
-    """Inputs in order, from positional and keyword arguments, or one dict."""
+    """The inputs in order, from positional and keyword arguments, or one dict. Raises `ShapeError`."""
     if len(inputs) == 1 and isinstance(inputs[0], Mapping) and not named:
         named, inputs = inputs[0], ()
     if len(inputs) > len(names):
@@ -117,7 +117,7 @@ def match_inputs(model: str, names: Sequence[str], inputs: Sequence[Any], named:
 
 
 def session_call(inputs: Sequence[Any], named: Mapping[str, Any]) -> tuple[list[str] | None, Mapping[str, Any]] | None:
-    """Output names (None: all) and the feeds of a call in onnxruntime's form, `run(output_names, input_feed)`; None of others."""
+    """(output names or None for all, feeds) of a call in onnxruntime's form, `run(output_names, input_feed)`; else None."""
     if set(named) == {"output_names", "input_feed"} and not inputs:
         inputs = (named["output_names"], named["input_feed"])
     elif named or len(inputs) != 2:
@@ -131,20 +131,20 @@ def session_call(inputs: Sequence[Any], named: Mapping[str, Any]) -> tuple[list[
 
 
 def pick(names: Sequence[str] | None, outputs: Sequence[str], answer: Any) -> list[Any]:
-    """What onnxruntime's `run` gives: the outputs that are named, or all, in a list."""
+    """The result of onnxruntime's `run`: a list of the named outputs, or of all."""
     found = dict(zip(outputs, [answer] if len(outputs) == 1 else answer, strict=True))
     return [found[name] for name in (outputs if names is None else names)]
 
 
 def check_outputs(model: str, names: Sequence[str] | None, outputs: Sequence[str]) -> None:
-    """Raise `ShapeError` for the name of no output."""
+    """Raise `ShapeError` for a name that is not that of an output."""
     unknown = [name for name in names or () if name not in outputs]
     if unknown:
         raise ShapeError(f"{model}: no output {', '.join(map(repr, unknown))}; it makes {', '.join(outputs)}")
 
 
 def as_dtype(model: str, port: Port, value: Any) -> Array:
-    """The value as an array of the port's dtype; only conversions that keep the values are made."""
+    """The value as an array of the port's dtype; only conversions that preserve values are allowed."""
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
@@ -163,7 +163,7 @@ def as_dtype(model: str, port: Port, value: Any) -> Array:
 
 
 def frame_input(model: str, port: Port, value: Any, timed: bool) -> tuple[Array, int | None]:
-    """One frame or [T, *frame]; leading axes of length 1 that the file has are accepted."""
+    """The array as one frame or [T, *frame]; the file's leading axes of length 1 are accepted and dropped."""
     array = as_dtype(model, port, value)
     count: int | None = None
     shape = array.shape
@@ -213,7 +213,7 @@ def check_file_shape(model: str, port: Port, array: Array, sizes: dict[str, int]
 
 
 def check_sizes(model: str, port: Port, array: Array, rules: Sequence[SizeRule]) -> None:
-    """Raise `ShapeError` where an open size of an array in the file's shape is one that the model does not take."""
+    """Raise `ShapeError` where an array in the file's shape has a size that the model does not take."""
     for axis, (size, n) in enumerate(zip(port.file_shape, array.shape, strict=True)):
         for rule in rules:
             if rule.name == size and not rule.allows(n):
@@ -229,13 +229,13 @@ def full_shape(port: Port, batch: int, frames: int) -> tuple[int, ...]:
 
 
 def rows_first(array: Array, port: Port) -> Array:
-    """A view with batch, then time, then the frame's axes."""
+    """A view with the batch axis first, then time, then the frame's axes."""
     order = [a for a, r in enumerate(port.roles) if r == "batch"] + [a for a, r in enumerate(port.roles) if r == "time"]
     return array.transpose(order + [a for a in range(array.ndim) if a not in order])
 
 
 def batch_entry(array: Array, port: Port, entry: int) -> Array:
-    """One batch entry of an input: time first, then the frame."""
+    """One batch entry of an input, with time first, then the frame's axes."""
     moved = rows_first(array, port)
     return np.asarray(moved[entry, ...] if "batch" in port.roles else moved, order="C")
 

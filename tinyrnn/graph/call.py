@@ -127,9 +127,9 @@ class Lowering:
     specs: dict[str, Spec]
     constants: dict[str, Array]
     per_row: Callable[[str], bool]
-    """True where a value has one row per frame; False where there is one per call or it is constant"""
+    """whether a value has one row per frame, rather than one per call or being constant"""
     clock: Callable[[str], Clock]
-    """the clock of a value per row"""
+    """the clock of a value with one row per frame"""
     carries: Callable[[str, str], bool]
     """True where the first value, a state of the graph, is carried over time and becomes the second at the end"""
     lanes: int
@@ -141,7 +141,7 @@ class Lowering:
 
 
 def literal(value: float) -> str:
-    """A float32 in words of the kernel language, infinities included."""
+    """A float32 as text of the kernel language. Raises `Refused` for NaN."""
     number = float(value)
     if number != number:
         raise Refused("one of its numbers is NaN")

@@ -16,47 +16,47 @@ class Clock:
     """The clock of the input frames; subclasses follow from others."""
 
     def ready(self, frames: int) -> int:
-        """Rows that can be made from so many input frames, with no end in sight (negative: that many frames are missing)."""
+        """Rows ready after `frames` input frames of a sequence that goes on; negative where frames are missing for the first."""
         return frames
 
     def whole(self, frames: int) -> int:
-        """Rows of a sequence of so many frames."""
+        """Rows of a whole sequence of `frames` frames."""
         return frames
 
     def most(self, frames: int) -> int:
-        """A bound on the rows that a pass over so many frames makes."""
+        """An upper bound of the rows that a pass over `frames` frames makes."""
         return frames
 
     def text(self, ready: bool, frames: str) -> str:
-        """`ready` or `whole` as an expression."""
+        """`ready` or `whole` as an expression in the text `frames`."""
         return frames
 
     @property
     def stride(self) -> int:
-        """Input frames after which the pattern of rows repeats."""
+        """Number of input frames after which the pattern of rows repeats."""
         return 1
 
     def count(self, frames: int, end: int | None = None) -> int:
-        """Rows made after so many frames of a sequence that ends after `end` frames, if that is known.
+        """Rows made after `frames` frames of a sequence that ends after `end` frames (None: unknown).
 
-        Never more than the sequence has if it ends here.
+        While the end is unknown, never more than the sequence has if it ends now.
         """
         return max(min(self.ready(frames), self.whole(frames if end is None else end)), 0) if frames else 0
 
     @property
     def rate(self) -> int:
-        """The least number of rows for each frame that never falls behind."""
+        """The least whole number of rows per frame that bounds the rows in the long run."""
         many = self.stride * (1 << 10)
         return max(1, -(-(self.most(2 * many) - self.most(many)) // many))
 
     @property
     def lead(self) -> int:
-        """Frames more than a pass has whose rows, `rate` each, bound the rows of the pass."""
+        """The number to add to a pass's frames so that `rate` rows for each bound the rows of the pass."""
         return max(0, *(-(-self.most(n) // self.rate) - n for n in range(1, 2 * self.stride + 1)))
 
     @property
     def delay(self) -> int:
-        """Frames by which the first row is late: 0 where it is there with the first frame."""
+        """Number of frames between the first frame and the first row: 0 where the first frame makes it."""
         frames = 1
         while self.count(frames) == 0:
             frames += 1
@@ -108,7 +108,7 @@ class Unfolded(Clock):
 
     @property
     def _cuts(self) -> bool:
-        """Whether the end cuts off rows that could be made: they are not ready before more follow."""
+        """Whether rows at the end of a sequence are dropped, so that a row is ready only when more follow."""
         return self.extra < -self.start
 
     def ready(self, frames: int) -> int:
@@ -134,7 +134,7 @@ class Unfolded(Clock):
 
 @dataclass(frozen=True)
 class Meeting(Clock):
-    """A row is there when it is there in all of several clocks."""
+    """A row is ready when it is ready in each of several clocks."""
 
     of: tuple[Clock, ...]
 
@@ -166,7 +166,7 @@ def strided(of: Clock, step: int, last: int, extra: int) -> Clock:
 
 
 def meeting(clocks: Sequence[Clock]) -> Clock:
-    """The clock of what needs a row of each of several values."""
+    """The clock of a value that needs a row of each of several values."""
     distinct = list(dict.fromkeys(clocks))
     if len(distinct) == 1:
         return distinct[0]

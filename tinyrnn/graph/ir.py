@@ -23,14 +23,14 @@ Size = int | str
 
 @dataclass(frozen=True)
 class Spec:
-    """What is known of a value before it exists."""
+    """Type and shape of a value; open sizes are names."""
 
     dtype: np.dtype[Any]
     shape: tuple[Size, ...]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The shape, all sizes known."""
+        """The shape, where all sizes are known."""
         if not all(isinstance(size, int) for size in self.shape):
             raise TypeError(f"the sizes of {self} are not all known")
         return self.shape  # type: ignore[return-value]
@@ -63,11 +63,11 @@ class Node:
     """frame graph: the shape in which the node sees each input"""
 
     def nested(self) -> Iterator[tuple[str, Graph]]:
-        """The graphs that the node holds, by attribute."""
+        """The nested graphs of the node: (attribute, graph)."""
         yield from ((key, value) for key, value in self.attributes.items() if isinstance(value, Graph))
 
     def copy(self) -> Node:
-        """A node that can be rewritten, the graphs that it holds included; arrays are shared."""
+        """A copy for rewriting, nested graphs included; arrays are shared."""
         attributes = {k: v.copy() if isinstance(v, Graph) else v for k, v in self.attributes.items()}
         return Node(self.op, self.name, self.inputs, self.outputs, attributes, self.version, self.domain, self.shapes)
 
@@ -99,11 +99,11 @@ class Graph:
     nodes: list[Node]
     metadata: dict[str, str] = field(default_factory=dict)
     beside: dict[str, int] = field(default_factory=dict)
-    """files in the model's folder that hold some of the constants, and when they were changed last, in ns"""
+    """files in the model's folder with external data → time of their last change in ns"""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its constants."""
+        """Total bytes of the constants."""
         return sum(array.nbytes for array in self.constants.values())
 
     def producers(self) -> dict[str, Node]:
@@ -118,20 +118,20 @@ class Graph:
         return found
 
     def every_node(self) -> Iterator[Node]:
-        """All nodes, those of nested graphs after the node that holds them."""
+        """All nodes; those of nested graphs follow the node that contains them."""
         for node in self.nodes:
             yield node
             for _, inner in node.nested():
                 yield from inner.every_node()
 
     def every_name(self) -> set[str]:
-        """The values of all nodes, nested ones too."""
+        """The names of all inputs and outputs of nodes, nested ones included."""
         nodes = list(self.every_node())
         own = [name for n in nodes for _, inner in n.nested() for name in (*inner.inputs, *inner.outputs)]
         return {*own, *(name for n in nodes for name in (*n.inputs, *n.outputs))} - {""}
 
     def fresh(self, stem: str) -> str:
-        """A value name that is not taken."""
+        """A value name, starting with `stem`, that is not in use."""
         name, count = stem, 0
         while name in self.specs or name in self.constants:
             count += 1
@@ -139,7 +139,7 @@ class Graph:
         return name
 
     def copy(self) -> Graph:
-        """A graph that can be rewritten; arrays are shared."""
+        """A copy for rewriting; arrays are shared."""
         nodes = [node.copy() for node in self.nodes]
         return Graph(
             self.name,
@@ -169,13 +169,13 @@ class Graph:
 
 
 def free_names(graph: Graph) -> list[str]:
-    """What a nested graph reads that neither it makes nor its node hands it, in the order of use."""
+    """The captured values of a nested graph: read in it, but neither computed there nor its inputs; in the order of use."""
     made = {"", *graph.inputs, *(name for node in graph.nodes for name in node.outputs)}
     read: Iterable[str] = (*(name for node in graph.nodes for name in node.inputs), *graph.outputs)
     return list(dict.fromkeys(name for name in read if name not in made))
 
 
 def refresh_captures(node: Node, arguments: int) -> None:
-    """State anew what a node's graphs read from outside, after its first `arguments` inputs."""
+    """Update a node's inputs after the first `arguments`: the captured values of its nested graphs."""
     captures = dict.fromkeys(name for _, inner in node.nested() for name in free_names(inner))
     node.inputs = (*node.inputs[:arguments], *captures)

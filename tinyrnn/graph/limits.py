@@ -1,4 +1,4 @@
-"""What a load may cost, and the one place where whatever goes wrong in reading a model becomes a `LoadError`.
+"""Limits on the cost of a load, and the conversion of any failure in reading a model into a `LoadError`.
 
 A file is trusted with work and memory in proportion to what it holds. The base of each limit is for a file of up to a
 megabyte, in which any computed size can stand: it keeps such a load under 2 GiB and, but for the compiler, under ten
@@ -19,16 +19,16 @@ from tinyrnn.errors import LoadError, Refused, TinyRNNError, UnsupportedError
 
 MEGABYTE = 1 << 20
 LARGEST_FILE = 1 << 31
-"""bytes: no frontend reads more in one piece"""
+"""most bytes of a file that frontends read at once"""
 LARGEST_VALUE = 1 << 31
-"""elements that one value may have; more is taken for a corrupt file"""
+"""most elements of one value; more is taken for a corrupt file"""
 LARGEST_INLINED = 1 << 16
-"""nodes that a graph may have after its local functions are inlined: each takes a kilobyte or more in every pass"""
+"""most nodes of a graph after its functions are inlined: each takes a kilobyte or more in every pass"""
 SECONDS_VARIABLE = "TINYRNN_LOAD_SECONDS"
-"""environment variable: the seconds that a load may take before it compiles, for slow machines"""
+"""environment variable: seconds that a load may take before compilation, for slow machines"""
 
 SECONDS, SECONDS_PER_MEGABYTE = 8.0, 20.0
-"""of this thread's processor time, before compiling: the largest model tried, of 5,500 nodes, takes 5"""
+"""seconds of this thread's processor time before compilation: the largest model tried, of 5,500 nodes, takes 5"""
 CONSTANT, CONSTANT_PER_BYTE = 64 * MEGABYTE, 8
 """bytes of one computed constant; int8 weights grow by 4 as float32"""
 CONSTANTS, CONSTANTS_PER_BYTE = 192 * MEGABYTE, 16
@@ -38,7 +38,7 @@ WEIGHTS, WEIGHTS_PER_BYTE = 256 * MEGABYTE, 16
 ARENA, ARENA_PER_BYTE = 1024 * MEGABYTE, 64
 """bytes of a stream's state and arena where the file fixes all sizes: a minute of sound between a few layers"""
 LINES, LINES_PER_MEGABYTE = 20_000, 20_000
-"""of the page that is compiled; the largest model tried has 20,000 in two megabytes"""
+"""lines of the compiled page; the largest model tried has 20,000 in two megabytes"""
 KERNELS, KERNELS_PER_MEGABYTE = 1_500, 1_500
 """functions on the page: kernels, 20 to 100 ms each to compile"""
 STEPS, STEPS_PER_KILOBYTE = 600, 8
@@ -46,7 +46,7 @@ STEPS, STEPS_PER_KILOBYTE = 600, 8
 WIDEST = 200
 """operands of one kernel"""
 ITERATIONS = 1 << 31
-"""of the innermost loop of one constant's computation: seconds in NumPy"""
+"""iterations of the innermost loop of one constant's computation, which take seconds in NumPy"""
 
 UNSOUND = (
     Refused,
@@ -60,29 +60,29 @@ UNSOUND = (
     TypeError,
     ValueError,
 )
-"""what an operator may raise over inputs and attributes that do not fit it"""
+"""exceptions of operators for inputs and attributes that do not fit them"""
 
 
 class OverLimit(LoadError):
-    """A load that costs more than its file is trusted with. Nothing is tried after it."""
+    """A load costs more than its file allows. No alternative is tried after it."""
 
 
 @dataclass
 class Budget:
-    """What is left to one load."""
+    """The budget of one load."""
 
     name: str
     begun: float
     content: int = 0
-    """bytes that the model holds"""
+    """bytes of the model"""
     constants: int = 0
     """bytes computed in this pass over the graph"""
     given: float | None = None
-    """seconds that the environment says"""
+    """seconds from the environment variable, or None"""
 
     @property
     def more(self) -> float:
-        """Megabytes over the first."""
+        """Megabytes of the model beyond the first."""
         return max(self.content - MEGABYTE, 0) / MEGABYTE
 
     @property
@@ -95,9 +95,9 @@ _current: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 @contextmanager
 def one_load(name: str) -> Iterator[None]:
-    """What happens inside is one load: its cost is bounded, and what goes wrong is an error of ours that names the model.
+    """The context of one load: its cost is bounded, and every failure becomes a `TinyRNNError` that names the model.
 
-    One inside another is part of it.
+    A context inside another is part of it.
     """
     outer = _current.get()
     token = _current.set(outer or _begun(name))
@@ -120,21 +120,21 @@ def _begun(name: str) -> Budget:
 
 
 def holds(count: int) -> None:
-    """Note how many bytes the model of this load holds."""
+    """Set the number of bytes of the model of this load."""
     budget = _current.get()
     if budget is not None:
         budget.content = max(budget.content, count)
 
 
 def begin_pass() -> None:
-    """The constants of the pass before are given up."""
+    """Begin a new pass: the constants of the pass before are released."""
     budget = _current.get()
     if budget is not None:
         budget.constants = 0
 
 
 def check_time() -> None:
-    """To be called for every node in every pass. Raises `OverLimit`."""
+    """Called for every node in every pass. Raises `OverLimit` when the time is used up."""
     budget = _current.get()
     if budget is not None and time.thread_time() - budget.begun > budget.seconds:
         raise OverLimit(
@@ -144,7 +144,7 @@ def check_time() -> None:
 
 
 def check_constant(count: int, what: str) -> None:
-    """To be called before `count` bytes are taken for a computed constant. Raises `Refused`."""
+    """Called before `count` bytes are allocated for a computed constant. Raises `Refused` for too many."""
     budget = _current.get()
     most = CONSTANT + CONSTANT_PER_BYTE * (budget.content if budget else MEGABYTE)
     if count > most:
@@ -154,7 +154,7 @@ def check_constant(count: int, what: str) -> None:
 
 
 def spend(count: int) -> None:
-    """Note that `count` bytes were taken for a computed constant. Raises `OverLimit`."""
+    """Count `count` bytes of a computed constant. Raises `OverLimit` when they exceed the budget."""
     budget = _current.get()
     if budget is None:
         return
@@ -167,18 +167,18 @@ def spend(count: int) -> None:
 
 
 def check_work(count: int) -> None:
-    """Refuse a constant whose computation would go through so many elements. Raises `Refused`."""
+    """Raise `Refused` for a constant whose computation would take `count` iterations, if that is too many."""
     if count > ITERATIONS:
         raise Refused(f"computing it would take {count:,} steps, absurdly many for a constant; the most is {ITERATIONS:,}")
 
 
 def check_weights(count: int) -> None:
-    """Raises `OverLimit` for more bytes of packed weights than the model is trusted with."""
+    """Raise `OverLimit` for more bytes of packed weights than the budget allows."""
     _check_bytes(count, "its packed weights", WEIGHTS, WEIGHTS_PER_BYTE)
 
 
 def check_arena(count: int) -> None:
-    """Raises `OverLimit` for more bytes of values between the nodes than the model is trusted with."""
+    """Raise `OverLimit` for more bytes of state and arena than the budget allows."""
     _check_bytes(count, "the values between its nodes", ARENA, ARENA_PER_BYTE)
 
 
@@ -192,7 +192,7 @@ def _check_bytes(count: int, what: str, base: int, share: int) -> None:
 
 
 def check_code(lines: int, kernels: int, steps: int, widest: int) -> None:
-    """Raises `OverLimit` for a page that would keep the compiler busy for long, given what the model holds."""
+    """Raise `OverLimit` for a page that would take too long to compile for a model of this size."""
     budget = _current.get()
     if budget is None:
         return

@@ -1,4 +1,4 @@
-"""What an operator is, and the registry of those tinyrnn runs.
+"""The contract of an operator, and the registry of operators.
 
 One class per operator holds everything that is known of it: signature, attributes, shape rule, rule
 for row axes, float64 reference, and how it is lowered to kernel calls. Nothing outside `ops` names one.
@@ -20,16 +20,16 @@ from tinyrnn.graph.ir import Graph, Node, Spec
 
 Array = np.ndarray[Any, Any]
 Axis = tuple[str, int]
-"""One axis of one value: (value name, axis)."""
+"""one axis of one value: (value name, axis)"""
 
 RunGraph = Callable[[Graph, Sequence[Array]], list[Array]]
 
 REQUIRED = object()
-"""Stands for the default of an attribute that has none."""
+"""marks an attribute without a default"""
 
 
 class SizesDiffer(Refused):
-    """Two sizes that an operator needs to be equal are not; if one is left open by the file, they become one."""
+    """Two sizes differ that an operator needs to be equal; if one of them is open in the file, they become one."""
 
     def __init__(self, text: str, pairs: Sequence[tuple[int, int]]) -> None:
         super().__init__(text)
@@ -37,11 +37,11 @@ class SizesDiffer(Refused):
 
 
 class Uneven(Refused):
-    """Elements do not come out even; a multiple of an open size may."""
+    """A number of elements is not divisible as needed; with a multiple of an open size it may be."""
 
 
 class Op:
-    """The base of all operators. Shapes in `infer`, `links` and `reference` are the file's own."""
+    """Base of all operators. `infer`, `links` and `reference` see the shapes of the file."""
 
     name: ClassVar[str]
     inputs: ClassVar[tuple[str, ...]]
@@ -49,28 +49,28 @@ class Op:
     outputs: ClassVar[tuple[str, ...]] = ("Y",)
     attributes: ClassVar[dict[str, Any]] = {}
     parameters: ClassVar[dict[str, int]] = {}
-    """inputs that must be known at load and become attributes: attribute name → input index"""
+    """inputs that must be constant and become attributes: attribute name → input index"""
     since: ClassVar[int] = 1
     internal: ClassVar[bool] = False
-    """made by a pass, not found in files"""
+    """whether passes make it, and files do not contain it"""
     foldable: ClassVar[bool] = True
     moves: ClassVar[bool] = False
-    """only moves elements"""
+    """whether it only moves elements"""
     elementwise: ClassVar[bool] = False
-    """computes every element on its own, so that a chain of such can run as one loop"""
+    """whether it computes every element by itself, so that a chain of such operators can run as one loop"""
     in_place: ClassVar[bool] = False
-    """an element of the output is the one at its place in the first input, scaled and shifted by others"""
+    """whether each output element is the first input's element at that place, scaled and shifted"""
     known_only: ClassVar[bool] = False
-    """runs only where its inputs are known at load"""
+    """whether it runs only with inputs known at load"""
     random: ClassVar[bool] = False
-    """draws numbers, which no other runtime draws"""
+    """whether it draws random numbers, which differ from those of other runtimes"""
     settable: ClassVar[tuple[str, ...]] = ()
-    """attributes that `bind` may set, each a number, as NODE.ATTRIBUTE"""
+    """numeric attributes that `bind` can set, as NODE.ATTRIBUTE"""
     of_shape: ClassVar[bool] = False
-    """needs the shape of its input, not the data: always known"""
+    """whether it needs only the shape of its input, so that its result is known at load"""
 
     def from_spec(self, node: Node, spec: Spec) -> Array:
-        """The result of an operator `of_shape`."""
+        """The result of an operator with `of_shape`."""
         raise Refused("it needs data")
 
     def attribute(self, node: Node, name: str) -> Any:
@@ -78,15 +78,15 @@ class Op:
         return None if value is REQUIRED else value
 
     def refuses(self, node: Node) -> str | None:
-        """Why a node with these attributes cannot run, whatever its inputs are."""
+        """Why a node with these attributes cannot run, whatever its inputs are; None if it can."""
         return None
 
     def axes_of(self, node: Node, specs: Sequence[Spec | None]) -> int | None:
-        """Of how many axes the attributes axis and axes count; None where they may be anything."""
+        """The rank to which the attributes axis and axes refer; None where any value is allowed."""
         return None if node.domain or not specs or specs[0] is None else max(len(specs[0].shape), 1)
 
     def check_axes(self, node: Node, specs: Sequence[Spec | None]) -> None:
-        """Raise `Refused` for an axis that is not there."""
+        """Raise `Refused` for an axis out of range."""
         rank = self.axes_of(node, specs)
         if rank is None:
             return
@@ -96,7 +96,7 @@ class Op:
                 raise Refused(f"{key}={np.ravel(given).tolist()} is beyond {rank} axes; supported are {-rank} to {rank - 1}")
 
     def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
-        """Bring the forms of all opset versions to one; raise `Refused` where a value is not supported."""
+        """Convert the forms of all opset versions to one. Raises `Refused` for unsupported values."""
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
         """Specs of the outputs."""
@@ -105,23 +105,23 @@ class Op:
         raise Refused("its shape cannot be found")
 
     def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
-        """Pairs of axes, of inputs and outputs, along which rows pass through independently."""
+        """Pairs of axes, of inputs and outputs, along which rows are computed independently."""
         yield from ()
 
     def merges(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[list[Axis], list[Axis]]]:
-        """Groups of axes that are joined or split: row-major, together the same elements."""
+        """Pairs of groups of axes that a reshape joins or splits: the same elements in row-major order."""
         yield from ()
 
     def resamples(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
-        """Pairs of axes, of inputs and outputs, where the output's is time if the input's is, with other rows."""
+        """Pairs of axes, of inputs and outputs, where the output's is time if the input's is, but with other rows."""
         yield from ()
 
     def frame(self, node: Node, frames: Frames) -> Node | list[Node]:
-        """The node over frames, or several: row axes removed from attributes and from the shapes of its inputs."""
+        """The node or nodes over frames: without row axes in attributes and in the shapes of its inputs."""
         raise Refused("it cannot be computed frame by frame")
 
     def clock(self, node: Node, of: Clock) -> Clock:
-        """The clock of the outputs of a node of the frame graph whose inputs have the clock `of`."""
+        """The clock of a node's outputs in the frame graph, if its inputs have the clock `of`."""
         return of
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
@@ -129,11 +129,11 @@ class Op:
         raise Refused("it has no reference")
 
     def lower(self, node: Node, env: Lowering) -> Sequence[Call | Open | Close | Body]:
-        """Kernel calls for a node of the frame graph, in blocks where it holds graphs of its own."""
+        """Kernel calls for a node of the frame graph, in blocks where it has nested graphs."""
         raise Refused("it runs only where its inputs are known at load")
 
     def alias(self, node: Node) -> str | None:
-        """The input whose memory the output shares as it is, if any."""
+        """The input whose memory is the output, or None."""
         return None
 
     def looks_up(self, node: Node, constants: Mapping[str, Array]) -> tuple[Array, str] | None:
@@ -145,11 +145,11 @@ class Op:
         return None
 
     def row_axes(self, node: Node) -> tuple[Axis, Axis | None] | None:
-        """The axes of an input that are time and batch, where the operator defines them, or time alone."""
+        """(time axis, batch axis or None) of an input, where the operator defines them; else None."""
         return None
 
     def may_be_time(self, node: Node) -> list[Axis]:
-        """Axes of inputs that are time where nothing else in the graph tells of one."""
+        """Axes of inputs that are taken for time if nothing else in the graph determines time."""
         return []
 
     def misplaced(self, node: Node, specs: Mapping[str, Spec], roles: Mapping[Axis, str]) -> bool:
@@ -161,15 +161,15 @@ class Op:
         return []
 
     def carried(self, node: Node) -> list[tuple[str, str]]:
-        """Pairs (input, output) where the output is the state that the input was, some steps later."""
+        """Pairs (input, output) where the output is the final value of the state that starts from the input."""
         return []
 
     def doubt(self, node: Node, producer: str) -> str | None:
-        """Why the file may not be what its author meant, where that is known of its producer."""
+        """A warning where the producer is known to write this node wrongly, or None."""
         return None
 
     def forbids_stream(self, node: Node) -> str | None:
-        """Why a node of the frame graph needs the whole sequence, if it does."""
+        """Why a node of the frame graph needs the whole sequence, or None."""
         return None
 
     def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
@@ -179,7 +179,7 @@ class Op:
     # Operators that hold graphs.
 
     def arguments(self, node: Node) -> int:
-        """How many inputs come before what the nested graphs read from outside."""
+        """The number of inputs before the captured values of the nested graphs."""
         return len(node.inputs)
 
     def enter(self, node: Node, key: str, specs: Sequence[Spec | None]) -> list[Spec]:
@@ -187,21 +187,21 @@ class Op:
         raise Refused("it takes no graph")
 
     def choose(self, node: Node, constants: Mapping[str, Array]) -> str | None:
-        """The attribute of the nested graph that takes the node's place, where constants say which."""
+        """The attribute of the nested graph that replaces the node, if constants determine it, or None."""
         return None
 
     def inline(self, node: Node, key: str) -> list[Node]:
-        """The nodes of the nested graph that takes the node's place."""
+        """The nodes of the nested graph that replaces the node."""
         raise Refused("it takes no graph")
 
     def learn(self, node: Node, constants: Mapping[str, Array]) -> None:
-        """Note in the attributes what constants tell, inside the nested graphs too."""
+        """Record in the attributes what constants determine, nested graphs included."""
 
     def prune(self, node: Node) -> None:
-        """Drop what the nested graphs make for outputs that nothing needs."""
+        """Remove unused outputs and their nodes from the nested graphs."""
 
     def compute(self, node: Node, arrays: Sequence[Array | None], run: RunGraph) -> tuple[Array, ...]:
-        """As `reference`, with a function that runs a nested graph on its inputs."""
+        """As `reference`, with a function `run` that computes a nested graph."""
         return self.reference(node, arrays)
 
     def row_by_row(self, node: Node, per_row: Callable[[str], bool]) -> bool:
@@ -209,22 +209,22 @@ class Op:
         return False
 
     def index_bound(self, node: Node, env: Lowering) -> tuple[str, int, int] | None:
-        """(input, lowest, highest) where an input holds indices."""
+        """(input, lowest, highest) where an input holds indices, or None."""
         return None
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Which axes of which values are rows, for `Op.frame`."""
+    """The row axes of all values, for `Op.frame`."""
 
     specs: dict[str, Spec]
     roles: dict[Axis, str]
     """'time' or 'batch' for each row axis"""
     constants: dict[str, Array]
     made: dict[str, Spec] = field(default_factory=dict)
-    """values per row that the frame graph has and the file has not: their frames"""
+    """values with one row per frame that only the frame graph has → their frames"""
     windows: dict[str, Node] = field(default_factory=dict)
-    """the windows made, by output"""
+    """the window nodes that were made, by output"""
 
     def role(self, name: str, axis: int) -> str | None:
         return self.roles.get((name, axis))
@@ -242,7 +242,7 @@ class Frames:
         return tuple(self.specs[name].sizes[a] for a in self.kept(name))
 
     def axis(self, name: str, axis: int) -> int:
-        """Where an axis of the file's shape stands in the frame's shape."""
+        """The axis of the frame's shape for an axis of the file's shape."""
         return self.kept(name).index(axis % max(len(self.specs[name].shape), 1))
 
     def window(
@@ -295,7 +295,7 @@ class Frames:
         return self._make(node, name, "Unfold", spec, {"times": times, "start": start, "extra": extra}, frame, output)
 
     def value(self, stem: str, spec: Spec) -> str:
-        """A new value per row."""
+        """The name of a new value with one row per frame."""
         name, count = stem, 0
         while name in self.specs or name in self.made:
             count += 1
@@ -318,7 +318,7 @@ class Frames:
         ), made
 
     def node(self, node: Node, attributes: dict[str, Any] | None = None, shapes: Sequence[tuple[int, ...]] | None = None) -> Node:
-        """The node over frames, by default seeing each input in its frame shape."""
+        """The node over frames; by default it sees each input in its frame shape."""
         seen = tuple(shapes) if shapes is not None else tuple(self.shape(i) if i else () for i in node.inputs)
         return Node(
             node.op,
@@ -333,13 +333,13 @@ class Frames:
 
 
 REGISTRY: dict[tuple[str, str], Op] = {}
-"""(domain, name) → operator; operators of our own have the domain "tinyrnn"."""
+"""(domain, name) → operator; the domain of internal ones is `OURS`"""
 
 OURS = "tinyrnn"
 
 
 def register(cls: type[Op]) -> type[Op]:
-    """Make an operator known by its name, which no other may have (ValueError)."""
+    """Register an operator under its name. Raises `ValueError` if the name is taken."""
     key = (OURS if cls.internal else "", cls.name)
     if key in REGISTRY:
         raise ValueError(f"two operators are called {cls.name}: in {type(REGISTRY[key]).__module__} and {cls.__module__}")
@@ -348,7 +348,7 @@ def register(cls: type[Op]) -> type[Op]:
 
 
 REWRITES: list[Callable[[Graph], None]] = []
-"""Rewritings of file graphs, in the order registered: what recognises a form belongs to the op it becomes."""
+"""rewrites of file graphs, in the order of registration; each stands beside the operator that it makes"""
 
 
 def rewrite(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
@@ -357,7 +357,7 @@ def rewrite(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
 
 
 SPECULATIVE_REWRITES: list[Callable[[Graph], None]] = []
-"""Rewritings that come last, and that are taken back where an operator that they made is `misplaced`."""
+"""rewrites that run last, and are taken back if an operator that they made is `misplaced`"""
 
 
 def speculative_rewrite(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
@@ -366,7 +366,7 @@ def speculative_rewrite(function: Callable[[Graph], None]) -> Callable[[Graph], 
 
 
 BEFORE_SHAPES: list[Callable[[Graph], None]] = []
-"""Rewritings of file graphs whose shapes are not known yet, for forms that have no shape."""
+"""rewrites of file graphs before shapes are known, for values without a shape"""
 
 
 def before_shapes(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
@@ -375,11 +375,11 @@ def before_shapes(function: Callable[[Graph], None]) -> Callable[[Graph], None]:
 
 
 ADVICE: dict[str, str] = {}
-"""operator that is not run → what to do about it"""
+"""unsupported operator → advice"""
 
 
 def not_known(node: Node) -> str:
-    """A node's operator, for which there is no class, and what to do about it."""
+    """The name of an unsupported operator, with advice if there is any."""
     advice = ADVICE.get(node.op)
     return f"operator {node.domain + '.' if node.domain else ''}{node.op}{f' ({advice})' if advice else ''}"
 
