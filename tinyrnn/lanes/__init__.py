@@ -17,9 +17,9 @@ KERNELS: list[Callable[..., Any]] = []
 
 
 def kernel(function: Function) -> Function:
-    """Register a function as part of the kernel language: compiled and inlined where it is called.
+    """Register a function as a kernel, which is compiled and inlined where it is called.
 
-    Pages import kernels by name, so that two of one name are refused (ValueError).
+    Pages import kernels by name. Raises `ValueError` if the name is taken.
     """
     other = next((k for k in KERNELS if k.__name__ == function.__name__), None)
     if other is not None:
@@ -45,7 +45,7 @@ class Mask:
 
 
 class Pointer:
-    """The address of the first of many elements of one type."""
+    """The address of elements of one type."""
 
 
 def _outside() -> NoReturn:
@@ -68,7 +68,7 @@ def i32(address: int) -> Pointer:
 
 
 def u8(address: int) -> Pointer:
-    """Bytes (uint8, and bool as 0 or 1) from an address."""
+    """uint8 elements from an address; also bool, as 0 or 1."""
     _outside()
 
 
@@ -103,7 +103,7 @@ def u64(address: int) -> Pointer:
 
 
 def at(p: Pointer, i: int) -> Pointer:
-    """The pointer i elements further on."""
+    """The pointer to element i."""
     _outside()
 
 

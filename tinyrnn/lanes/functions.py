@@ -1,6 +1,6 @@
 """Elementary functions over `Vec`, branch-free, for every target of the kernel language.
 
-The operations are computed in the order written, so all targets that have fma give the same bits.
+The operations are computed in the order written, so that all targets with fma give the same bits.
 Coefficients are fitted by `bench/fit_functions.py`, which also measures the errors stated here: the
 largest over all 2**32 float32 inputs, in units in the last place (ULP) of the exact result. NaN in
 gives NaN out. Denormal inputs and results need a target that does not flush them.

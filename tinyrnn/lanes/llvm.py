@@ -1,4 +1,4 @@
-"""What the words of `lanes` mean in Numba for a processor: one Vec is one LLVM vector.
+"""The words of `lanes` for Numba on a processor: one Vec is one LLVM vector.
 
 `install(lanes)` teaches Numba the words, once per process; LANES = 1 gives plain scalars.
 """
@@ -40,7 +40,7 @@ ELEMENT_ALIGNMENT = {F32: 4, F64: 8, I64: 8, I32: 4, I16: 2, I8: 1}
 
 
 class _Lanes(types.Type):
-    """A value with LANES elements, for Numba."""
+    """Numba's type of a value with LANES elements."""
 
     def __init__(self, name: str, lanes: int) -> None:
         self.lanes = lanes
@@ -306,9 +306,9 @@ def _operator(function: Callable[..., Any], vec: VecType, arity: int) -> None:
 
 @cache
 def install(lanes: int, chains: bool = False) -> None:
-    """Teach Numba the words for vectors of `lanes` float32, and every registered kernel. Once per process.
+    """Define the words for vectors of `lanes` float32, and all registered kernels, for Numba. Once per process.
 
-    With `chains`, `chain12` is a function that comes with the machine's arithmetic.
+    With `chains`, `chain12` is an external function that the machine's arithmetic defines.
     """
     if install.cache_info().currsize:
         raise RuntimeError("the words already have a meaning in this process, with another number of lanes")
@@ -327,6 +327,6 @@ def _same(cx: Any, b: ir.IRBuilder, fromty: Any, toty: Any, value: ir.Value) -> 
 
 
 def teach(functions: Iterable[Callable[..., Any]]) -> None:
-    """Let compiled code call these plain functions, which are compiled with it."""
+    """Let compiled code call these plain functions, which are compiled too."""
     for function in functions:
         register_jitable(pipeline_class=Pipeline)(function)

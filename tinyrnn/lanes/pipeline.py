@@ -1,4 +1,4 @@
-"""How Numba goes through the kernel language: by the passes that it needs, and looking for nothing twice."""
+"""Numba's pipeline for the kernel language: only the passes that it needs, and cached lookups."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numba.core.types.misc import Omitted
 
 
 class Pipeline(compiler.CompilerBase):
-    """The passes that the kernel language needs: there is nothing to rewrite, to inline or to prune in it."""
+    """The passes that the kernel language needs: it has nothing to rewrite, inline or prune."""
 
     def define_pipelines(self) -> list[Any]:
         passes = PassManager("kernel")
@@ -38,9 +38,9 @@ _resolve = _FUNCTIONS.get_call_type
 
 
 def _remembered(self: Any, context: Any, args: tuple[Any, ...], kws: Any) -> Any:
-    """What a function gives for arguments of some types, which Numba looks for anew at each call.
+    """The result type of a function for argument types, cached, as Numba resolves it anew at each call.
 
-    That there is nothing for an operand left out it asks at each operator.
+    Failures are cached too, since Numba tries operator variants that do not exist each time.
     """
     if kws:
         return _resolve(self, context, args, kws)
@@ -59,7 +59,7 @@ def _remembered(self: Any, context: Any, args: tuple[Any, ...], kws: Any) -> Any
 
 @contextlib.contextmanager
 def remembering() -> Iterator[None]:
-    """Compile kernels meanwhile, under Numba's lock."""
+    """A context in which kernels are compiled with these caches, under Numba's lock."""
     collecting = gc.isenabled()
     _FUNCTIONS.get_call_type = _remembered
     gc.disable()  # all that is made lives until the kernel is

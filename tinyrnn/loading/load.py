@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class LoadOptions(TypedDict, total=False):
-    """What every function that loads a model takes by name, as `load` does, which says what it means."""
+    """The keyword arguments of every function that loads a model; `load` explains them."""
 
     bind: Mapping[str, Any] | None
     states: Mapping[str, str] | None
@@ -93,7 +93,7 @@ def _compiled(name: str, path: ModelSource, options: Mapping[str, Any]) -> tuple
 
 
 def _model(kept: model_cache.Kept, name: str, path: ModelSource, options: Mapping[str, Any]) -> Model:
-    """The model, which goes through the compiler when somebody asks for what only that knows."""
+    """The model from the cache; it is compiled when its stages or a trace are asked for."""
 
     @cache
     def anew() -> Model:
@@ -113,10 +113,10 @@ def _model(kept: model_cache.Kept, name: str, path: ModelSource, options: Mappin
 
 
 class _AtSizes:
-    """Makes a model with run-time sizes ready for some, by the compiler, unless the cache has it; the first ones are kept."""
+    """Specialises a model with dynamic shapes, from the cache or by the compiler; the first sizes are kept in the cache."""
 
     def __init__(self, name: str, path: ModelSource, compiled: Callable[[], Model]) -> None:
-        """`name` is the model's file in the cache, `compiled` gives the model as the compiler makes it."""
+        """name: the model's file in the cache; compiled: returns the compiled model."""
         self.name, self.path, self.compiled = name, path, compiled
         self.first = True
 

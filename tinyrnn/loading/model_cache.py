@@ -1,7 +1,7 @@
-"""Whole models in the cache: what a load came to, so that the next one needs neither the file's reader nor the passes.
+"""Whole models in the cache: a second load needs neither the frontend nor the passes.
 
-A model is found by a hash of its file, its name, the options of the load, the package and the machine. Its code lies
-beside it, as other models may have the same.
+The key of a model is a hash of its file, its name, the options of the load, the package and the machine. Its code lies
+beside it, as several models can have the same code.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from tinyrnn.targets.keys import key_of, package
 from tinyrnn.targets.machine import host
 
 SHARE = 4
-"""a model is kept where it takes no more than this part of the cache"""
+"""largest part of the cache that one model may take"""
 HEADER = 8
-"""bytes of the header's length, at the start"""
+"""bytes at the start of a file that hold the header's length"""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A model as the cache has it."""
+    """A model from the cache."""
 
     layout: Layout
     code: Code
     said: Sequence[str]
-    """the warnings of its load"""
+    """warnings of its load"""
     dynamic_shapes: Mapping[str, Any] | None
-    """of a model with run-time sizes, what `DynamicShapeModel` takes"""
+    """arguments of `DynamicShapeModel`, for a model with dynamic shapes"""
 
 
 def file_name(source: Any, options: Mapping[str, Any]) -> str:
-    """Where the cache has, or would have, what a load of `source` with `options` comes to; empty where nowhere.
+    """The file in the cache for a load of `source` with `options`; empty if it cannot be cached.
 
-    A model in memory that can be changed is not kept, and nothing is where there is no cache.
+    A model in memory that can be changed is not cached.
     """
     if cache.cache_folder() is None:
         return ""
@@ -63,7 +63,7 @@ def file_name(source: Any, options: Mapping[str, Any]) -> str:
 
 
 def at_sizes(name: str, sizes: Mapping[str, int]) -> str:
-    """Where the cache has a model with run-time sizes, itself in the file `name`, for given ones."""
+    """The file in the cache for given sizes of a model with dynamic shapes, whose own file is `name`."""
     return _file_name(name, _text(sizes)) if name else ""
 
 
@@ -72,7 +72,7 @@ def _file_name(*texts: str) -> str:
 
 
 def find(name: str, source: Any) -> Kept | None:
-    """The model in a file of the cache; None where it is not there, or the files beside it are others now."""
+    """The model in a file of the cache; None if it is missing or its external data has changed."""
     data = cache.read(name) if name else None
     if data is None:
         return None
@@ -91,7 +91,7 @@ def find(name: str, source: Any) -> Kept | None:
 
 
 def keep(name: str, source: Any, model: Model, said: Sequence[str], beside: Mapping[str, int]) -> None:
-    """Put a model into the cache, unless it is large for that, or has types that NumPy lacks.
+    """Put a model into the cache, unless it is too large or has types that NumPy lacks.
 
     said:   the warnings of its load
     beside: the files in its folder that hold weights, as `Graph.beside`
@@ -125,7 +125,7 @@ def keep(name: str, source: Any, model: Model, said: Sequence[str], beside: Mapp
 
 
 def name_in(name: str) -> str:
-    """What the model in a file of the cache is called; empty where it cannot be read."""
+    """The name of the model in a file of the cache; empty if it cannot be read."""
     folder = cache.cache_folder()
     try:
         with ((folder or Path()) / name).open("rb") as file:
@@ -136,12 +136,12 @@ def name_in(name: str) -> str:
 
 
 def _folder(source: Any) -> Path:
-    """Where external data of a model may be."""
+    """The folder in which a model's external data lies."""
     return Path(source).resolve().parent if isinstance(source, (str, PathLike)) else Path()
 
 
 def _digest(source: Any) -> str:
-    """A hash of a model's file. Raises `TypeError` for what is neither a path nor bytes."""
+    """A hash of a model's file. Raises `TypeError` for anything but a path or bytes."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     if not isinstance(source, (str, PathLike)):
@@ -165,7 +165,7 @@ def _of_file(path: Path) -> str:
 
 
 def _text(value: Any) -> str:
-    """One text for each value that options can have. Raises `TypeError` for what cannot be told apart by a text."""
+    """A unique text for a value of an option. Raises `TypeError` for values without one."""
     if value is None or type(value) in (bool, int, float, str):
         return repr(value)
     if isinstance(value, Mapping):
@@ -178,7 +178,7 @@ def _text(value: Any) -> str:
 
 
 def _closed(header: Mapping[str, Any], arrays: Sequence[Array]) -> bytes:
-    """The length of the header, the header, and the arrays, each on a boundary."""
+    """The bytes of the header's length, the header, and the arrays, each aligned."""
     described = [(array.dtype.str, array.shape) for array in arrays]
     text = json.dumps({**header, "arrays": described}).encode()
     made = bytearray(len(text).to_bytes(HEADER, "little") + text)

@@ -1,4 +1,4 @@
-"""From a file to a Model, through the stages of its compilation; and `save`, back to a file."""
+"""The stages of compilation, from a file to a Model; and `save`, back to a file."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ from tinyrnn.trace.program import traced_program
 __all__ = ["Stages", "compile_file", "compile_graph", "ops", "read", "save"]
 
 EXAMPLE_SIZES = (17, 257, 2053)
-"""of axes that are only known when a sequence comes: the first for which the shapes fit"""
+"""example sizes for axes that are known at run time only; the first that fits the shapes is taken"""
 
 
 @dataclass(frozen=True)
 class Stages:
-    """What a model went through; `tinyrnn inspect` shows it."""
+    """The stages of a model's compilation, which `tinyrnn inspect` shows."""
 
     graph: Graph
-    """as in the file, bound"""
+    """the bound file graph"""
     program: Program
     plan: Plan
     source: Source
 
 
 def compile_file(path: ModelSource, time: Time | None = None, **how: Any) -> Model:
-    """The model of a file, for this machine; `how` as for `tinyrnn.load`, and `halves` as for `_read_bound`."""
+    """Compile the model of a file for this machine; `how` as for `tinyrnn.load`, `halves` as for `_read_bound`."""
     return compile_graph(*_read_bound(path, **how), time)
 
 
@@ -66,7 +66,7 @@ def _read_bound(
     names: Mapping[str, str | None] | None = None,
     halves: bool = True,
 ) -> tuple[Graph, Mapping[str, str] | None]:
-    """The bound graph and its state pairs; inputs and outputs of half precision are float32 unless `halves`."""
+    """(bound graph, its state pairs). halves: keep half precision of inputs and outputs, else they become float32."""
     graph, stored_states = read(path, layers, names)
     if not halves:
         graph.specs = {n: Spec(np.dtype(np.float32), s.shape) if is_narrow(s.dtype) else s for n, s in graph.specs.items()}
@@ -78,7 +78,7 @@ def _read_bound(
 
 
 def _check_names(model: str, states: Any, outputs: Any) -> None:
-    """Raise `LoadError` where names of inputs and outputs are asked for and something else is given."""
+    """Raise `LoadError` unless `states` and `outputs` are names of inputs and outputs, or None."""
     if states is not None and not (
         isinstance(states, Mapping) and all(isinstance(name, str) for pair in states.items() for name in pair)
     ):
@@ -88,7 +88,7 @@ def _check_names(model: str, states: Any, outputs: Any) -> None:
 
 
 def plan_for(path: ModelSource, machine: Machine, alignment: int, time: Time | None = None, **how: Any) -> Plan:
-    """The plan of a model for another machine, with float32 for half precision, which C and the web lack.
+    """The plan of a model for another machine, with float32 instead of half precision, which C and the web lack.
 
     Raises `LoadError` and `UnsupportedError`.
     """
@@ -105,7 +105,7 @@ def save(model: Model, path: str | PathLike[str]) -> None:
 
 
 def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: Time | None = None) -> Model:
-    """The model of a bound graph, for this machine."""
+    """Compile a bound graph for this machine."""
     try:
         stages = _stages(graph, states, time)
     except UnsupportedError as error:
@@ -122,7 +122,7 @@ def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: T
 
 
 def warnings_of(model: Model) -> Iterator[str]:
-    """What is said at the load of a compiled model."""
+    """The warnings of loading a compiled model."""
     if type(model) is Model:
         for rule in model._layout.sizes:
             if rule.exact:
@@ -132,7 +132,7 @@ def warnings_of(model: Model) -> Iterator[str]:
 
 
 def doubts(program: Program, metadata: Mapping[str, str]) -> Iterator[str]:
-    """What may not be as the file's author meant it."""
+    """Warnings where the file may not mean what its author intended."""
     if program.narrowed:
         yield f"float64 is computed in float32, about 7 digits; inputs and outputs stay float64 ({program.narrowed})"
     for node in program.graph.nodes:
@@ -142,7 +142,7 @@ def doubts(program: Program, metadata: Mapping[str, str]) -> Iterator[str]:
 
 
 def tracer_of(stages: Stages) -> Tracer:
-    """The model once more, with what its recurrent kernels compute among its outputs; the state lies as in the model."""
+    """The model compiled again with the gates of its recurrent kernels as outputs; the state has the same layout."""
     machine = host()
     program, kept = traced_program(stages.program)
     plan = make_plan(program, machine.lanes, machine.registers)
@@ -186,7 +186,7 @@ def _planned(
 
 
 def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | None, reason: str) -> DynamicShapeModel | None:
-    """The model of a graph that runs where some of its open sizes are known; None where that does not help."""
+    """A model with dynamic shapes, for a graph that runs only if some open sizes are known; None where that does not help."""
     shapes = {name: graph.specs[name].shape for name in graph.inputs}
     opened = list(dict.fromkeys(s for shape in shapes.values() for s in shape if isinstance(s, str)))
     inner = [s for s in opened if any(s in shape[1:] for shape in shapes.values())]
@@ -226,28 +226,28 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
 
 
 def _advised(graph: Graph, states: Mapping[str, str] | None, time: Time | None, error: UnsupportedError) -> UnsupportedError:
-    """The error with values of what the file leaves open, where the model runs with them."""
+    """The error, with advice on values of open sizes with which the model runs, if there are any."""
     values = example(graph, states, time)
     return UnsupportedError(f"{error}. {advice(graph, values)}") if values else error
 
 
 def _ranked(ports: Sequence[UserPort], ranks: Mapping[str, int]) -> tuple[UserPort, ...]:
-    """The ports with as many axes as at other sizes: a frame drops leading axes of length 1, but not those that are open."""
+    """Ports with the rank that they have at other sizes: a frame drops leading axes of length 1 unless their size is open."""
     return tuple(replace(p, shape=(1,) * (ranks[p.name] - len(p.shape)) + p.shape) for p in ports)
 
 
 def _apart(least: int) -> Iterator[int]:
-    """Different sizes, odd and even, none a multiple of another."""
+    """Different sizes from `least` on, odd and even, none a multiple of another."""
     return (least + 6 * k for k in itertools.count())
 
 
 def _others(sizes: Mapping[str, int]) -> dict[str, int]:
-    """Sizes near the given ones, in which everything that follows from one is another number."""
+    """Sizes near the given ones, each different, so that every number that depends on a size differs."""
     return {name: size + 2 + 5 * place for place, (name, size) in enumerate(sizes.items())}
 
 
 def layout_of(plan: Plan) -> Layout:
-    """What a model of this plan needs to run."""
+    """The layout of a model for this plan."""
     program = plan.program
     every = {p.name: p for p in (*program.inputs, *program.outputs)}
     state_outputs = tuple(_user(every[n]) for n in program.states.values())

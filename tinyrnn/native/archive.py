@@ -1,4 +1,4 @@
-"""Static libraries: the `ar` format of System V and GNU, with the index of symbols that linkers want, always the same bytes."""
+"""Static libraries in the `ar` format of System V and GNU, with an index of symbols; the same input gives the same bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LONGEST_NAME = 15
 
 
 def archive(members: Mapping[str, bytes], symbols: Mapping[str, Sequence[str]]) -> bytes:
-    """An archive of members by name, and for each the symbols that it defines."""
+    """The bytes of an archive. members: name → contents; symbols: name → symbols that the member defines."""
     long_names = "".join(f"{name}/\n" for name in members if len(name) > LONGEST_NAME).encode()
     index = [(symbol, name) for name in members for symbol in symbols.get(name, ())]
     names = b"".join(symbol.encode() + b"\0" for symbol, _ in index)

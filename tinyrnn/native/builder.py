@@ -50,12 +50,12 @@ Say = Callable[[str], None]
 
 SELFTEST_FRAMES = 16
 SELFTEST_BYTES = 1 << 16
-"""of inputs and outputs, beyond which there are fewer frames"""
+"""most bytes of inputs and outputs of the self-test, which has fewer frames if needed"""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What was built."""
+    """The result of `build`."""
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -98,16 +98,16 @@ def build(
     say: Say | None = None,
     **options: Unpack[LoadOptions],
 ) -> Built:
-    """Compile a model (.onnx or .npz) for a target and write it to a folder, which is made if it is not there.
+    """Compile a model (.onnx or .npz) for a target and write it to a folder, which is created if needed.
 
     target:      a name in `tinyrnn.targets.target_table.targets()`; `cpu` and `features` are LLVM's names in the place of its own
     name:        the prefix of files and C names, by default the model's
-    emulate_fma: give the bits of machines that have fused multiply-add, where the target has none
-    weights:     "object", or "file": in NAME.weights, which the program loads itself
-    rows:        frames of one pass: more take more RAM and are faster in `run`; by default 1 without an operating system.
-                 Of a model that cannot stream, the longest sequence
-    max_ram, max_flash: bytes that the build may take
-    say:         is called with each step of the work
+    emulate_fma: on a target without fused multiply-add, compute the same bits as machines that have it
+    weights:     "object", or "file": in NAME.weights, which the program has to load
+    rows:        frames of one pass: more take more RAM and make `run` faster; by default 1 without an operating system.
+                 For a model that cannot stream, the longest sequence
+    max_ram, max_flash: most bytes that the build may take
+    say:         called with the name of each step
     options:     those of `tinyrnn.load`: bind, states, outputs, time, layers, names
 
     Raises `TargetError` where the target cannot have the model, `LoadError` and `UnsupportedError` as `load` does.
@@ -166,7 +166,7 @@ def _plan(path: str | PathLike[str], model: Model, target: Target, options: Load
 
 
 def _needs_whole_sequences(plan: Plan) -> bool:
-    """Whether a call is a whole sequence over time. Of a model without time a frame is all that one call takes."""
+    """Whether every call takes a whole sequence. Without time, a call takes one frame."""
     return bool(plan.program.refuses_stream) and plan.program.kind != "static"
 
 
@@ -217,7 +217,7 @@ def _interface(name: str, model: Model, plan: Plan, target: Target, rows: int, f
 
 
 def _tail(clock: Any, layout: Any) -> int:
-    """Rows that a flush can make, at most."""
+    """The largest number of rows that a flush can make."""
     longest = 2 * clock.stride + clock.delay + 2
     return max(clock.count(layout.last(n), n) - clock.count(n) for n in range(1, longest + 1)) if layout.waits else 0
 
@@ -253,7 +253,7 @@ def expected(model: Model, inputs: Sequence[Array], frames: int) -> list[Array]:
 
 
 def _units(plan: Plan, face: Interface, target: Target, test: SelfTest) -> list[Unit]:
-    """The model, its self-test, and for shared libraries the entries that Python calls."""
+    """The compilation units: the model, its self-test and, for shared libraries, the entries for Python."""
     page, functions = native_page(plan, face)
     initial = plan.initial_state()
     weights = face.weights_header or plan.weights.tobytes()
@@ -281,12 +281,12 @@ def _units(plan: Plan, face: Interface, target: Target, test: SelfTest) -> list[
 
 
 def _entries(entries: Mapping[str, int], face: Interface) -> dict[str, int]:
-    """Those that read the headers of arrays know Python of 64 bits only."""
+    """The entries for Python; those that read array headers exist for 64-bit Python only."""
     return dict(entries) if face.bits == 64 else {"run": entries["run"]}
 
 
 def _check_symbols(data: bytes, unit: Unit, target: Target) -> None:
-    """Refuse an object that calls what is not in it: LLVM calls functions for what a processor cannot do."""
+    """Raise `TargetError` for an object with undefined symbols: LLVM calls functions for instructions that a processor lacks."""
     wanted = set(contents(data).needed) - {*unit.externals, *ALLOWED_EXTERNALS, "__linear_memory", "__stack_pointer"}
     wanted -= {"_GLOBAL_OFFSET_TABLE_", "__indirect_function_table"}
     if wanted:
@@ -308,7 +308,7 @@ def _object_files(face: Interface, made: Sequence[bytes], units: Sequence[Unit],
 
 
 def _link(files: dict[str, bytes], face: Interface, target: Target, made: Sequence[bytes], notes: list[str]) -> str:
-    """The linked file's name; empty where there is none."""
+    """The name of the linked file; empty if there is none."""
     if target.shared:
         command = shared_linker(target)
         if not command:
@@ -329,7 +329,7 @@ def _link(files: dict[str, bytes], face: Interface, target: Target, made: Sequen
 
 
 def _npz(test: SelfTest) -> bytes:
-    """selftest.npz; numpy gives its members no date."""
+    """The bytes of selftest.npz, which do not depend on the date."""
     arrays: dict[str, Any] = {f"input_{i}": a for i, a in enumerate(test.inputs)}
     arrays |= {f"output_{i}": a for i, a in enumerate(test.outputs)} | {"frames": np.int64(test.frames)}
     file = io.BytesIO()

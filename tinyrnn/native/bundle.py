@@ -1,4 +1,4 @@
-"""NAME.py: the runtime's own files in one, with the description of the model: NumPy, ctypes and libNAME.so are all it needs."""
+"""NAME.py: the runtime's files in one, with the description of the model; it needs only NumPy, ctypes and libNAME.so."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tinyrnn.native.interface import Interface
 
 RUNTIME = ("process_local", "memory", "driver", "sequences", "model", "built")
 PARTS = ("errors", "graph/clock", "graph/arrays", *(f"runtime/{part}" for part in RUNTIME))
-"""files of the package that the runtime needs, each before those that import it"""
+"""files of the package that the runtime needs, each after those that it imports"""
 
 
 def dataclass(frozen: bool = False, eq: bool = True, repr: bool = True) -> Callable[[type], type]:
-    """As that of `dataclasses`, which compiles code for each class when it is made: half of the time to load."""
+    """A replacement of `dataclasses.dataclass`, which compiles code for each class: half of the load time."""
 
     def made(cls: Any) -> Any:
         names = [name for base in reversed(cls.__mro__) for name in getattr(base, "__annotations__", ())]
@@ -57,7 +57,7 @@ def _body(text: str) -> str:
 
 
 def literal(value: Any) -> str:
-    """A value of JSON as Python, keys in order."""
+    """A JSON value as a Python literal, with sorted keys."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {literal(value[key])}" for key in sorted(value)) + "}"
     if isinstance(value, (list, tuple)):
@@ -66,7 +66,7 @@ def literal(value: Any) -> str:
 
 
 def compile_file(path: Path) -> None:
-    """Write the bytecode of a file where Python looks for it, the same bytes each time: most of a first load is compiling."""
+    """Write a file's bytecode where Python finds it, always the same bytes: compiling is most of the time of a first load."""
     command = [sys.executable, "-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", path.name]
     subprocess.run(command, cwd=path.parent, env={"PYTHONHASHSEED": "0"}, capture_output=True)
 

@@ -1,4 +1,4 @@
-"""The folder of a build: one build in each, and no file of anybody else touched."""
+"""The folder of a build: it holds one build, and no other file is touched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder where there is none. Raises `TargetError` where nothing can be written to it."""
+    """Create the folder if needed. Raises `TargetError` if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -26,9 +26,9 @@ def prepare(folder: Path) -> None:
 
 
 def write(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    """Write the files, `manifest` as the last; what an older build of the same name left and this one has not goes away.
+    """Write the files, `manifest` last, and remove files of an older build of the same name that this one lacks.
 
-    A file is replaced as a whole: a program that runs from the old one keeps it. Raises `TargetError` before anything is
+    A file is replaced as a whole: a running program keeps the old one. Raises `TargetError` before anything is
     written where there is a file that no build of this name made.
     """
     before = _before(folder, manifest["name"])
@@ -52,7 +52,7 @@ def write(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes])
 
 
 def _before(folder: Path, name: str) -> dict[str, str]:
-    """The files, each with its hash, of the build in the folder. Raises `TargetError` where it has another name."""
+    """File → hash of the build in the folder. Raises `TargetError` if the build has another name."""
     path = folder / MANIFEST
     if not os.path.lexists(path):
         return {}

@@ -22,7 +22,7 @@ def _described(argument: Argument, what: str) -> str:
 
 
 def header(face: Interface, stack: int | None, made_by: str) -> str:
-    """The text of the header; `stack`: bytes that a call takes, where that is known."""
+    """The text of the header. stack: most bytes of stack of a call, or None where unknown."""
     n, up = face.name, face.upper
     lines = [
         f"/* {one_line(face.model).replace('*/', '* /')}: a recurrent model as native code for {face.target}. Made by {made_by}.",

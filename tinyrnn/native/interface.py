@@ -1,4 +1,4 @@
-"""The C interface of a native object: names, types and sizes, which header, LLVM text and the other languages share."""
+"""The C interface of a native object: names, types and sizes, shared by the header, LLVM text and other languages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Argument:
     name: str
     port: Port
     rate: int = 1
-    """rows for each frame, at most"""
+    """most rows for each frame"""
 
     @property
     def c_type(self) -> str:
@@ -46,13 +46,13 @@ class Argument:
 
     @property
     def bytes(self) -> int:
-        """Of one row, or of the value that belongs to a call."""
+        """Bytes of one row, or of the value of one call."""
         return prod(self.port.shape) * self.port.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What all files of one build agree on."""
+    """The interface that all files of one build share."""
 
     name: str
     """the prefix of every C name"""
@@ -65,21 +65,21 @@ class Interface:
     arena_bytes: int
     weights_bytes: int
     alignment: int
-    """of state, arena and weights: what code relies on"""
+    """alignment of state, arena and weights that the code relies on"""
     preferred: int
-    """alignment that is fast"""
+    """alignment for best speed"""
     rows: int
     """frames of one pass over the program"""
     lead: int
     streams: bool
     counted: bool
-    """whether functions tell how many rows there are of each output"""
+    """whether functions return the number of rows of each output"""
     waits: bool
     """whether there is a tail to flush"""
     tail: tuple[int, ...]
-    """rows of each output that flush can make, at most"""
+    """most rows of each output that flush can make"""
     weights_header: bytes
-    """what a file of weights starts with; empty where the object holds them"""
+    """the header of the file of weights; empty if the object holds the weights"""
     zeros: bool
     """whether the state starts as zeros"""
 
@@ -89,7 +89,7 @@ class Interface:
 
     @property
     def functions(self) -> list[str]:
-        """The exported functions, without their prefix."""
+        """The names of the exported functions, without their prefix."""
         return ["init", "reset", *(["step"] if self.streams else []), "run", *(["flush"] if self.waits else [])]
 
     def arguments(self, function: str) -> list[tuple[Argument, str]]:
@@ -106,7 +106,7 @@ def c_name(text: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """The name as given. Raises `TargetError` where C cannot have it as a prefix."""
+    """The name. Raises `TargetError` if it cannot be a prefix of C names."""
     if not re.fullmatch(r"[A-Za-z]\w*", name, flags=re.ASCII) or name.lower() in C_WORDS:
         raise TargetError(f"name {name!r}: takes a name that C can have, letters, digits and _, like {c_name(name)!r}")
     return name
@@ -126,7 +126,7 @@ def arguments_of(ports: Sequence[Port], taken: set[str]) -> tuple[Argument, ...]
 
 
 def around(face: Interface, initial: np.ndarray[Any, Any], weights: str) -> str:
-    """LLVM text of the exported functions round `run`, `reset` and `flush` of the page.
+    """LLVM text of the exported functions, which call `run`, `reset` and `flush` of the page.
 
     `weights` names the file of data with the weights, or with the start of the file of weights.
     """

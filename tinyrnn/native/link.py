@@ -27,12 +27,12 @@ def _zig(command: str) -> list[str]:
 
 
 def on_this_machine(target: Target) -> bool:
-    """Whether this process can load code for the architecture of a target (whose features it may still lack)."""
+    """Whether this process has the architecture of a target; it may still lack some of its features."""
     return target.shared and target.machine.architecture == architecture() and sys.platform == "linux"
 
 
 def shared_linker(target: Target) -> list[str]:
-    """The command that links a shared library for a target; empty where there is none."""
+    """The command that links a shared library for a target; empty if no linker is found."""
     if not target.shared:
         return []
     architecture = target.machine.architecture
@@ -53,14 +53,14 @@ def shared_linker(target: Target) -> list[str]:
 
 
 def wasm_linker() -> list[str]:
-    """The command that links a WebAssembly module; empty where there is none."""
+    """The command that links a WebAssembly module; empty if no linker is found."""
     found = next((f for f in map(shutil.which, ("wasm-ld", "wasm-ld-19", "wasm-ld-16", "wasm-ld-14")) if f), None)
     command = [found] if found else _zig("wasm-ld")
     return [*command, "--no-entry", "--strip-all"] if command else []
 
 
 def link(command: Sequence[str], objects: Sequence[bytes], options: Sequence[str] = ()) -> bytes:
-    """The linked file. Raises `TargetError` with the linker's own words."""
+    """The bytes of the linked file. Raises `TargetError` with the linker's message."""
     with tempfile.TemporaryDirectory(prefix="tinyrnn-") as name:
         folder = Path(name)
         files = [f"{number}.o" for number in range(len(objects))]

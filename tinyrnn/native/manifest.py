@@ -29,7 +29,7 @@ def describe(
     entries: Sequence[str],
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """All of the manifest but the hashes of the files. `entries` are those that Python calls in the library."""
+    """The manifest without the hashes of the files. entries: functions of the library for Python."""
     machine = target.machine
     return {
         "format": FORMAT,
@@ -62,7 +62,7 @@ def describe(
 
 
 def _needs(machine: Machine) -> list[str]:
-    """Flags of /proc/cpuinfo without which the code may hold instructions that the processor does not know."""
+    """Flags of /proc/cpuinfo that a processor must have to run the code."""
     if machine.architecture != "x86_64":
         return []
     wide = ["avx512f", "avx512vl", "avx512dq", "avx512bw"]

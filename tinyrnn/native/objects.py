@@ -1,4 +1,4 @@
-"""What is in an object file: sizes of code and data, and the symbols that it defines and needs (ELF and WebAssembly)."""
+"""The contents of an object file (ELF or WebAssembly): sizes of code and data, defined and undefined symbols."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Contents:
 
     code: int
     constants: int
-    """data that is only read, and what linkers need of it at run time"""
+    """read-only data, and what is needed of it at run time for relocation"""
     data: int
-    """that is written, with a first value"""
+    """bytes of writable data with an initial value"""
     zeros: int
-    """that is written and starts as zeros"""
+    """bytes of writable data that starts as zeros"""
     defined: tuple[str, ...]
     needed: tuple[str, ...]
 
 
 def contents(data: bytes) -> Contents:
-    """Of an object file; of kinds other than ELF and WebAssembly only the size."""
+    """The contents of an object file; for formats other than ELF and WebAssembly only its size."""
     if data[:4] == ELF:
         return _elf(data)
     if data[:4] == WASM:
@@ -69,7 +69,7 @@ def _elf(data: bytes) -> Contents:
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """LEB128, and what follows."""
+    """(number in LEB128, position after it)."""
     value = shift = 0
     while True:
         byte = data[at]

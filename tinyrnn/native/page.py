@@ -1,6 +1,6 @@
-"""From a plan to the source of the functions that a native object is made of: `run`, `reset` and `flush`.
+"""The page of a native object: the source of its functions `run`, `reset` and `flush`.
 
-They take every address as an argument; the C interface round them is in `interface.py`.
+They take every address as an argument; `interface.py` wraps them in the C interface.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from tinyrnn.native.interface import ENDED, Interface
 
 
 def native_page(plan: Plan, face: Interface) -> tuple[str, dict[str, int]]:
-    """The page, and its functions with their numbers of arguments.
+    """(page, functions with their numbers of arguments).
 
     run(w, s, a, end, frames, inputs, outputs[, counts]) → a status; counts takes the rows made of each output where
     the plan counts them. reset(s, initial). flush(w, s, a, inputs, outputs, counts).
@@ -48,7 +48,7 @@ def native_page(plan: Plan, face: Interface) -> tuple[str, dict[str, int]]:
 
 
 def _flush(plan: Plan, arguments: list[str]) -> list[str]:
-    """The rows that wait, as if the sequence ended here; after that the count of frames is negative."""
+    """Lines of `flush`: the waiting rows, as if the sequence ended here; then the count of frames is negative."""
     numbers = [plan.clocks.index(clock) for clock in plan.program.waits]
     missing = " or ".join(
         f"after_{k}(late, start) < max({plan.clocks[k].text(False, 'start')}, 0)" for k in dict.fromkeys(numbers)

@@ -84,7 +84,7 @@ def _constant(name: str, data: dict[str, bytes], file: str) -> str:
 
 
 def _steps(face: Interface, test: SelfTest, word: str) -> list[str]:
-    """Frame by frame; of what belongs to a call, the last one counts."""
+    """LLVM text that runs frame by frame; of a value with one per call the last one is compared."""
     name, frames = face.name, test.frames
     lines = [
         "  br label %loop",

@@ -1,4 +1,4 @@
-"""What a build takes of a device's memory, who takes most of it, and the limits that it must keep."""
+"""The memory of a device that a build takes, the largest contributors, and the limits."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tinyrnn.native.objects import contents
 from tinyrnn.targets.worker import Made
 
 SHOWN = 5
-"""contributors that a refusal names"""
+"""number of contributors that an error names"""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes. Flash is code, constants and weights; RAM what one stream keeps, without the stack that a call takes."""
+    """Sizes in bytes. Flash: code, constants and weights; RAM: the memory of one stream, without the stack of a call."""
 
     code: int
     constants: int
@@ -51,7 +51,7 @@ class Sizes:
 
 
 def sizes_of(made: Made, plan: Plan, arena: int, bits: int, in_object: bool) -> Sizes:
-    """Of the object of a model, its plan, and the bytes of its arena."""
+    """The sizes of a model's object, with its plan and the bytes of its arena."""
     found, weights = contents(made.data), len(plan.weights)
     return Sizes(
         code=found.code,
@@ -67,7 +67,7 @@ def sizes_of(made: Made, plan: Plan, arena: int, bits: int, in_object: bool) -> 
 
 
 def check_limits(name: str, sizes: Sizes, plan: Plan, rows: int, limits: Mapping[str, int | None]) -> None:
-    """Raises `TargetError` with the largest contributors where `ram` or `flash` is more than its limit."""
+    """Raise `TargetError` with the largest contributors if `ram` or `flash` exceeds its limit."""
     problems = []
     for kind, parts in (("flash", flash_parts(plan, sizes)), ("ram", ram_parts(plan, rows, sizes))):
         limit, needed = limits.get(kind), getattr(sizes, kind)
@@ -79,7 +79,7 @@ def check_limits(name: str, sizes: Sizes, plan: Plan, rows: int, limits: Mapping
 
 
 def flash_parts(plan: Plan, sizes: Sizes) -> list[tuple[str, int]]:
-    """What takes flash, the largest first: the weights by node."""
+    """The contributors to flash, the largest first: the weights by node."""
     found = {"code": sizes.code, "constants": sizes.constants}
     if sizes.weights_in_object:
         owners: dict[int, str] = {}
@@ -96,7 +96,7 @@ def flash_parts(plan: Plan, sizes: Sizes) -> list[tuple[str, int]]:
 
 
 def ram_parts(plan: Plan, rows: int, sizes: Sizes) -> list[tuple[str, int]]:
-    """What takes RAM, the largest first: parts of the state, and the values that lie side by side where the arena is fullest."""
+    """The contributors to RAM, the largest first: parts of the state, and the values alive when the arena is fullest."""
     found = {f"state {part.name!r}": 4 * part.size for part in plan.parts}
     capacity = rows + plan.lead
     regions = [(r, r.size * (capacity if r.per_row else 1)) for r in plan.regions]

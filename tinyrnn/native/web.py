@@ -1,4 +1,4 @@
-"""NAME.mjs and NAME.html: the JavaScript round a WebAssembly module, and a page that runs it without a server."""
+"""NAME.mjs and NAME.html: the JavaScript interface of a WebAssembly module, and a web page that runs it without a server."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def module_file(face: Interface, library: str) -> str:
 
 
 def page_file(face: Interface, module: str, wasm: bytes, weights: bytes) -> str:
-    """The text of NAME.html, which holds module and code, so that it runs from a file as well."""
+    """The text of NAME.html, which contains module and code, so that it also runs from a file."""
     ports = ", ".join(f"{a.port.dtype}{list(a.port.shape)}" for a in face.inputs)
     results = ", ".join(f"{a.port.dtype}{list(a.port.shape)}" for a in face.outputs)
     text = (HERE / "page.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The operators, one file per family; importing this registers them all."""
+"""The operators, a folder for each family; importing this package registers all of them."""
 
 from tinyrnn.ops import random
 from tinyrnn.ops.convolution import grid_sample, pooling, resize, spectrum, window

@@ -1,4 +1,4 @@
-"""Random numbers. A node that states no seed has one made of its name, so that its results can be repeated.
+"""Random numbers. A node without a seed gets one made from its name, so that its results are reproducible.
 
 The numbers are tinyrnn's own, and not those of onnxruntime: number i is the upper 24 bits of SplitMix64's i-th (G. Steele,
 D. Lea and C. Flood, Fast Splittable Pseudorandom Number Generators, 2014), started from the bits of the seed. How many were
@@ -48,7 +48,7 @@ FLOAT = np.dtype(np.float32)
 STEP, FIRST, SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 """SplitMix64"""
 RANGE = 1 << 24
-"""what a draw is below"""
+"""upper bound of a drawn number"""
 
 # The inverse of the normal distribution for |p - 1/2| <= 0.425, and beyond, by degree
 # (M. Wichura, Algorithm AS 241, 1988, PPND7).
@@ -81,7 +81,7 @@ def polynomial_3(x: Vec, c0: float, c1: float, c2: float, c3: float) -> Vec:
 
 @kernel
 def normal_of(k: Vec) -> Vec:
-    """The number that a standard normal one is below with probability (k + 1/2) / 2**24."""
+    """The quantile of the standard normal distribution at (k + 1/2) / 2**24."""
     q = ((k - splat(8388608.0)) + splat(0.5)) * splat(2.0**-24)
     r = splat(0.180625) - q * q
     centre = q * polynomial_3(r, *CENTRE_OVER) / polynomial_3(r, *CENTRE_UNDER)
@@ -190,7 +190,7 @@ class Random(Op):
         )
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        """Zeros: what is drawn follows from no specification, and nothing that follows from it is compared."""
+        """Zeros, as no specification determines the numbers; values that depend on them are not compared."""
         spec = self.infer(node, [None if array is None else spec_of(array) for array in arrays])[0]
         return (np.zeros(spec.sizes, spec.dtype),)
 
@@ -202,14 +202,14 @@ class Random(Op):
         return default if code is None else np.dtype(ONNX_DTYPES[code])
 
     def draws(self, node: Node, env: Lowering) -> tuple[Operand, ...]:
-        """The operands that all kernels start with."""
+        """The operands with which all kernels start."""
         output = node.outputs[0]
         seed = int(np.array(self.seed(node), np.float32).view(np.uint32))
         counted = State(f"{node.name}.drawn", np.zeros(1, np.int64))
         return Value(output), counted, Rows(), env.specs[output].elements, seed, int(env.per_row(output))
 
     def check(self, name: str, env: Lowering, supported: Sequence[np.dtype[Any]] = (FLOAT,)) -> np.dtype[Any]:
-        """The type of a value. Raises `Refused` where it is none of those supported."""
+        """The type of a value. Raises `Refused` unless it is supported."""
         dtype = env.specs[name].dtype
         if dtype not in supported:
             raise Refused(f"{name!r} is {dtype}; supported are {', '.join(map(str, supported))}")
@@ -217,7 +217,7 @@ class Random(Op):
 
 
 class _Shaped(Random):
-    """Numbers in a shape that an attribute states."""
+    """Random numbers in a shape given by an attribute."""
 
     inputs: ClassVar[tuple[str, ...]] = ()
     function: ClassVar[Callable[..., Any]]
@@ -236,7 +236,7 @@ class _Shaped(Random):
 
 
 class _Like(_Shaped):
-    """Numbers in the shape of the input."""
+    """Random numbers in the shape of the input."""
 
     inputs = ("input",)
 

@@ -28,7 +28,7 @@ __all__ = ["Port", "Program", "Time", "bound", "open_batches", "prepare"]
 
 
 def bound(source: Graph, values: Mapping[str, Any] | None, outputs: Sequence[str] | None) -> Graph:
-    """A copy of the graph with inputs bound and other outputs dropped, all of it supported."""
+    """A copy of the graph with inputs bound and other outputs removed. Raises `UnsupportedError` for unsupported operators."""
     with one_load(source.name):
         holds(source.nbytes)
         return _bound(source.copy(), values, outputs)
@@ -47,7 +47,7 @@ def _bound(graph: Graph, values: Mapping[str, Any] | None, outputs: Sequence[str
 
 
 def _inline_chosen(graph: Graph) -> None:
-    """Put nested graphs in the place of their nodes where it is known at load, whatever the open sizes, that they run."""
+    """Inline nested graphs that are known at load to run, for all values of open sizes."""
     if not any(True for node in graph.nodes for _ in node.nested()):
         return
     first, second = (choices(graph, least) for least in LEAST[0])
@@ -70,7 +70,7 @@ def _inlined(nodes: Sequence[Node], chosen: Mapping[str, str]) -> list[Node]:
 
 
 def _tell_apart(graph: Graph) -> None:
-    """Different names for nodes of one name: state is kept by the name of its node."""
+    """Make the names of nodes unique, since state is stored by the name of its node."""
     taken, counts = {node.name for node in graph.every_node()}, dict[str, int]()
     for node in graph.every_node():
         counts[node.name] = counts.get(node.name, 0) + 1
@@ -83,9 +83,9 @@ def _tell_apart(graph: Graph) -> None:
 
 
 def prepare(graph: Graph, states: Mapping[str, str] | None = None, time: Time | None = None, doubles: bool = True) -> Program:
-    """The program of a bound graph; `time` says which axis is time where it is not to be found.
+    """The program of a bound graph. time: which axis is time, if the graph does not determine it.
 
-    Without `doubles` float64 is computed in float32.
+    doubles: compute float64 as such; without it float64 is computed in float32.
 
     Raises `UnsupportedError` where a part cannot run and `LoadError` where states are ambiguous.
     """
@@ -105,16 +105,16 @@ def prepare(graph: Graph, states: Mapping[str, str] | None = None, time: Time | 
 
 
 def _remainders(program: Program) -> list[int]:
-    """Seeds beyond 1 for lengths with other remainders: what a cut to another value's length leaves follows from them.
+    """Further seeds, for lengths with other remainders, on which the result of a cut to another value's length depends.
 
-    A length one stride on has one row more. Where time comes in multiples there is no other remainder.
+    A length that is one stride longer has one more row. If time comes in multiples there are no other remainders.
     """
     strides = {clock.stride for clock in program.clocks.values()} - {1}
     return [1 + n for n in sorted({1, *strides})] if strides and not program.sizes else []
 
 
 def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, seed: int, doubles: bool) -> Program:
-    """Time and batch leave the shapes where that is possible; else time stays inside, then batch."""
+    """The program with time and batch removed from the shapes; if that fails with time kept inside, then with batch too."""
     reasons = []
     for roles in (("time", "batch"), ("time",), ("batch",), ()):
         if time is not None and "time" not in roles:
@@ -134,7 +134,7 @@ def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, s
 def _simplified(
     graph: Graph, seed: int, doubles: bool = True, guess: bool = True
 ) -> tuple[Graph, dict[str, tuple[Size, ...]], Sizes]:
-    """The graph, its shapes known; the shapes of its inputs in the file, open sizes with one value given it; those sizes."""
+    """(graph with known shapes, shapes of its inputs in the file, what became of open sizes)."""
     shapes = {name: graph.specs[name].shape for name in graph.inputs}
     folded, sizes = fold(graph, seed)
     known = {name: n for name, (n, _) in sizes.fixed.items()} | sizes.stated
@@ -150,7 +150,7 @@ def _simplified(
 
 
 def _guessed(graph: Graph) -> Graph:
-    """The graph after all guesses; one that finds nothing sound leaves it as it was."""
+    """The graph after all speculative rewrites; one with an invalid result is taken back."""
     for guess in SPECULATIVE_REWRITES:
         trial = graph.copy()
         try:
@@ -162,7 +162,7 @@ def _guessed(graph: Graph) -> Graph:
 
 
 def _rewrite(graph: Graph) -> None:
-    """Apply all rewritings, to nested graphs first."""
+    """Apply all rewrites, to nested graphs first."""
     for node in graph.nodes:
         arguments = op_of(node).arguments(node)
         for _, inner in node.nested():
@@ -177,9 +177,9 @@ def _rewrite(graph: Graph) -> None:
 
 
 def open_batches(graph: Graph, time: Time | None = None, seed: int = 0) -> set[str]:
-    """The names of the open sizes that are batch axes of a bound graph, and of all its inputs of rank 2 and more.
+    """The names of open sizes that are batch axes of a bound graph and occur in all its inputs of rank 2 and more.
 
-    What some inputs have and others have not is no batch. Raises `UnsupportedError` where its shapes do not fit.
+    A size that only some inputs have is not a batch. Raises `UnsupportedError` where shapes do not fit.
     """
     folded, shapes, _ = _simplified(graph, seed)
     axes = find_axes(folded)
@@ -209,7 +209,7 @@ def _try(
     doubles: bool,
     guess: bool = True,
 ) -> tuple[Program, bool]:
-    """The program with those roles, and whether an axis could be time."""
+    """(program with the roles in `kept` only, whether an axis could be time)."""
     folded, shapes, sizes = _simplified(graph, seed, doubles, guess)
     axes = find_axes(folded)
     known = seeds(folded, shapes, time)
@@ -251,7 +251,7 @@ def _try(
 
 
 def _named(port: Port, graph: Graph, stated: Mapping[str, int]) -> Port:
-    """The port with its open sizes by their names in the file, where they are rows."""
+    """The port with the names of open sizes in its file shape, for time and batch axes."""
     if port.name not in graph.specs:
         return port
     given = zip(graph.specs[port.name].shape, port.file_shape, port.roles, strict=True)
@@ -259,7 +259,7 @@ def _named(port: Port, graph: Graph, stated: Mapping[str, int]) -> Port:
 
 
 def _difference(a: Program, b: Program) -> str:
-    """The first node or constant in which two programs of one file differ, if any."""
+    """The first node or constant in which two programs of one file differ, as text; empty if there is none."""
     for name, array in a.graph.constants.items():
         other = b.graph.constants.get(name)
         if other is None or not np.array_equal(array, other, equal_nan=array.dtype.kind == "f"):

@@ -1,6 +1,6 @@
 """Which axes are time and which are batch.
 
-Operators tell which axes of their inputs and outputs are one (`Op.links`); recurrent operators tell
+Operators define which axes of their inputs and outputs are the same (`Op.links`); recurrent operators define
 which are time and batch (`Op.row_axes`).
 """
 
@@ -15,7 +15,7 @@ from tinyrnn.graph.limits import check_time
 from tinyrnn.graph.op import Axis, Refused, op_of
 
 Time = int | str | Mapping[str, int]
-"""which axis is time: of all inputs, by the name of an open size, or {input: axis}"""
+"""which axis is time: one axis of all inputs, the name of an open size, or {input: axis}"""
 
 TIME_NAME = re.compile(r"^(t|time|seq\w*|\w*frames?|\w*steps?|\w*len(gth)?)$", re.IGNORECASE)
 
@@ -48,7 +48,7 @@ class Axes:
                 self.join(x, y)
 
     def merge(self, many: list[Axis], one: Axis) -> None:
-        """The axis `one` is the axes `many` laid out row-major."""
+        """Record that axis `one` is the axes `many` joined in row-major order."""
         known = self.parts.get(self.find(one))
         if known is None:
             self.parts[self.find(one)] = tuple(many)
@@ -73,9 +73,9 @@ def find_axes(graph: Graph) -> Axes:
 
 
 def seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | None = None) -> list[tuple[Axis, str]]:
-    """The axes known to be time and batch: as given, from recurrent operators, else from the sizes that the file leaves open.
+    """(axis, role) of axes known to be time or batch: given, from recurrent operators, else from open sizes of the file.
 
-    Where time is known and nothing tells of a batch, a first axis of length 1 is one.
+    If time is known and batch is not, a leading axis of length 1 is batch.
     """
     found = _seeds(graph, file_shapes, time)
     if {role for _, role in found} == {"time"}:
@@ -116,7 +116,7 @@ def _seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | 
         return found
     sizes_open = {graph.specs[n].sizes[a] for n in graph.inputs for a, size in enumerate(file_shapes[n]) if isinstance(size, str)}
     known = batches and not batches & sizes_open
-    """the batch is there, of a fixed size: what is open is not it"""
+    """whether a batch axis of fixed size exists, so that open sizes are not batch"""
     first = {shape[0] for name in graph.inputs if (shape := file_shapes[name]) and not TIME_NAME.match(str(shape[0]))}
     for name in graph.inputs:
         opened = [(axis, size) for axis, size in enumerate(file_shapes[name]) if isinstance(size, str)]
@@ -136,7 +136,7 @@ def _seeds(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time | 
 
 
 def _guessed(graph: Graph) -> list[Axis]:
-    """The axes of inputs, as other values have them, that may be time."""
+    """The axes of inputs that operators propose as time (`Op.may_be_time`)."""
     guessed = [axis for node in graph.nodes for axis in op_of(node).may_be_time(node)]
     if not guessed:
         return []
@@ -146,7 +146,7 @@ def _guessed(graph: Graph) -> list[Axis]:
 
 
 def _given(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], time: Time) -> list[tuple[Axis, str]]:
-    """The axes that the user calls time. Raises `LoadError` where there are none such."""
+    """The axes that the user declares as time. Raises `LoadError` where they do not exist."""
     shapes = {name: file_shapes[name] for name in graph.inputs}
     shown = ", ".join(f"{name!r} {list(shape)}".replace("'", "") for name, shape in shapes.items())
     if isinstance(time, Mapping):
@@ -181,7 +181,7 @@ def _open_batches(
 
 
 def assign_roles(graph: Graph, axes: Axes, wanted: list[tuple[Axis, str]]) -> dict[Axis, str]:
-    """The role of every axis. Raises `Refused` where an axis would be both time and batch."""
+    """Axis → role, for all axes. Raises `Refused` where an axis would be both time and batch."""
     of_class: dict[Axis, str] = {}
     resampled = [pair for node in graph.nodes for pair in op_of(node).resamples(node, graph.specs)]
     waiting = list(wanted)
@@ -209,7 +209,7 @@ def assign_roles(graph: Graph, axes: Axes, wanted: list[tuple[Axis, str]]) -> di
 
 
 def _join_parts(axes: Axes, of_class: dict[Axis, str]) -> None:
-    """The role of axes that are others, all of them rows, laid out row-major."""
+    """Assign the joined role, such as 'batch+time', to axes that join row axes."""
     for root, parts in axes.parts.items():
         roles = [of_class.get(axes.find(part)) for part in parts]
         if all(roles) and axes.find(root) not in of_class:

@@ -16,11 +16,11 @@ from tinyrnn.graph.op import REGISTRY
 
 
 def bind(graph: Graph, values: Mapping[str, Any], outputs: Sequence[str] | None) -> None:
-    """Turn each named input into a constant (or each named open size into a number); drop other outputs.
+    """Turn named inputs into constants and named open sizes into numbers; remove other outputs.
 
-    An attribute that may be set (`Op.settable`) is named NODE.ATTRIBUTE.
+    An attribute in `Op.settable` is named NODE.ATTRIBUTE.
 
-    Raises `LoadError` naming what there is where a name is not found or a value does not fit.
+    Raises `LoadError`, listing the valid names, where a name is not found or a value does not fit.
     """
     if not isinstance(values, Mapping):
         raise LoadError(f"{graph.name}: bind must be a dict {{name: value}}, not {values!r:.80}")

@@ -1,4 +1,4 @@
-"""Remove what no output needs, and report what cannot run."""
+"""Dead code elimination, and the report of everything that is not supported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tinyrnn.graph.op import Op, not_known, op_of
 
 
 def remove_dead(graph: Graph) -> None:
-    """Drop nodes whose results no output needs, and constants that no node reads."""
+    """Remove nodes whose results no output needs, and constants that no node reads."""
     needed = _remove_dead(graph)
     graph.constants = {name: array for name, array in graph.constants.items() if name in needed}
 
@@ -45,7 +45,7 @@ def _prune_nested(node: Node) -> None:
 
 
 def refuse_unsupported(graph: Graph) -> None:
-    """Raise `UnsupportedError` with every operator, attribute and input count that tinyrnn does not run."""
+    """Raise `UnsupportedError` listing every unsupported operator, attribute and number of inputs."""
     problems: dict[str, list[str]] = {}
     bad = {node.name for node in graph.nodes if _collect(node, "", problems)}
     if not problems:
@@ -64,7 +64,7 @@ def refuse_unsupported(graph: Graph) -> None:
 
 
 def _collect(node: Node, path: str, problems: dict[str, list[str]]) -> bool:
-    """Note what is not supported of a node and of the graphs that it holds; True where there is any."""
+    """Collect what is not supported in a node and its nested graphs; returns whether there is any."""
     text = _problem(node)
     if text:
         problems.setdefault(text, []).append(f"{node.name!r}{path}")

@@ -1,7 +1,7 @@
-"""Give every value a shape and compute everything that does not depend on the input.
+"""Shape inference and constant folding.
 
-A size that the file leaves open gets a *probe*, a prime that nothing else in the graph has: shape
-arithmetic then folds like any other, and the time pass recognises the axis again. Two open sizes that
+Every open size gets a *probe*, a prime that occurs nowhere else in the graph: shape
+arithmetic then folds as usual, and the time pass recognises the axis. Two open sizes that
 an operator needs to be equal become one; a size becomes a number only where the graph admits no other,
 and `Sizes` says so. `passes.prepare` folds with two sets of probes and compares,
 so that no length is ever compiled in unseen.
@@ -26,31 +26,31 @@ from tinyrnn.graph.op import Op, Refused, RunGraph, SizesDiffer, Uneven, op_of
 Probes = dict[str, int]
 
 LEAST = ((127, 1009), (1031, 4099), (8209, 16411))
-"""below the probes of both seeds, in the order in which they are tried: convolutions and cuts reach far"""
+"""lower bounds of the probes of both seeds, in the order in which they are tried: convolutions and cuts need large ones"""
 LARGER = (1201, 20011)
-"""sizes that show whether an operator takes any large enough size"""
+"""sizes for testing whether an operator takes any large enough size"""
 LARGEST_MULTIPLE = 64
 PATIENCE = 5.0
-"""seconds for the search of a multiple"""
+"""seconds for the search for a multiple"""
 LONGEST_FOLDED = 1 << 12
-"""iterations of a loop over constants that are gone through at load"""
+"""most iterations of a loop over constants that are computed at load"""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What became of the sizes that a file leaves open."""
+    """What folding found out about open sizes."""
 
     probes: Probes
     fixed: dict[str, tuple[int, str]]
-    """those that the graph allows one value only: it, and the node that says so"""
+    """size → (its only possible value, the node that requires it)"""
     multiples: dict[str, int]
-    """those that must be a multiple of a number"""
+    """size → number of which it must be a multiple"""
     stated: dict[str, int] = field(default_factory=dict)
-    """those for which a node states a number, as where the file gives the size: of time, another length runs all the same"""
+    """size → number that a node has in its place, as if the file gave the size; for time, other lengths still run"""
 
 
 def choose_probes(graph: Graph, least: int) -> Probes:
-    """A different prime for each open size, larger than `least`."""
+    """Open size → prime larger than `least`, a different one for each."""
     taken = {n for spec in graph.specs.values() for n in spec.shape if isinstance(n, int)}
     taken |= {n for array in graph.constants.values() for n in array.shape}
     names = dict.fromkeys(s for name in graph.inputs for s in graph.specs[name].shape if isinstance(s, str))
@@ -66,11 +66,11 @@ def _primes(taken: set[int], candidate: int) -> Iterator[int]:
 
 
 def fold(graph: Graph, seed: int) -> tuple[Graph, Sizes]:
-    """A graph with all shapes known and all constants computed, and what became of its open sizes.
+    """(graph with all shapes known and all constants computed, what was found about its open sizes).
 
-    `seed` 0 and 1 choose other probes, far apart, so that comparisons with a size come out otherwise; 1 + n those n beyond
-    the ones of seed 1. Probes are raised until every kernel, window and cut fits them, and are multiples where something
-    needs one.
+    Seeds 0 and 1 choose different probes, far apart, so that comparisons with a size come out differently; seed 1 + n
+    chooses those larger by n than the probes of seed 1. Probes are raised until every kernel, window and cut fits them, and
+    are multiples where a node needs one.
     """
     if not any(isinstance(n, str) for name in graph.inputs for n in graph.specs[name].shape):
         return _fold_joined(graph, {}, {})
@@ -91,7 +91,7 @@ def fold(graph: Graph, seed: int) -> tuple[Graph, Sizes]:
 
 
 def _even(graph: Graph, probes: Probes) -> tuple[Graph, Sizes] | None:
-    """The graph with the smallest multiple of one probe, or of all, with which everything comes out even."""
+    """Fold with the smallest multiple of one probe, or of all, for which all numbers of elements are divisible."""
     begun = perf_counter()
     for times in range(2, LARGEST_MULTIPLE + 1):
         for names in dict.fromkeys([*((name,) for name in probes), tuple(probes)]):
@@ -106,7 +106,7 @@ def _even(graph: Graph, probes: Probes) -> tuple[Graph, Sizes] | None:
 
 
 def _at_a_number(graph: Graph, probes: Probes, error: _UnevenError) -> tuple[Graph, Sizes] | None:
-    """The graph with a size at a number that a node's attributes state, where it runs so."""
+    """Fold with a size at a number in a node's attributes, if that works."""
     for name, n in error.numbers:
         try:
             folded, sizes = _fold_joined(graph, {**probes, name: n}, {})
@@ -117,7 +117,7 @@ def _at_a_number(graph: Graph, probes: Probes, error: _UnevenError) -> tuple[Gra
 
 
 def _fold_joined(graph: Graph, probes: Probes, multiples: Mapping[str, int]) -> tuple[Graph, Sizes]:
-    """Fold, with open sizes joined until the graph is sound."""
+    """Fold, joining open sizes that must be equal."""
     chosen, equated, tried = set(probes.values()), dict[str, str](), list[Probes]()
     while probes not in tried:
         tried.append(probes)
@@ -146,7 +146,7 @@ class _UnevenError(UnsupportedError):
     def __init__(self, text: str, numbers: list[tuple[str, int]]) -> None:
         super().__init__(text)
         self.numbers = numbers
-        """(open size, number in the node's attributes) with which it fits"""
+        """(open size, number in the node's attributes) that fit"""
 
 
 def _fold_once(graph: Graph, probes: Mapping[str, int]) -> Graph:
@@ -165,7 +165,7 @@ def _begin(graph: Graph, probes: Mapping[str, int]) -> None:
 
 
 def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int], choices: dict[str, str] | None = None) -> bool:
-    """Specs of the node's outputs; True where they became constants."""
+    """Infer the specs of the node's outputs; returns whether they became constants."""
     check_time()
     op = op_of(node)
     if op.of_shape:
@@ -205,7 +205,7 @@ def _fold_node(graph: Graph, node: Node, probes: Mapping[str, int], choices: dic
 
 
 def _per_row(spec: Spec, probes: Mapping[str, int]) -> int:
-    """Elements of a value at open sizes of 1."""
+    """The number of elements of a value with open sizes of 1."""
     elements = spec.elements
     for probe in set(probes.values()):
         elements //= probe if elements % probe == 0 else 1
@@ -215,7 +215,7 @@ def _per_row(spec: Spec, probes: Mapping[str, int]) -> int:
 def _fold_nested(
     graph: Graph, op: Op, node: Node, specs: Sequence[Spec | None], probes: Mapping[str, int], choices: dict[str, str] | None
 ) -> None:
-    """Specs and constants of the graphs that a node holds; they go to the outermost graph, as its own."""
+    """Fold the nested graphs of a node; their specs and constants go to the outermost graph."""
     arguments, holds = op.arguments(node), False
     for key, inner in node.nested():
         holds = True
@@ -233,9 +233,9 @@ def _fold_nested(
 
 
 def choices(graph: Graph, least: int) -> dict[str, str]:
-    """Which nested graph takes the place of a node, where that is known at load: node → attribute.
+    """Node → attribute of the nested graph that replaces it, where that is known at load.
 
-    What tinyrnn does not run is passed over, and whatever follows from it. `least` as in `choose_probes`.
+    Unsupported nodes, and those that depend on them, are skipped. `least` as in `choose_probes`.
     """
     probes, tried, found = choose_probes(graph, least), list[Probes](), dict[str, str]()
     while probes not in tried:
@@ -268,7 +268,7 @@ def _try_nodes(graph: Graph, nodes: Sequence[Node], probes: Mapping[str, int], c
 
 
 def absorb_parameters(op: Op, node: Node, constants: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Move inputs that must be known at load into the node's attributes."""
+    """Move constant inputs that are parameters (`Op.parameters`) into the node's attributes."""
     inputs = list(node.inputs)
     for attribute, index in op.parameters.items():
         if index < len(inputs) and inputs[index]:
@@ -290,11 +290,11 @@ def _shapes(graph: Graph, node: Node) -> str:
 
 
 class _TooLong(Exception):
-    """A loop over constants that is not worth going through at load."""
+    """A loop over constants is too long to be computed at load."""
 
 
 class _Iterations:
-    """What is gone through of loops over constants."""
+    """Counts the iterations of loops over constants."""
 
     def __init__(self) -> None:
         self.count = self.nbytes = 0
@@ -307,7 +307,7 @@ class _Iterations:
 
 
 def _runner(values: Mapping[str, np.ndarray[Any, Any]], iterations: _Iterations) -> RunGraph:
-    """A function that computes nested graphs which read `values`."""
+    """A function that computes nested graphs, which capture `values`."""
 
     def run(inner: Graph, arrays: Sequence[np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
         iterations.add(arrays)
@@ -336,7 +336,7 @@ def _runner(values: Mapping[str, np.ndarray[Any, Any]], iterations: _Iterations)
 
 
 def _compute(graph: Graph, op: Op, node: Node) -> bool:
-    """Make the node's outputs constants; False where that would take too long."""
+    """Compute the node's outputs as constants; returns False if that would take too long."""
     for spec in (
         []
         if op.of_shape or op.known_only
@@ -357,9 +357,9 @@ def _compute(graph: Graph, op: Op, node: Node) -> bool:
 
 
 def _join(op: Op, node: Node, graph: Graph, probes: Mapping[str, int], error: Exception) -> Probes | None:
-    """Probes with two sizes made one, where the node fits at no other size; None where that does not help.
+    """Probes with two sizes made equal, if the node fits at no other size; None where that does not help.
 
-    Raises `Uneven` where a size would have to be one that follows from another: a multiple may fit.
+    Raises `Uneven` where a size would have to equal a number computed from another: a multiple may fit.
     """
     known = {*(n for name in node.inputs if name in graph.constants for n in graph.constants[name].shape)}
     known |= {n for value in node.attributes.values() if isinstance(value, np.ndarray) for n in value.shape}
@@ -385,7 +385,7 @@ def _join(op: Op, node: Node, graph: Graph, probes: Mapping[str, int], error: Ex
 
 
 def _made(op: Op, node: Node, graph: Graph, sizes: Mapping[int, int]) -> tuple[Spec | None, Spec] | None:
-    """The first input and the first output of a node with other sizes; None where it does not fit them."""
+    """(first input, first output) of a node at other sizes; None where it does not fit them."""
     specs = [
         Spec(s.dtype, tuple(sizes.get(n, n) for n in s.sizes)) if s else None
         for s in (graph.specs[i] if i else None for i in node.inputs[: op.arguments(node)])
@@ -397,7 +397,7 @@ def _made(op: Op, node: Node, graph: Graph, sizes: Mapping[int, int]) -> tuple[S
 
 
 def _numbers(op: Op, node: Node, graph: Graph, probes: Mapping[str, int]) -> list[tuple[str, int]]:
-    """(open size, number) where a node's attributes state the number for the very axis that has the size."""
+    """(open size, number) where a node's attributes have the number for the axis with that size."""
     values = [n for v in node.attributes.values() if not isinstance(v, Graph) for n in np.ravel(np.asarray(v, object))]
     found = []
     for name, old in probes.items():

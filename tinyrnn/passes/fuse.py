@@ -1,4 +1,4 @@
-"""Join chains of element-wise nodes into single loops."""
+"""Fusion of chains of element-wise nodes into single loops."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tinyrnn.ops.elementwise.operators import chain_node, in_vectors
 from tinyrnn.passes.rows import Program
 
 LONGEST = 12
-"""nodes in one loop: more would not fit the registers"""
+"""most nodes in one loop: more would not fit the registers"""
 
 
 def fuse(program: Program) -> None:
-    """Give every element-wise node to the loop of its only consumer where both have the same rows, shape and kind of loop."""
+    """Fuse every element-wise node with its only consumer, if both have the same rows, shape and kind of loop."""
     _fuse(program, program.graph, set(program.graph.outputs))
 
 

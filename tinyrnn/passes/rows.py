@@ -23,7 +23,7 @@ from tinyrnn.passes.dead_code import remove_dead
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a program, between the file's shape and frames."""
+    """An input or output of a program: its shape in the file and as a frame."""
 
     name: str
     dtype: np.dtype[Any]
@@ -38,7 +38,7 @@ class Port:
 
 @dataclass
 class Program:
-    """A model over frames: what plan and code generation start from."""
+    """A model over frames, the input of planning and code generation."""
 
     graph: Graph
     inputs: list[Port]
@@ -51,25 +51,25 @@ class Program:
     batches: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     """constants that differ along the batch axis, batch first"""
     clocks: dict[str, Clock] = field(default_factory=dict)
-    """of the values per row that do not have one row for each input frame"""
+    """clocks of the values that do not have one row for each input frame"""
     doubts: list[str] = field(default_factory=list)
-    """inputs that look like states and are none, in a sentence each"""
+    """a sentence for each input that looks like a state but is none"""
     sizes: tuple[SizeRule, ...] = ()
-    """what open sizes can be, where not all is allowed"""
+    """restrictions of open sizes"""
     narrowed: str = ""
-    """why float64 is computed in float32, where it is"""
+    """why float64 is computed in float32; empty if it is not"""
     carried: set[tuple[str, str]] = field(default_factory=set)
     """(initial, final value) of recurrences that start from a state of the graph and end with its next value"""
     rounded: bool = False
     """whether each frame rounds such a state to half precision"""
 
     def clock(self, name: str) -> Clock:
-        """The clock of a value per row."""
+        """The clock of a value with one row per frame."""
         return self.clocks.get(name, FRAMES)
 
     @property
     def waits(self) -> list[Clock]:
-        """The clocks that must come to their end before a sequence is done, where it takes more than its frames."""
+        """The clocks that a flush has to complete, where a sequence has rows after its last frame."""
         found = [p.clock for p in self.outputs if p.per_row]
         for node in self.graph.nodes:
             if any(name and name not in self.per_row for name in node.outputs):
@@ -78,17 +78,17 @@ class Program:
 
     @property
     def visible_inputs(self) -> list[Port]:
-        """The inputs that a stream takes: all that are not states."""
+        """The inputs of a stream: all except states."""
         return [p for p in self.inputs if p.name not in self.states]
 
     @property
     def visible_outputs(self) -> list[Port]:
-        """The outputs that a stream gives: all that are not states, or the states where there is nothing else."""
+        """The outputs of a stream: all except states, or the states if there is nothing else."""
         return [p for p in self.outputs if p.name not in self.states.values()] or self.outputs
 
 
 def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: dict[str, str], roles: dict[Axis, str]) -> Program:
-    """The program over frames. Raises `UnsupportedError` naming the first node that cannot work so."""
+    """The program over frames. Raises `UnsupportedError` naming the first node that does not work frame by frame."""
     frames = Frames(graph.specs, roles, graph.constants)
     nodes: list[Node] = []
     for node in graph.nodes:
@@ -171,7 +171,7 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
 
 
 def _check_time(node: Node, frames: Frames) -> None:
-    """Rows are made of rows, or spread to them. Raises `Refused` where all of a value that has none would be taken apart."""
+    """Raise `Refused` where a node would split a value without rows into rows."""
 
     def timed(name: str) -> bool:
         return any("time" in frames.roles[name, axis] and frames.specs[name].sizes[axis] > 1 for axis in frames.rows(name))
@@ -186,7 +186,7 @@ def _check_time(node: Node, frames: Frames) -> None:
 
 
 def _clocked(nodes: list[Node], frames: Frames, per_row: set[str]) -> tuple[list[Node], dict[str, Clock]]:
-    """The nodes, with windows where a node's inputs have rows at different times, and the clocks that are not the input's."""
+    """(nodes, with windows that align inputs whose rows come at different times; clocks other than the input's)."""
     clocks: dict[str, Clock] = {}
     late: dict[tuple[str, Clock], str] = {}
     result = []
@@ -226,7 +226,7 @@ def _read_instead(node: Node, name: str, other: str) -> None:
 
 
 def inside(node: Node) -> set[str]:
-    """The values that the nested graphs of a node make or are handed."""
+    """The values that the nested graphs of a node compute, and their inputs."""
     found: set[str] = set()
     for _, inner in node.nested():
         found |= {*inner.inputs, *(name for each in inner.every_node() for name in each.outputs)}
@@ -235,7 +235,7 @@ def inside(node: Node) -> set[str]:
 
 
 def _constant_frame(name: str, array: np.ndarray[Any, Any], frames: Frames) -> tuple[np.ndarray[Any, Any], bool]:
-    """A constant without its row axes; batch first, and True, where it differs along the batch axis."""
+    """(constant without its row axes, whether it varies along the batch axis, which is then kept first)."""
     varies = None
     for axis in frames.rows(name):
         first = np.take(array, [0], axis=axis)

@@ -1,4 +1,4 @@
-"""How an output is computed from an input: the ways through the graph that a state takes to its next value."""
+"""How outputs are computed from an input: the paths through the graph from a state to its next value."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ FAR = 1 << 30
 
 @dataclass(frozen=True, order=True)
 class Way:
-    """The shortest way from an input to a value, the nearest first."""
+    """The length of the shortest path from an input to a value; shorter ones compare less."""
 
     mixed: int
-    """operators on it after which an element no longer stands for the one at its place (a matrix product)"""
+    """number of operators after which elements no longer correspond by place (a matrix product)"""
     made: int
-    """operators on it that compute elements, one by one"""
+    """number of operators that compute elements one by one"""
 
 
 NONE = Way(FAR, FAR)
@@ -26,30 +26,30 @@ HERE = Way(0, 0)
 
 @dataclass
 class Paths:
-    """What one input becomes: for each value that follows from it, how."""
+    """All values that depend on one input, and how."""
 
     ways: dict[str, Way]
     kept: set[str]
-    """values that are its elements moved about, and nothing else's"""
+    """values that consist of its elements only, rearranged"""
     joined: set[str]
-    """values that are some of its elements beside others, moved about: a cache with new frames"""
+    """values that consist of some of its elements and of others, rearranged: a cache with new frames"""
     carried: set[str]
-    """values that are what a recurrent operator makes of it as its state, with masks before"""
+    """values that are the final state of a recurrent operator that starts from it, possibly masked"""
 
     def way(self, name: str) -> Way:
         return self.ways.get(name, NONE)
 
     def strong(self, name: str) -> bool:
-        """Whether only a state becomes this value in this way."""
+        """Whether the path to this value shows that the input is a state."""
         return name in self.joined or name in self.carried
 
     def alike(self, name: str) -> bool:
-        """Whether every element stands for one of the input's, and is more than it was."""
+        """Whether every element corresponds to one of the input's, but is computed, not only moved."""
         return self.way(name).mixed == 0 and name not in self.kept
 
 
 def paths(graph: Graph, source: str) -> Paths:
-    """What follows from an input of a graph whose shapes are known."""
+    """The paths from an input of a graph whose shapes are known."""
     found = Paths({source: HERE}, {source}, set(), set())
     for node in graph.nodes:
         if any(name in found.ways for name in node.inputs):

@@ -1,8 +1,8 @@
 """Find which outputs are the next value of which inputs: the states of a step model.
 
-What the graph computes comes first: an input that a recurrent operator carries to an output, or that is joined with
-new frames and cut, is a state. Then names, where the graph is not against them. What then still looks like a state is
-paired where one way is nearest in the graph, or nothing is: all states are found, or the error says what to write.
+The graph decides first: an input that a recurrent operator carries to an output, or that is joined with
+new frames and cut, is a state. Then names decide, unless the graph contradicts them. What then still looks like a state is
+paired if one pairing is nearest in the graph. Either all states are found, or the error says what to write.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tinyrnn.passes.state_names import numbers, pairs, says_state, telling, uniq
 from tinyrnn.passes.state_paths import FAR, Paths, paths
 
 MOST_TOGETHER = 6
-"""states of one shape whose every pairing is tried"""
+"""most states of one shape for which every pairing is tried"""
 
 
 def find_states(graph: Graph, states: Mapping[str, str] | None, stepwise: bool, timed: Collection[str] = ()) -> dict[str, str]:
-    """State inputs → state outputs; `timed` are the inputs and outputs with a time axis, which are no states.
+    """State inputs → state outputs. timed: inputs and outputs with a time axis, which are not states.
 
     Named pairs are checked; otherwise all are found or none. Raises `LoadError` with the candidates and the `states=`
     to write where something looks like a state and it is not clear which output is its next value.
@@ -39,7 +39,7 @@ def find_states(graph: Graph, states: Mapping[str, str] | None, stepwise: bool, 
 
 
 def left_out(graph: Graph, found: Mapping[str, str], timed: Collection[str] = ()) -> list[str]:
-    """What looks like a state and is none, in a sentence each."""
+    """A sentence for each input that looks like a state but is none."""
     search = _Search(graph, timed)
     search.found = dict(found)
     texts = [
@@ -84,7 +84,7 @@ class _Search:
         return [i for i in self.options if i not in self.found and self.free(i)]
 
     def by_structure(self) -> None:
-        """What only a state becomes; names decide between several, and what elementwise operators make of them."""
+        """Pair inputs with outputs that can only be their next values; of several, names and element-wise paths decide."""
         for i, o in self.named.items():
             near = self.paths[i].alike(o) and telling(i, o)
             if self.strong(i) and (o in self.strong(i) or near):
@@ -98,7 +98,7 @@ class _Search:
                 self.found[start] = end
 
     def leave_an_input(self) -> None:
-        """A model has an input that is no state: of those found by name alone, the one that looks least like a state."""
+        """If all inputs were paired, release the pair that was found by name only and looks least like a state."""
         weak = [i for i, o in self.found.items() if not self.paths[i].strong(o)]
         if not weak or len(self.found) < len(self.graph.inputs):
             return
@@ -109,7 +109,7 @@ class _Search:
         del self.found[least[0]]
 
     def looking(self) -> list[str]:
-        """What still looks like a state: by its way through the graph or its name."""
+        """The unpaired inputs that look like a state, by their paths through the graph or their names."""
         waiting = self.waiting()
         sure = [i for i in waiting if self.strong(i) or (says_state(i) and i not in self.ordinary())]
         inputs = len(self.graph.inputs) - len(self.found)
@@ -136,11 +136,11 @@ class _Search:
         self.found |= made
 
     def ordinary(self) -> list[str]:
-        """Inputs from which no output of their shape follows."""
+        """Inputs on which no output of their shape depends."""
         return [i for i in self.waiting() if all(self.paths[i].way(o).mixed == FAR for o in self.free(i))]
 
     def match(self, needed: Sequence[str]) -> dict[str, str] | None:
-        """The one good way to pair all of `needed`: by name, where there is one option, or by the nearest way."""
+        """The only good pairing of all of `needed`: by name, by a single option, or by the shortest paths; else None."""
         made: dict[str, str] = {}
         specs = {self.graph.specs[i] for i in needed}
         for group in ([i for i in needed if self.graph.specs[i] == spec] for spec in specs):
@@ -153,7 +153,7 @@ class _Search:
         return made
 
     def nearest(self, group: Sequence[str], ends: Sequence[str]) -> dict[str, str] | None:
-        """The pairing of least way, where every output is taken and no other is as near."""
+        """The pairing with the shortest paths, if it takes every output and no other one is as short; else None."""
         if len(group) != len(ends) or len(group) > MOST_TOGETHER:
             return None
         costs = []
@@ -166,7 +166,7 @@ class _Search:
         return dict(zip(group, costs[0][2], strict=True))
 
     def in_order(self, group: Sequence[str], ends: Sequence[str]) -> dict[str, str] | None:
-        """One after the other, where numbers in the names count up on both sides and the graph agrees."""
+        """The pairing in order, if numbers in the names count up on both sides and the graph agrees; else None."""
         if len(group) != len(ends) or any(numbers(side) != sorted(set(numbers(side))) for side in (group, ends)):
             return None
         if len(numbers(group)) != len(group) or len(numbers(ends)) != len(ends):
@@ -178,7 +178,7 @@ class _Search:
         return dict(zip(group, ends, strict=True)) if nearest else None
 
     def guess(self, needed: Sequence[str]) -> dict[str, str]:
-        """A pairing to write down as an example."""
+        """A pairing to show as an example in an error."""
         made: dict[str, str] = {}
         for i in needed:
             left = [o for o in self.free(i) if o not in made.values()]

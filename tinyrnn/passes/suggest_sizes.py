@@ -1,4 +1,4 @@
-"""For a graph that cannot run with its sizes open: values for them with which it can."""
+"""Suggestions for a graph that cannot run with open sizes: values with which it runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tinyrnn.passes import Time, bound, prepare
 from tinyrnn.passes.fold import fold
 
 LENGTHS = (1, 16, 32, 64, 80, 128, 160, 256, 320, 400, 480, 512, 576, 640, 768, 800, 960, 1024, 1536, 1600, 2048, 4096)
-"""lengths that are tried: of frames, windows and blocks as models have them"""
+"""lengths that are tried: common lengths of frames, windows and blocks"""
 PATIENCE = 6.0
-"""seconds for the search"""
+"""most seconds for the search"""
 
 
 def open_sizes(graph: Graph) -> dict[str, list[tuple[str, int]]]:
-    """The sizes that inputs leave open: name → (input, axis) where it stands."""
+    """Open sizes of inputs: name → (input, axis)."""
     found: dict[str, list[tuple[str, int]]] = {}
     for name in graph.inputs:
         for axis, size in enumerate(graph.specs[name].shape):
@@ -29,7 +29,7 @@ def open_sizes(graph: Graph) -> dict[str, list[tuple[str, int]]]:
 
 
 def switches(graph: Graph) -> dict[str, list[int]]:
-    """Inputs of one whole number that the graph weighs against constants: name → those constants, the likely ones first."""
+    """Inputs of one whole number that the graph compares with constants: name → those constants, the likely ones first."""
     found: dict[str, list[int]] = {}
     for name in graph.inputs:
         if graph.specs[name].dtype.kind not in "iu" or any(n != 1 for n in graph.specs[name].shape):
@@ -46,7 +46,7 @@ def switches(graph: Graph) -> dict[str, list[int]]:
 
 
 def example(graph: Graph, states: Mapping[str, str] | None, time: Time | None) -> dict[str, int] | None:
-    """Values of open sizes, and of switches where needed, with which a graph runs; None where none are found."""
+    """Values of open sizes, and of switches if needed, with which a graph runs; None if none are found."""
     begun = perf_counter()
     for values in _trials(graph):
         if perf_counter() - begun > PATIENCE:
@@ -76,7 +76,7 @@ def _trials(graph: Graph) -> Iterator[dict[str, int]]:
 
 
 def advice(graph: Graph, values: Mapping[str, int]) -> str:
-    """What a file leaves open, and the options that fix it."""
+    """A sentence: the open sizes, and the options that fix them."""
     parts = [
         f"size {name!r} (axis {places[0][1]} of {places[0][0]!r})" for name, places in open_sizes(graph).items() if name in values
     ] + [f"the value of {name!r}" for name in graph.inputs if name in values]

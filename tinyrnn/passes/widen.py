@@ -1,7 +1,7 @@
-"""Other floating types become float32 inside; inputs and outputs stay what they are, with a cast behind and before each.
+"""Conversion of other floating types to float32, except for inputs and outputs, which are cast.
 
-What the file computes in half precision is computed in float32 instead, so results differ from it by its own rounding.
-So is, where an operator has no float64, what the file computes in float64: less exactly than the file says.
+Half precision in the file is computed in float32, so that results differ by the rounding of half precision.
+Where an operator has no float64, float64 is computed in float32 too, less exactly than the file says.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ NARROW_CODES = (10, 16)
 DOUBLE_CODES = (11,)
 FLOAT_CODE = 1
 TYPE_ATTRIBUTES = ("to", "dtype", "output_datatype", "output_dtype", "stash_type", "softmax_precision")
-"""attributes that are element types, wherever they stand"""
+"""names of attributes that are element types"""
 FLOAT = np.dtype(np.float32)
 
 
 def widen(graph: Graph) -> None:
-    """Give everything of half precision the type float32, but for the inputs and outputs."""
+    """Convert half precision to float32, except for inputs and outputs."""
     _as_float32(graph, is_narrow, NARROW_CODES)
 
 
 def narrow(graph: Graph) -> None:
-    """Give everything of float64 the type float32, but for the inputs and outputs; the shapes are known."""
+    """Convert float64 to float32, except for inputs and outputs, of a graph whose shapes are known."""
     for name, wide in _as_float32(graph, _is_double, DOUBLE_CODES).items():
         graph.specs[wide] = Spec(FLOAT, graph.specs[name].shape)
 
@@ -47,7 +47,7 @@ def _is_double(dtype: np.dtype[Any]) -> bool:
 
 
 def _as_float32(graph: Graph, other: Callable[[np.dtype[Any]], bool], codes: Collection[int]) -> dict[str, str]:
-    """Give what is of another type the type float32; returns what takes the places of inputs and outputs inside."""
+    """Convert values of type `other` to float32; returns the new names of inputs and outputs inside."""
     found = {name: spec for name, spec in graph.specs.items() if other(spec.dtype)}
     inputs, outputs = ([name for name in names if name in found] for names in (graph.inputs, graph.outputs))
     for name, array in graph.constants.items():
@@ -79,7 +79,7 @@ def _new(name: str, taken: set[str]) -> str:
 
 
 def _rename(graph: Graph, names: dict[str, str]) -> None:
-    """Other names for values wherever a node reads or makes them."""
+    """Rename values in the inputs and outputs of nodes."""
     for node in graph.every_node():
         node.inputs = tuple(names.get(name, name) for name in node.inputs)
         node.outputs = tuple(names.get(name, name) for name in node.outputs)

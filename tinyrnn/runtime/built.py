@@ -1,4 +1,4 @@
-"""What `tinyrnn build` made, loaded: a Model from a folder, without Numba and ONNX. `NAME.py` of a build contains this package.
+"""Loading a build: a Model from a folder of `tinyrnn build`, without Numba and ONNX. `NAME.py` of a build contains this package.
 
 `manifest.json` says what the model takes and gives; the code, and the weights unless they are in a file of their own, are
 in the shared library beside it.
@@ -23,13 +23,13 @@ from tinyrnn.runtime.memory import Context, Layout, aligned
 from tinyrnn.runtime.model import Model
 
 FORMAT = 2
-"""of manifest.json"""
+"""version of the format of manifest.json"""
 WEIGHTS_HEADER = 64
-"""bytes of a file of weights before the weights"""
+"""bytes of the header of a file of weights"""
 
 
 def load_built(folder: str | PathLike[str]) -> Model:
-    """The model in a folder that `tinyrnn build` made for this machine, its weights and code as they were built.
+    """The model in a folder that `tinyrnn build` made for this machine.
 
     Raises `LoadError` where a file is missing or damaged, and `TargetError` where the code is for another machine.
     """
@@ -49,7 +49,7 @@ def load_built(folder: str | PathLike[str]) -> Model:
 
 
 def model_of(manifest: Mapping[str, Any], folder: Path) -> Model:
-    """The model that a manifest describes, from the files in a folder."""
+    """The model described by a manifest, from the files in a folder."""
     name, target = manifest["name"], manifest["target"]
     if not manifest["library"]:
         raise LoadError(f"{folder}: built for {target['name']} without a shared library (no linker was found, or it has none)")
@@ -81,13 +81,13 @@ def model_of(manifest: Mapping[str, Any], folder: Path) -> Model:
 
 
 def architecture() -> str:
-    """Of this machine, by the name that manifests give it."""
+    """The architecture of this machine, by its name in manifests."""
     names = {"amd64": "x86_64", "arm64": "aarch64", "armv7l": "armv7", "armv8l": "armv7"}
     return names.get(platform.machine().lower(), platform.machine().lower())
 
 
 def _check_machine(path: Path, target: Mapping[str, Any]) -> None:
-    """Refuse code that this processor cannot run, as far as the system tells what it can."""
+    """Raise `TargetError` for code that this processor cannot run, as far as its features are known."""
     here = architecture()
     if target["architecture"] != here:
         raise TargetError(f"{path}: for {target['name']} ({target['triple']}); this machine is {here}. Build it for this one")
@@ -102,7 +102,7 @@ def _check_machine(path: Path, target: Mapping[str, Any]) -> None:
 
 
 def weights_header(weights: Array) -> bytes:
-    """What a file of weights starts with: b"tinyrnn", zeros, from byte 16 their number, from byte 24 their SHA-256, zeros."""
+    """The header of a file of weights: b"tinyrnn", zeros, from byte 16 their length, from byte 24 their SHA-256, zeros."""
     import hashlib
 
     data = weights.tobytes()
@@ -129,7 +129,7 @@ class _Stream(ctypes.Structure):
 
 
 def _first_state(library: Any, name: str, layout: Layout) -> None:
-    """Let the library say what the state is after a reset."""
+    """The state after a reset, from the library."""
     state = aligned(max(layout.initial_state.size, 1), np.float32)
     stream = _Stream(state.ctypes.data, 0, 0)
     getattr(library, f"{name}_reset")(ctypes.byref(stream))
@@ -137,7 +137,7 @@ def _first_state(library: Any, name: str, layout: Layout) -> None:
 
 
 class _Code:
-    """Entries of a library, as `runtime` takes them."""
+    """The entries of a library, in the form that `Model` needs."""
 
     from_cache = True
 
@@ -164,7 +164,7 @@ def _clock(value: Any) -> Clock:
 
 
 def clock_value(clock: Clock) -> list[Any]:
-    """A clock for JSON."""
+    """A clock as a JSON value."""
     if isinstance(clock, Strided):
         return ["strided", clock_value(clock.of), clock.step, clock.last, clock.extra]
     if isinstance(clock, Unfolded):
@@ -187,7 +187,7 @@ def _port(value: Mapping[str, Any]) -> Port:
 
 
 def port_value(port: Port) -> dict[str, Any]:
-    """A port for JSON."""
+    """A port as a JSON value."""
     return {
         "name": port.name,
         "shape": list(port.shape),
@@ -204,7 +204,7 @@ PLAIN = ("name", "kind", "arena_fixed", "arena_per_row", "chunk", "lead", "refus
 
 
 def layout_value(layout: Layout) -> dict[str, Any]:
-    """A layout for JSON, without weights and the first state."""
+    """A layout as a JSON value, without weights and initial state."""
     return {
         **{name: getattr(layout, name) for name in PLAIN},
         **{name: [port_value(p) for p in getattr(layout, name)] for name in PORTS},
@@ -218,7 +218,7 @@ def layout_value(layout: Layout) -> dict[str, Any]:
 
 
 def layout_from(value: Mapping[str, Any], weights: Array) -> Layout:
-    """The layout that `layout_value` described."""
+    """The layout from the result of `layout_value`, and the weights."""
     plain: dict[str, Any] = {name: value[name] for name in PLAIN}
     ports: dict[str, Any] = {name: tuple(_port(p) for p in value[name]) for name in PORTS}
     return Layout(
@@ -236,7 +236,7 @@ def layout_from(value: Mapping[str, Any], weights: Array) -> Layout:
 
 
 def selftest(model: Model, folder: Path) -> bool:
-    """Whether the model gives the bits that are stored in selftest.npz: in one run, and frame by frame."""
+    """Whether the model gives the bits in selftest.npz, in one run and frame by frame."""
     with np.load(folder / "selftest.npz", allow_pickle=False) as stored:
         inputs = [stored[f"input_{i}"] for i in range(len(model.inputs))]
         expected = [stored[f"output_{i}"] for i in range(len(model.outputs))]

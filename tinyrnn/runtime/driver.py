@@ -1,4 +1,4 @@
-"""One context, driven: arrays checked on their way to compiled code, or given to it as they are."""
+"""The driver of one context: it checks and converts arrays for compiled code, or lets Python call that code directly."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tinyrnn.runtime.memory import Context, Layout
 from tinyrnn.runtime.process_local import ProcessLocal
 
 Progress = Callable[[int, int], None]
-"""called with frames done and frames in all"""
+"""called with (frames done, total frames)"""
 
 PROGRESS_FRAMES = 1 << 14
 
 
 def _probe_headers() -> bool:
-    """Whether array headers lie as the compiled `call` reads them (CPython with NumPy's public layout)."""
+    """Whether array headers have the layout that the compiled `call` reads (CPython with NumPy's public layout)."""
     if (
         platform.python_implementation() != "CPython"
         or ctypes.sizeof(ctypes.c_void_p) != 8
@@ -56,7 +56,7 @@ METH_FASTCALL = 0x80
 
 
 def _builtin(address: int, this: Any) -> tuple[Callable[..., Any], Any]:
-    """A Python callable for compiled code with the signature of METH_FASTCALL, and what must outlive it."""
+    """(Python callable for compiled code with the signature METH_FASTCALL, object that must outlive it)."""
     method = _MethodDef(b"step", address, METH_FASTCALL, None)
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
@@ -64,15 +64,15 @@ def _builtin(address: int, this: Any) -> tuple[Callable[..., Any], Any]:
 
 
 class Driver(ProcessLocal):
-    """Steps and runs one context; holds everything that a call looks up, and no stream."""
+    """Steps and runs one context. It holds all that a call needs, but no stream."""
 
     def __init__(self, layout: Layout, code: Any, named: Any) -> None:
-        """`named` makes the answer of several outputs; None for one."""
+        """named: makes the result of several outputs; None for one."""
         self.layout, self.context = layout, Context(layout)
         self.code = code  # owns the machine code, also where only `Stream.step` is kept
         self.run, self.named = code.run, named
         self.otherwise: Callable[..., Any] = self.checked
-        """takes the frame that compiled code declined, with the arguments of `checked`"""
+        """called instead of `checked`, with the same arguments, for a frame that compiled code declined"""
         self.single: Callable[..., Any] | None = None
         self.many: Callable[..., Any] | None = None
         self.several = [p.per_frame and p.several for p in layout.outputs]
@@ -83,7 +83,7 @@ class Driver(ProcessLocal):
             self._prepare_calls(code.calls)
 
     def _prepare_calls(self, functions: Sequence[int]) -> None:
-        """Let Python call the compiled code with arrays as they are; what it declines goes the long way."""
+        """Let Python call the compiled code directly; calls that it declines go through `checked`."""
         layout, addresses = self.layout, self.context.addresses
         ports = [*layout.inputs, *layout.outputs]
         api = ctypes.pythonapi
@@ -99,7 +99,7 @@ class Driver(ProcessLocal):
         self.steps = [(p.step_shape, p.dtype) for p in layout.outputs]
 
     def short_step(self) -> Callable[..., Any] | None:
-        """`Stream.step` for one input and one output, with everything that it looks up at hand."""
+        """`Stream.step` for one input and one output, as a closure without attribute lookups."""
         single, driver, layout = self.single, self, self.layout
         if single is None or len(layout.inputs) != 1 or len(layout.outputs) != 1 or self.keeps:
             return None
@@ -165,18 +165,18 @@ class Driver(ProcessLocal):
         return [out] if type(out) is np.ndarray else list(out) if isinstance(out, (tuple, list)) else []
 
     def _remember(self, inputs: Sequence[Array]) -> None:
-        """What a flush needs of the last call."""
+        """Keep the values of the last call that a flush needs."""
         self.per_call = [None if p.per_frame else a.copy() for p, a in zip(self.layout.inputs, inputs, strict=True)]
 
     def rows(self, frames: int) -> list[int]:
-        """Rows of each output that the next frames make; `frames` for what belongs to a call."""
+        """The number of rows of each output that the next frames make; `frames` for a value with one per call."""
         if not self.layout.waits:
             return [frames] * len(self.layout.outputs)
         before = self.context.frames
         return [p.clock.count(before + frames) - p.clock.count(before) if p.per_frame else frames for p in self.layout.outputs]
 
     def coming(self, frames: int) -> Any:
-        """`rows` as `Stream.rows` answers them."""
+        """The result of `Stream.rows`."""
         if not isinstance(frames, (int, np.integer)) or frames < 0:
             raise ShapeError(f"{self.layout.name}: rows of {frames!r} frames: it takes a number from 0 up")
         self._open()
@@ -216,11 +216,11 @@ class Driver(ProcessLocal):
         return self._answer(self._cut(results, rows) if single else results)
 
     def _cut(self, results: Sequence[Array], rows: Sequence[int]) -> list[Array | None]:
-        """What one step made in arrays of `step_shape`."""
+        """The results of one step, cut to the rows made, from arrays of `step_shape`."""
         return [r[:n] if several else r if n else None for several, r, n in zip(self.several, results, rows, strict=True)]
 
     def flush(self) -> Any:
-        """The rows that still wait for frames, as if the sequence ended here."""
+        """The rows that still wait for later frames, as if the sequence ended here."""
         context, layout = self.context, self.layout
         end = context.frames
         last = layout.last(end) if end and not context.ended else end
@@ -262,7 +262,7 @@ class Driver(ProcessLocal):
             progress(end, total)
 
     def _results(self, out: Any, rows: Sequence[int], single: bool, frames: int) -> list[Array]:
-        """Arrays for the outputs: of one step, or with so many rows each."""
+        """Arrays for the outputs of one step (`single`), or with the given numbers of rows."""
         layout = self.layout
         if out is None:
             pairs = zip(layout.outputs, rows, strict=True)

@@ -1,4 +1,4 @@
-"""What compiled code works on: the layout of a model, and the memory of one live input."""
+"""The memory of compiled code: the layout of a model, and the context of one live input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Layout:
-    """What a compiled model needs to run."""
+    """The description of a compiled model that is needed to run it."""
 
     name: str
     kind: str
@@ -37,11 +37,11 @@ class Layout:
     arena_fixed: int
     arena_per_row: int
     chunk: int
-    """rows of one pass; 0: a call is one pass"""
+    """most rows of one pass; 0 if every call is one pass"""
     lead: int
     """rows of capacity more than a pass has frames"""
     waits: tuple[Clock, ...]
-    """clocks that must come to their end before a sequence is done, where that takes more than its frames"""
+    """clocks that a flush has to complete, where a sequence has rows after its last frame"""
     refuses_stream: str
     batches: Mapping[str, Array]
     multiply_adds: int
@@ -51,15 +51,15 @@ class Layout:
     sizes: tuple[SizeRule, ...] = ()
     """what open sizes can be"""
     table: Array | None = None
-    """what code for several sizes reads before the weights, in the same memory"""
+    """the table of parameters of a parametric page, before the weights in the same memory"""
 
     @property
     def clocks(self) -> set[Clock]:
-        """The clocks whose rows a whole sequence must have."""
+        """The clocks of outputs and of values that have to be completed."""
         return {*self.waits, *(p.clock for p in (*self.inputs, *self.outputs) if p.per_frame)}
 
     def last(self, frames: int) -> int:
-        """After how many frames, the end being known, all rows of a sequence of so many are made."""
+        """The number of frames to run, beyond the end if needed, until all rows of a sequence of `frames` frames are made."""
         late, beyond = frames, 1
         while any(clock.count(late, frames) < clock.whole(frames) for clock in self.waits):
             late, beyond = late + beyond, 2 * beyond
@@ -69,7 +69,7 @@ class Layout:
 
 
 def part_views(layout: Layout, state: Array) -> dict[str, Array]:
-    """The parts of a state by name, each in its shape and dtype: views."""
+    """Views of the parts of a state by name, each in its shape and dtype."""
     return {
         name: state[offset : offset + -(-prod(shape) * dtype.itemsize // 4)].view(dtype)[: prod(shape)].reshape(shape)
         for name, offset, shape, dtype in layout.state_parts
@@ -77,7 +77,7 @@ def part_views(layout: Layout, state: Array) -> dict[str, Array]:
 
 
 def aligned(count: int, dtype: Any = np.uint8) -> Array:
-    """An uninitialised array on a 64-byte boundary: NumPy promises 16, and loads that split cache lines are slow."""
+    """An uninitialised array aligned to 64 bytes: NumPy guarantees 16, and loads across cache lines are slow."""
     size = count * np.dtype(dtype).itemsize
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
@@ -85,7 +85,7 @@ def aligned(count: int, dtype: Any = np.uint8) -> Array:
 
 
 class Context(ProcessLocal):
-    """The memory of one live input: state, arena, and the addresses that compiled code takes."""
+    """The memory of one live input: state, arena, and the array of addresses for compiled code."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -100,7 +100,7 @@ class Context(ProcessLocal):
         self.reset()
 
     def share(self, state: Array) -> None:
-        """Work on the state of another context."""
+        """Use the state array of another context."""
         self.state = state
         self.addresses[1] = state.ctypes.data
         self.counter = part_views(self.layout, state).get("frames")
@@ -120,11 +120,11 @@ class Context(ProcessLocal):
 
     @property
     def frames(self) -> int:
-        """Frames since the reset, where the model counts them."""
+        """The number of frames since the reset, if the model counts them."""
         return 0 if self.counter is None else int(self.counter[0])
 
     def reserve(self, rows: int) -> None:
-        """An arena for passes of `rows` rows, its pages touched."""
+        """Allocate an arena for passes of `rows` rows and touch its pages."""
         self.capacity = rows
         self.arena = aligned(self.layout.arena_fixed + self.layout.arena_per_row * rows + ALIGNMENT)
         self.arena[:] = 0
@@ -132,9 +132,9 @@ class Context(ProcessLocal):
         self.addresses[3] = rows
 
     def execute(self, run: Callable[[int, int], int], arrays: Sequence[Array], frames: int, end: int = -1) -> None:
-        """Run over `frames`; arrays are inputs, batch constants and outputs, each as compiled code expects them.
+        """Run compiled code over `frames` frames. arrays: inputs, batch constants and outputs, as the code expects them.
 
-        Where the sequence ends after `end` frames, those beyond have no input: they only let late rows be made.
+        If the sequence ends after `end` frames, later frames have no input: in them only delayed rows are made.
         """
         if self.layout.chunk == 0 and frames + self.layout.lead > self.capacity:
             self.reserve(frames + self.layout.lead)

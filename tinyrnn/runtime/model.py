@@ -28,7 +28,7 @@ class Model(ProcessLocal):
     )
 
     def __init__(self, layout: Layout, code: Any, source: Any = None, tracer: Callable[[], Any] | None = None) -> None:
-        """`source` is what it was compiled from, or makes that when it is first asked for; `tracer` makes what `trace` uses."""
+        """source: the stages of its compilation, or a function that returns them; tracer: returns the tracer for `trace`."""
         self._layout, self._code = layout, code
         self._made_from, self._tracer = source, tracer
         self._result = _named(layout.name, [p.name for p in layout.outputs])
@@ -36,14 +36,14 @@ class Model(ProcessLocal):
 
     @property
     def _source(self) -> Any:
-        """The stages it was compiled through; None where the compiler is not at hand."""
+        """The stages of its compilation; None where the compiler is not available."""
         if callable(self._made_from):
             self._made_from = self._made_from()
         return self._made_from
 
     @property
     def _codes(self) -> list[Any]:
-        """The compiled pages that it has used."""
+        """The compiled pages that it uses."""
         return [self._code]
 
     @property
@@ -70,30 +70,30 @@ class Model(ProcessLocal):
 
     @property
     def has_tail(self) -> bool:
-        """Whether a sequence can have more rows than its frames alone give, which `Stream.flush` then makes."""
+        """Whether a sequence can have rows after its last frame, which `Stream.flush` makes."""
         return bool(self._layout.waits)
 
     @property
     def delay(self) -> int:
-        """Frames by which the outputs of a stream are late, because the model looks ahead: the tail comes with `Stream.flush`."""
+        """Number of frames by which the outputs of a stream are delayed by look-ahead; `Stream.flush` makes the tail."""
         return max((clock.delay for clock in self._layout.waits), default=0)
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the file says of itself, as strings."""
+        """The metadata of the file, as strings."""
         return dict(self._layout.metadata)
 
     def stream(self) -> Stream:
         """A new live input in its initial state.
 
-        Raises `StreamError` with the node that forbids it where the model needs the whole sequence.
+        Raises `StreamError`, naming the node that forbids it, if the model needs the whole sequence.
         """
         if self._layout.refuses_stream:
             raise StreamError(f"{self.name} cannot stream: {self._layout.refuses_stream}. Run whole sequences with model.run(x)")
         return Stream(self)
 
     def run(self, *inputs: Any, **named: Any) -> Any:
-        """Every input in the file's own shape, every output in the file's own shape; nothing is remembered.
+        """Run whole sequences, inputs and outputs in the file's own shapes; no state is kept.
 
         Inputs are positional in the file's order, by keyword, or one dict. One output comes back as an array,
         several as a named tuple. `run(None, {...})` and `run(["y"], {...})`, as onnxruntime has it, give a list of all or
@@ -110,14 +110,14 @@ class Model(ProcessLocal):
         return run_sequences(self._layout, self._code, self._file_result, inputs, named)
 
     def trace(self, *inputs: Any, entry: int = 0, **named: Any) -> Any:
-        """As `run`, seen from inside: a `tinyrnn.trace.Trace` of one run, of a batch the sequence `entry`.
+        """As `run`, with everything that recurrent layers compute: a `tinyrnn.trace.Trace`; of a batch the sequence `entry`.
 
-        The first trace of a model compiles it once more. Raises `ShapeError`.
+        The first trace compiles the model once more. Raises `ShapeError`.
         """
         return self.traced().whole(inputs, named, entry)
 
     def traced(self) -> Any:
-        """The `tinyrnn.trace.Tracer` of this model. Raises `StreamError` where it cannot be made."""
+        """The `tinyrnn.trace.Tracer` of this model. Raises `StreamError` if `tinyrnn.load` did not make it."""
         if self._tracer is None:
             raise StreamError(f"{self.name}: a model that was not made by tinyrnn.load has no trace")
         return self._tracer()
@@ -195,48 +195,48 @@ class Stream(ProcessLocal):
         return other
 
     def flush(self) -> Any:
-        """The tail: the rows that wait for frames to come, as if the sequence ended here; time first, as from `run`.
+        """The tail: the rows that still wait for later frames, as if the sequence ended here; time first, as from `run`.
 
-        Until `reset` the stream of a model that `has_tail` then takes no more frames. Where nothing waits there are no
-        rows, and what belongs to a call is None: its last value stands. Raises `StreamError` where an input that
-        belongs to a call was never given.
+        If the model `has_tail`, the stream then takes no more frames until `reset`. If nothing waits there are no
+        rows. An output with one value per call is None: its last value stays valid. Raises `StreamError` if an input with
+        one value per call was never given.
         """
         return self._driver.flush()
 
     def rows(self, frames: int = 1) -> Any:
-        """The rows of each output that the next `frames` make, in one call or in several: `frames` for most models.
+        """The number of rows of each output that the next `frames` frames make, in any number of calls; usually `frames`.
 
-        None for an output that belongs to a call. `run(x, out=y[: stream.rows(len(x))])` writes into the start of y.
+        None for an output with one value per call. `run(x, out=y[: stream.rows(len(x))])` writes into the start of y.
         Raises `ShapeError`, and `StreamError` after `flush`.
         """
         return self._driver.coming(frames)
 
     def step(self, *inputs: Any, out: Any = None, **named: Any) -> Any:
-        """One frame: inputs of the shapes of `model.inputs`, in order or by name; the outputs of `model.outputs`.
+        """Process one frame: inputs in the shapes of `model.inputs`, in order or by name; returns the outputs of `model.outputs`.
 
         `out` is an array of `step_shape` of the output (several outputs: a sequence of arrays) to write into, C-contiguous
-        and of the right dtype; without it new arrays come back. Raises `ShapeError`, with the state unchanged.
+        and of the right dtype; without it new arrays are returned. Raises `ShapeError`, with the state unchanged.
 
-        Of a model that looks ahead or has strides over time, an output that has no row yet is None, and its `out` is
-        as before. Where one frame can make several rows, they come back as [rows, *frame]; `out` is then [n, *frame] with
-        room for them, and what comes back is a view of its first rows.
+        If a model looks ahead or has strides over time, an output without a row in this step is None, and its `out` is
+        unchanged. If one frame can make several rows, they are returned as [rows, *frame]; `out` is then [n, *frame] with
+        room for them, and the result is a view of its first rows.
         """
         return self._driver.step(inputs, out, named)
 
     def run(self, *inputs: Any, out: Any = None, progress: Progress | None = None, **named: Any) -> Any:
-        """Many frames [T, *frame] in one native call, the GIL released; time first in every output.
+        """Process frames [T, *frame] in one native call with the GIL released; every output has time first.
 
-        What belongs to a call, not to a frame (`per_frame` False), is given and comes back without the time axis.
-        `out` is an array (several outputs: a sequence of arrays) of exactly the shape that comes back without it; the
-        rows of a model with delay or strides over time `rows(T)` tells.
+        Inputs and outputs with one value per call (`per_frame` False) have no time axis.
+        `out` is an array (several outputs: a sequence of arrays) of exactly the shape of the result without it; the
+        number of rows of a model with delay or strides over time is `rows(T)`.
         `progress(done, total)` is called between pieces. Raises `ShapeError`, with the state unchanged.
         """
         return self._driver.run_many(inputs, out, named, progress)
 
     def trace(self, *inputs: Any, end: bool = False, **named: Any) -> Any:
-        """As `run`, seen from inside: a `tinyrnn.trace.Trace` with gates, cell and hidden state of every recurrent layer.
+        """As `run`, but returns a `tinyrnn.trace.Trace` with gates, cell and hidden states of every recurrent layer.
 
-        The stream goes on as from `run`, outputs and state the same bits; with `end`, as from `flush` after it, the tail in
-        the trace. The first trace of a model compiles it once more. Raises `ShapeError`, with the state unchanged.
+        The stream goes on as after `run`, with the same bits; with `end` as after `run` and `flush`, with the tail in
+        the trace. The first trace compiles the model once more. Raises `ShapeError`, with the state unchanged.
         """
         return self.model.traced().stream(self, inputs, named, end)

@@ -1,7 +1,7 @@
-"""Arithmetic that a machine has no instruction for, as LLVM text: where LLVM would call a library, or round twice.
+"""LLVM text for arithmetic without an instruction on a machine, where LLVM would call a library, or round twice.
 
-`fma` is either exact, through float64, or split into a product and a sum. Rounding and the division of int64 are
-written out, so that objects for small processors need no libgcc.
+`fma` is either exact, by float64, or split into a product and a sum. Rounding and the division of int64 are
+defined here, so that objects for small processors need no libgcc.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def rewritten(text: str, machine: Machine) -> str:
     lacking = machine.lacks | ({"fma"} if machine.fma != "unit" else set())
     defined: list[str] = []
     helpers: dict[str, str] = {}
-    """what the definitions call of LLVM: name → declaration"""
+    """LLVM intrinsics that the definitions call: name → declaration"""
 
     def declared(match: re.Match[str]) -> str:
         word, suffix = match.groups()
@@ -52,7 +52,7 @@ def rewritten(text: str, machine: Machine) -> str:
 
 
 def _kinds(suffix: str) -> tuple[str, Callable[[str, str], str], Callable[[str], str]]:
-    """Of a suffix like v4f32: the type, and functions for a constant of an element type and for the type of such elements."""
+    """For a suffix like v4f32: (type, function for a constant of an element type, function for the type of such elements)."""
     count = suffix[1:-3] if suffix[0] == "v" else ""
 
     def wide(element: str) -> str:
@@ -111,7 +111,7 @@ define internal {f} @tinyrnn.fma.{suffix}({f} %a, {f} %b, {f} %c) alwaysinline n
 
 
 def _rounding(name: str, suffix: str, body: str) -> str:
-    """`body` makes %w of the magnitudes below 2**23 in %v; all others are whole numbers, or NaN."""
+    """A rounding function: `body` computes %w from magnitudes %v below 2**23; all others are whole numbers, or NaN."""
     f, constant, wide = _kinds(suffix)
     b = wide("i1")
     large = constant("float", "0x4160000000000000")

@@ -1,7 +1,7 @@
-"""The folder of what was compiled: files under the hash of what they depend on, each with its own checksum.
+"""The cache of compiled code: a folder of files named by a hash of what they depend on, each with a checksum.
 
-It holds machine code, so that a folder that others may write to is not used. It is bounded: what was not used for longest
-goes first.
+It holds machine code, so that a folder that others may write to is not used. Its size is bounded: the least recently used
+files are removed first.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from tinyrnn.errors import TargetError
 CACHE_VARIABLE = "TINYRNN_CACHE"
 """environment variable: the folder of the cache, or empty for none"""
 SIZE_VARIABLE = "TINYRNN_CACHE_BYTES"
-"""environment variable: how large it may become"""
+"""environment variable: largest size of the cache in bytes"""
 LARGEST = 1 << 30
-"""bytes, where that variable does not say it"""
+"""default of that variable"""
 KERNELS, MODELS = "kernels", "models"
-"""folders in it"""
+"""folders in the cache"""
 FILE = re.compile(rf"[0-9a-f]{{32}}\.o|{KERNELS}/[0-9a-f]{{32}}\.(?:o|bc)|{MODELS}/[0-9a-f]{{32}}\.model")
-"""what its files are called: code of pages, kernels that it is linked from, models that need no more than their code"""
+"""names of its files: code of pages, kernels from which it is linked, whole models"""
 MACHINE = "machine.txt"
-"""in an archive: the machine that it was made on"""
+"""name in an archive: the machine on which it was made"""
 LOOK = 16
-"""parts of the cache: its files are counted when one is new"""
+"""the files of the cache are counted again when this part of it, one in LOOK, is new"""
 DIGEST = 32
 """bytes of the checksum at the end of a file"""
 
@@ -45,11 +45,11 @@ class Entry(NamedTuple):
     name: str
     nbytes: int
     used: float
-    """when it was last used, in seconds of the epoch"""
+    """time of the last use, in seconds since the epoch"""
 
 
 def cache_folder() -> Path | None:
-    """Where compiled code is kept; None where the cache is switched off, or others may write to the folder."""
+    """The folder of the cache; None if the cache is switched off, or others may write to the folder."""
     given = os.environ.get(CACHE_VARIABLE)
     if given is not None:
         folder = Path(given) if given else None
@@ -72,7 +72,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _reason(folder: Path) -> str:
-    """Why the folder must not be used: anybody else could put code there."""
+    """Why the folder must not be used, because another user could put code there; empty if it may be used."""
     if os.name != "posix":
         return ""
     for place in (folder, folder / KERNELS, folder / MODELS):
@@ -88,7 +88,7 @@ def _reason(folder: Path) -> str:
 
 
 def read(name: str) -> bytes | None:
-    """The bytes of a file with its checksum verified; None where there is none or it is damaged."""
+    """The contents of a file, with the checksum verified; None if it is missing or damaged."""
     folder = cache_folder()
     if folder is None:
         return None
@@ -104,7 +104,7 @@ def read(name: str) -> bytes | None:
 
 
 def write(name: str, data: bytes) -> None:
-    """Keep bytes under a name. A cache that cannot be written is done without."""
+    """Store bytes under a name. Nothing happens if the cache cannot be written."""
     folder = cache_folder()
     if folder is None:
         return
@@ -129,7 +129,7 @@ def write(name: str, data: bytes) -> None:
 
 
 def entries() -> list[Entry]:
-    """The files of the cache, those used last first."""
+    """The files of the cache, the most recently used first."""
     folder = cache_folder()
     if folder is None:
         return []
@@ -146,7 +146,7 @@ def entries() -> list[Entry]:
 
 
 def largest() -> int:
-    """Bytes up to which the cache grows. Raises `TargetError` where the variable is no number."""
+    """The largest size of the cache in bytes. Raises `TargetError` if the variable is not a number."""
     given = os.environ.get(SIZE_VARIABLE, "")
     if given and not given.isdigit():
         raise TargetError(f"{SIZE_VARIABLE}={given}: takes a number of bytes")
@@ -154,11 +154,11 @@ def largest() -> int:
 
 
 _room: dict[Path, int] = {}
-"""bytes that this process may write to a cache before it looks again how large it is"""
+"""bytes that this process may write to a cache before its files are counted again"""
 
 
 def _grown(count: int) -> None:
-    """Let go of what was not used for longest, so that there is room for a part more; that is done when this part is full."""
+    """Count `count` new bytes; when a part of the cache is new, remove the least recently used files to make room for another."""
     folder, limit = cache_folder() or Path(), largest()
     room = limit // LOOK
     _room[folder] = min(_room.get(folder, 0), room) - count
@@ -173,7 +173,7 @@ def _grown(count: int) -> None:
 
 
 def remove(unwanted: Iterable[Entry]) -> None:
-    """Take files away; what another process took before is not missed."""
+    """Remove files; files that another process removed before are ignored."""
     folder = cache_folder()
     if folder is not None:
         for entry in unwanted:
@@ -182,7 +182,7 @@ def remove(unwanted: Iterable[Entry]) -> None:
 
 
 def packed(names: Iterable[str], machine: str) -> bytes:
-    """Files of the cache as one archive for another machine of the kind. Raises `TargetError` for one that is not there."""
+    """Files of the cache as one archive for another machine of this kind. Raises `TargetError` for a missing file."""
     import zipfile
 
     buffer = io.BytesIO()
@@ -197,10 +197,10 @@ def packed(names: Iterable[str], machine: str) -> bytes:
 
 
 def unpack(archive: bytes, machine: str) -> list[str]:
-    """Put what `packed` made into the cache; the names of its files.
+    """Put an archive made by `packed` into the cache; returns the names of its files.
 
-    It is machine code that runs when a model asks for it: take it from nobody whom you would not take a program from.
-    Raises `TargetError` for what is no such archive, or one for another machine.
+    It is machine code that runs when a model needs it: take it only from somebody from whom you would take a program.
+    Raises `TargetError` for anything but such an archive for this machine.
     """
     import zipfile
     import zlib

@@ -9,16 +9,16 @@ from functools import cache
 from typing import Any
 
 LENGTH = 8
-"""bytes of a number in a bundle"""
+"""bytes of an integer in a bundle"""
 _numbers = itertools.count()
-"""each library that is linked needs a name of its own"""
+"""numbers for the unique names that linked libraries need"""
 
 
 class Code:
-    """Compiled entries of one page, with the kernels that they call."""
+    """The compiled entries of one page, with the kernels that they call."""
 
     def __init__(self, name: str, objects: Sequence[bytes], entries: Iterable[str], from_cache: bool) -> None:
-        """`name` is that of the bundle, in the cache."""
+        """name: that of the bundle in the cache."""
         self.name, self.from_cache = name, from_cache
         self.entries = tuple(entries)
         self._library = load_objects(objects, self.entries)
@@ -28,7 +28,7 @@ class Code:
 
 
 def load_objects(objects: Sequence[bytes], entries: Iterable[str]) -> Any:
-    """What holds the functions of objects, which may call each other, while it lives; in it the address of each entry."""
+    """Link objects, which may call each other, into this process; the result knows the entries' addresses and owns the code."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
@@ -43,21 +43,21 @@ def load_objects(objects: Sequence[bytes], entries: Iterable[str]) -> Any:
 
 @cache
 def _linker() -> Any:
-    """LLVM's linker into this process."""
+    """LLVM's JIT linker."""
     import llvmlite.binding as llvm
 
     return llvm.create_lljit_compiler(use_jit_link=True)
 
 
 def code_bytes(data: bytes) -> int:
-    """Bytes of machine code in an object."""
+    """The number of bytes of machine code in an object."""
     import llvmlite.binding as llvm
 
     return sum(section.size() for section in llvm.ObjectFileRef.from_data(data).sections() if section.is_text())
 
 
 def bundled(objects: Sequence[bytes]) -> bytes:
-    """Objects as one file: how many, how long each is, and they."""
+    """Objects as one file: their number, the length of each, their bytes."""
     numbers = [len(objects), *map(len, objects)]
     return b"".join([*(number.to_bytes(LENGTH, "little") for number in numbers), *objects])
 

@@ -1,8 +1,8 @@
-"""This machine: a page of source → objects, kept in the cache → code of this process.
+"""Compilation for this machine: page → objects, stored in the cache → code in this process.
 
-A page has an object, and each kernel one of its own, whichever page calls it. They are named by a hash of everything they
-depend on: the page, every file of the kernel language, the versions of the tools, the machine. A page that is in the cache
-with its kernels, or all of whose kernels are, is loaded without Numba.
+A page has an object, and each kernel has one of its own, shared by all pages. They are named by a hash of all that they
+depend on: the text, every file of the kernel language, the versions of the tools, the machine. A page in the cache
+with its kernels, or with all kernels in the cache, is loaded without Numba.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _COMMENT = re.compile(r"^ *#.*\n", re.M)
 
 
 def object_name(source: Source, machine: Machine) -> str:
-    """The file of a compiled page and its kernels in the cache: of what the page says, whatever its comments are."""
+    """The file of a compiled page and its kernels in the cache; comments in the page do not matter."""
     return f"{key_of(machine, _COMMENT.sub('', source.text))}.o"
 
 
 def compile_source(source: Source) -> Code:
-    """The page as functions of this process, from the cache or newly compiled.
+    """The code of a page in this process, from the cache or newly compiled.
 
-    Raises `TargetError` where a kernel is not in the kernel language. A cache that cannot be read or written is
-    done without.
+    Raises `TargetError` if a kernel is not in the kernel language. A cache that cannot be read or written is
+    ignored.
     """
     machine = host()
     name = object_name(source, machine)

@@ -1,4 +1,4 @@
-"""Kernels, compiled one by one: each has a name by the hash of its text, whichever model asks for it."""
+"""Compilation of kernels, one by one: each is named by a hash of its text, and shared by all models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tinyrnn.targets.lowering import Compiler
 
 OFTEN = 8
-"""calls in one object up to which each has its own copy of a kernel"""
+"""most calls of a kernel in one object that are inlined"""
 
 
 class Kernels:
@@ -27,7 +27,7 @@ class Kernels:
     def __init__(self, page: Page, machine: Machine) -> None:
         self.page, self.machine = page, machine
         self.called: dict[str, tuple[str, tuple[str, ...]]] = {}
-        """name in LLVM → name in the page, and the kind of each argument"""
+        """name in LLVM → (name in the page, kinds of the arguments)"""
         self._calls: Counter[str] = Counter()
         self._symbol = cache(self._named)
 
@@ -44,11 +44,11 @@ class Kernels:
         return f"kernel.{key_of(self.machine, what, ''.join(kinds))}"
 
     def _imports(self, text: str) -> str:
-        """Where the names that a kernel may call come from."""
+        """Name → module, for the names that a kernel's text uses."""
         return " ".join(f"{module}.{name}" for name, module in self.page.imports.items() if f"{name}(" in text)
 
     def shared(self) -> list[str]:
-        """Those that a page calls so often that they stay functions: copies at each call take long to compile, and much code."""
+        """The kernels that a page calls too often for inlining, which would take long and make much code."""
         return [symbol for symbol, count in self._calls.items() if count > OFTEN]
 
     def compile(self, symbol: str) -> bytes:
@@ -85,7 +85,7 @@ def _compiler(machine: Machine) -> Compiler:
 
 
 def _library(module: str, name: str) -> Callable[..., Any]:
-    """A kernel of a module; one that is not registered may call the plain functions beside it, and of modules beside its own."""
+    """A kernel of a module; one that is not registered may call plain functions of its module and of those beside it."""
     home = import_module(module)
     function: Callable[..., Any] = getattr(home, name)
     if function not in lanes.KERNELS:

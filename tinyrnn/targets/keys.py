@@ -1,4 +1,4 @@
-"""Names in the cache: hashes of all that the things they name depend on."""
+"""Keys of the cache: hashes of all that the named files depend on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinyrnn.targets.machine import Machine
 PACKAGE = Path(__file__).parents[1]
 DECODE = ("decode/job.py", "decode/scoring.py", "decode/generation.py", "decode/beam_search.py")
 LANGUAGE = ("lanes/*.py", "ops/**/*.py", "targets/*.py", "compile/codegen.py", *DECODE)
-"""the files that can change what a page compiles to"""
+"""the source files on which the code of a page depends"""
 LENGTH = 32
 """hexadecimal digits of a key"""
 
@@ -34,9 +34,9 @@ def package() -> bytes:
 
 
 def _hash_of(paths: Iterable[Path]) -> bytes:
-    """Each release of Numba works with one of llvmlite, whose version stands for both: what is in the cache needs no Numba.
+    """A hash of files and of the versions of tools. That of llvmlite stands for Numba's, which belongs to it and stays unloaded.
 
-    The version of the package tells apart what a frozen program has of it, where there are no sources.
+    The version of the package is included for frozen programs, which have no sources.
     """
     digest = hashlib.sha256()
     for path in sorted(paths):
@@ -47,7 +47,7 @@ def _hash_of(paths: Iterable[Path]) -> bytes:
 
 
 def key_of(machine: Machine, *texts: str, basis: bytes | None = None) -> str:
-    """The name of what is made from texts for a machine, by what `basis` is a hash of: the language of pages, if not given."""
+    """The key of code for a machine made from `texts`. basis: a hash of what it depends on, by default the language of pages."""
     digest = hashlib.sha256(language() if basis is None else basis)
     for text in (repr(machine), *texts):
         digest.update(text.encode() + b"\0")

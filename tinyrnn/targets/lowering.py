@@ -1,4 +1,4 @@
-"""From a kernel in Python to bitcode for one machine: Numba types and lowers it, without optimising.
+"""Kernel in Python → bitcode for one machine: Numba types and lowers it, without optimising.
 
 Numba takes the width of its integers from the process: for machines of 32 bits see `tinyrnn.targets.worker`.
 """
@@ -23,11 +23,11 @@ from tinyrnn.targets.machine import Machine
 from tinyrnn.targets.objects import target_machine
 
 _VERSION = re.compile(r"B\d+v\d+")
-"""the part of Numba's names that counts what this process compiled before"""
+"""the part of Numba's names that numbers the functions compiled by this process"""
 
 
 class _Library(AOTCodeLibrary):
-    """Keeps the module as lowered: nothing is optimised for the compiling process."""
+    """A library that keeps modules as lowered, without optimising them for this process."""
 
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout
@@ -82,7 +82,7 @@ class _Context(cpu.CPUContext):
 
 @contextlib.contextmanager
 def _toplevel(context: Any) -> Iterator[None]:
-    """Callees compile through `context` too."""
+    """A context in which callees are compiled through `context` too."""
     target = registry.cpu_target
     before = target.target_context
     target.__dict__["_toplevel_target_context"] = context
@@ -94,7 +94,7 @@ def _toplevel(context: Any) -> Iterator[None]:
 
 
 class Compiler:
-    """Compiles kernels. One machine per process."""
+    """The compiler of kernels, for one machine per process."""
 
     def __init__(self, machine: Machine) -> None:
         self._codegen = _Codegen(machine)
@@ -104,10 +104,10 @@ class Compiler:
 
     @global_compiler_lock
     def kernel(self, function: Callable[..., Any], kinds: Sequence[str], symbol: str) -> bytes:
-        """The bitcode of a kernel under a name, not yet optimised, with all that it calls.
+        """The unoptimised bitcode of a kernel and of all that it calls, under the name `symbol`.
 
         kinds: "i" or "d" for each argument: an integer as wide as an address, a float64
-        Raises `TargetError` where it is not in the kernel language.
+        Raises `TargetError` if it is not in the kernel language.
         """
         try:
             compiled = self._lower(function, [types.float64 if kind == "d" else types.intp for kind in kinds])

@@ -1,4 +1,4 @@
-"""Machines that code is made for: what LLVM needs to know, and what kernels and packing read."""
+"""Machines as targets of compilation: properties for LLVM, for kernels and for packing."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from functools import cache
 from typing import Any, Literal
 
 ALLOWED_EXTERNALS = frozenset({"memcpy", "memset", "memmove"})
-"""functions that compiled code may call"""
+"""external functions that compiled code may call"""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A processor: LLVM's names for it, and the shape of its vector unit."""
+    """A processor: LLVM's names for it, and its vector unit."""
 
     triple: str
     cpu: str
     features: str
     lanes: int
-    """float32 in one vector register"""
+    """number of float32 in one vector register"""
     registers: int
-    """vector registers that a kernel may keep sums in"""
+    """number of vector registers in which a kernel can keep sums"""
     bits: int = 64
-    """of an address, and of the integers that a page counts in"""
+    """bits of an address, and of a page's integers"""
     fma: Literal["unit", "exact", "split"] = "unit"
-    """a * b + c: by an instruction, by others to the same bits, or with two roundings"""
+    """how a * b + c is computed: by an instruction, emulated with the same bits, or with two roundings"""
     lacks: frozenset[str] = frozenset()
-    """what LLVM would call a library for: floor, rint, trunc of float32, div of int64"""
+    """operations for which LLVM would call a library: floor, rint, trunc of float32, div of int64"""
     thumb: bool = False
-    """Arm's M profile: has the machine code of `tinyrnn.targets.thumb`"""
+    """whether it uses the machine code of `tinyrnn.targets.thumb`, for Arm's M profile"""
     reloc: str = "pic"
     abi: str = ""
-    """LLVM's name of the calling convention, where a triple does not say it"""
+    """LLVM's name of the calling convention, if the triple does not determine it"""
 
     def as_dict(self) -> dict[str, Any]:
-        """What JSON can hold, for `from_dict` in another process."""
+        """The machine in types that JSON has, for `from_dict` in another process."""
         return {**asdict(self), "lacks": sorted(self.lacks)}
 
     @classmethod
@@ -51,7 +51,7 @@ class Machine:
 
 
 def vector_unit(triple: str, features: set[str]) -> tuple[int, int]:
-    """Lanes and registers of the widest vector unit with fused multiply-add among LLVM's feature names."""
+    """(lanes, registers) of the widest vector unit with fused multiply-add among LLVM's features."""
     architecture = triple.split("-", 1)[0]
     if architecture in ("x86_64", "amd64", "i686"):
         if {"avx512f", "avx512vl"} <= features:
@@ -66,7 +66,7 @@ def vector_unit(triple: str, features: set[str]) -> tuple[int, int]:
 
 @cache
 def host() -> Machine:
-    """The machine this process runs on."""
+    """The machine of this process."""
     import llvmlite.binding as llvm
 
     triple = llvm.get_process_triple()

@@ -1,4 +1,4 @@
-"""From LLVM text and the bitcode of kernels to a relocatable object for one machine, and to code of this process.
+"""LLVM text and the bitcode of kernels → a relocatable object for one machine.
 
 Everything but the exported names is internal, inlined and optimised once for the machine. The object needs nothing
 but memcpy and memset, so it cannot allocate, raise or call back into Python.
@@ -22,7 +22,7 @@ _ALONE = f'"no-builtins" {WARNS}'
 
 
 class Emitted(NamedTuple):
-    """An object; and of one made `alone` which of its functions calls which."""
+    """An object; for one made `alone` also the calls between its functions."""
 
     data: bytes
     calls: dict[str, list[str]]
@@ -52,7 +52,7 @@ def emit(
     shared: Iterable[str] = (),
     alone: bool = False,
 ) -> Emitted:
-    """An object of LLVM texts, which may call each other, and the kernels that they call.
+    """An object from LLVM texts, which may call each other, and from the kernels that they call.
 
     exports:   the names that the object exports
     externals: the names that it may call in other objects
@@ -113,7 +113,7 @@ def _optimise(module: Any, back_end: Any) -> None:
 
 
 def _rename(module: Any, exports: set[str]) -> None:
-    """Short names in order for what stays inside: Numba's hold the paths of files."""
+    """Rename internal functions to short, numbered names: Numba's contain paths of files."""
     values = [v for v in (*module.functions, *module.global_variables) if not v.is_declaration and v.name not in exports]
     inside = [v for v in values if not v.linkage.name.startswith("weak")]
     for number, value in enumerate(inside):

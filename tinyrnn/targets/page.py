@@ -1,4 +1,4 @@
-"""A page, read: its functions, the kernels that stand in it, and those that it takes from modules."""
+"""Parsing a page: its functions, the kernels written in it, and its imports."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from threading import Lock
 from tinyrnn.errors import TargetError
 
 KERNEL = re.compile(r"kernel_\d+")
-"""the names of kernels that are written in a page"""
+"""names of kernels that are written in a page"""
 _PARSING = Lock()
 """CPython 3.11 cannot build trees in several threads at once"""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page, read."""
+    """A parsed page."""
 
     text: str
     functions: Mapping[str, ast.FunctionDef]
     kernels: Mapping[str, str]
     """kernels written in the page → their text"""
     imports: Mapping[str, str]
-    """names that the page takes from modules → the module"""
+    """imported name → its module"""
 
 
 def read_page(text: str) -> Page:
-    """The functions and kernels of a page. Raises `TargetError` where it is no page."""
+    """Parse a page. Raises `TargetError` for a text that is not a page."""
     try:
         with _PARSING:
             tree = ast.parse(text)

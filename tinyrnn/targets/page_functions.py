@@ -1,8 +1,8 @@
-"""The functions of a page as LLVM text; kernels are only called there.
+"""The functions of a page as LLVM text; kernels are declared and called, but not defined there.
 
-What a page says beside its kernels is Python of a small kind: whole numbers as wide as an address, truth values, float64,
-the words that read and write single elements, `if`, `while`, `for … in range`, and calls. Every line means what Python
-means by it, but that integers have a width.
+Apart from its kernels a page is a small subset of Python: integers as wide as an address, booleans, float64,
+the words that read and write single elements, `if`, `while`, `for … in range`, and calls. Every line has the meaning of
+Python, except that integers have a width.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tinyrnn.targets.page_values import Kernel, Typed, Values
 
 
 def translated(page: Page, entries: Mapping[str, str], bits: int, kernel: Kernel, attributes: str = "") -> str:
-    """LLVM text of what the entries need, kernels declared only.
+    """LLVM text of the entries and all that they call; kernels are declared only.
 
     entries:    exported name → name in the page
     bits:       of an address, and of the integers that the page counts in
     kernel:     is asked for the LLVM name of each kernel that is called
     attributes: LLVM's, of the entries
 
-    Raises `TargetError` for what a page cannot say.
+    Raises `TargetError` for Python that a page must not contain.
     """
     exported = {inner: outer for outer, inner in entries.items()}
     asked, done, declared = list(exported), set[str](), dict[str, str]()
@@ -44,14 +44,14 @@ def translated(page: Page, entries: Mapping[str, str], bits: int, kernel: Kernel
 
 
 class _Function(Values):
-    """One function, statement by statement."""
+    """Translates one function, statement by statement."""
 
     def __init__(
         self, page: Page, node: ast.FunctionDef, word: str, exported: Mapping[str, str], kernel: Kernel, declared: dict[str, str]
     ) -> None:
         super().__init__(page, node, word, exported, kernel, declared)
         self._loops: list[tuple[str, str]] = []
-        """where `continue` and `break` of each loop go"""
+        """(label for `continue`, label for `break`) of each enclosing loop"""
 
     def lines(self, attributes: str) -> list[str]:
         names = [a.arg for a in self.node.args.args]

@@ -1,4 +1,4 @@
-"""The values of a page as LLVM text: numbers, variables, arithmetic, elements of arrays, calls."""
+"""Expressions of a page as LLVM text: numbers, variables, arithmetic, elements of arrays, calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ELEMENTS = {
     "i8": ("i8", 1),
     "u8": ("i8", 1),
 }
-"""the words for pointers: LLVM's type of an element, and its alignment"""
+"""word for a pointer → (LLVM's type of an element, its alignment)"""
 _COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
     ast.Eq: ("eq", "oeq"),
     ast.NotEq: ("ne", "une"),
@@ -41,7 +41,7 @@ _ARITHMETIC: dict[type[ast.operator], tuple[str, str]] = {
 
 
 class Typed(NamedTuple):
-    """A value in the text: its name or number, and LLVM's type, or for a pointer `*` and its word."""
+    """A value: its name or number in the text, and its LLVM type; for a pointer `*` and its word."""
 
     text: str
     kind: str
@@ -52,7 +52,7 @@ Kernel = Callable[[str, tuple[str, ...]], str]
 
 
 class Values:
-    """The text of one function, as it is written, and the values in it."""
+    """The LLVM text of one function under construction, and its values."""
 
     def __init__(
         self, page: Page, node: ast.FunctionDef, word: str, exported: Mapping[str, str], kernel: Kernel, declared: dict[str, str]
@@ -65,15 +65,15 @@ class Values:
         self._lines: list[str] = []
         self._count = 0
         self._kinds: dict[str, str] = {}
-        """the kind that each variable had where it was last given a value"""
+        """variable → kind at its last assignment"""
         self._places: dict[tuple[str, str], str] = {}
-        """variable and kind → its place in memory"""
+        """(variable, kind) → its stack slot"""
         self._fixed: dict[str, Typed] = {}
-        """arguments that are never given another value"""
+        """arguments that are never assigned"""
         self._answers: list[str] = []
-        """where kernels put what they return, and what they would raise"""
+        """stack slots for the results and the exceptions of kernels"""
         self._ended = False
-        """the text so far ends with a jump"""
+        """whether the text so far ends with a jump"""
 
     def _symbol(self, name: str) -> str:
         return self.exported.get(name, name)
@@ -138,7 +138,7 @@ class Values:
         return self._as(self._value(node), "i1", node).text
 
     def _as(self, value: Typed, kind: str, node: ast.AST) -> Typed:
-        """The value as another kind; a whole number becomes the truth value of not being 0."""
+        """The value converted to another kind; an integer as a boolean is true unless it is 0."""
         if value.kind == kind:
             return value
         if value.kind.startswith("*") or kind.startswith("*"):
@@ -230,7 +230,7 @@ class Values:
         return self._new(f"{word} {kind} {a.text}, {b.text}", "i1")
 
     def _read_BoolOp(self, node: ast.BoolOp) -> Typed:
-        """What follows is read only where what stands before does not decide."""
+        """`and`, `or`: an operand is evaluated only if those before do not decide."""
         place, after = self._slot("i1"), self._label()
         for position, part in enumerate(node.values):
             truth, onwards = self._truth(part), self._label()
@@ -282,7 +282,7 @@ class Values:
         self._refuse(node)
 
     def _call_kernel(self, node: ast.Call, name: str, values: Sequence[Typed]) -> Typed:
-        """A call as Numba's functions are called: they give a status, and write the result where the first argument points."""
+        """A call by Numba's convention: functions return a status, and write the result to the address in the first argument."""
         kinds = [self.word if _is_whole(v.kind) else "double" for v in values]
         given = [self._as(v, kind, node) for v, kind in zip(values, kinds, strict=True)]
         symbol = self.kernel(name, tuple("d" if kind == "double" else "i" for kind in kinds))

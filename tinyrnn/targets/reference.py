@@ -1,6 +1,6 @@
-"""The float64 reference: a file graph, computed node by node in NumPy with the operators' own references.
+"""The float64 reference: a file graph computed node by node in NumPy by the operators' references.
 
-Nothing of passes, plan or kernels takes part, so it is an oracle for all of them, and for onnxruntime.
+It uses no passes, plan or kernels, so that it is an oracle for all of them, and for onnxruntime.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Reference:
                 self._nodes.append(node)
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        """Every output by name, for every input by name, all in the file's shapes. Raises `ShapeError`."""
+        """The outputs by name for inputs by name, all in the file's shapes. Raises `ShapeError`."""
         return self.trace(inputs)[0]
 
     def trace(self, inputs: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The outputs, and the final state of every recurrent node: "<node>.<part>" → [directions, batch, hidden].
+        """(outputs, final state of every recurrent node: "<node>.<part>" → [directions, batch, hidden]).
 
-        Parts are there whether or not the file takes them as outputs; with layout = 1 the batch comes first.
+        Parts are included whether or not they are outputs of the node; with layout = 1 the batch comes first.
         """
         values, parts = {**self._known, **self._inputs(inputs)}, dict(self._known_parts)
         for node in self._nodes:
@@ -53,7 +53,7 @@ class Reference:
     def steps(
         self, inputs: Mapping[str, Any], initial: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """A step model over T frames, its states fed back.
+        """Run a step model over T frames, with its states fed back.
 
         inputs:  every input that is no state, [T, *file shape]
         initial: state inputs before the first frame, in the file's shape, by default zeros (open sizes 1)
@@ -131,7 +131,7 @@ class Reference:
 
 
 def _wide(array: Any) -> Array:
-    """The array, in float64 if it is of a floating type."""
+    """The array, converted to float64 if its type is floating."""
     given = np.asarray(array)
     return given.astype(np.float64) if is_floating(given.dtype) else given
 

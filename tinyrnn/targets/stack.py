@@ -1,4 +1,4 @@
-"""The stack that code takes: LLVM warns of the frame of each function that says so, and the module tells who calls whom."""
+"""Stack usage of compiled code, from LLVM's warnings about the frames of functions and from the calls between them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tinyrnn.targets import thumb
 from tinyrnn.targets.machine import Machine
 
 WARNS = '"warn-stack-size"="0"'
-"""the attribute of functions whose frames LLVM tells"""
+"""attribute of functions for which LLVM reports the size of the frame"""
 UNSAID = {"x86_64": 8 + 6 * 8 + 56}
-"""bytes of a call, at most, that are not in LLVM's figure: return address, saved registers, alignment to 64"""
+"""most bytes of a call that LLVM's figure lacks: return address, saved registers, alignment to 64"""
 _FRAME = re.compile(r"stack frame size \((\d+)\) exceeds limit \(0\) in function '([^']+)'")
 
 
 def calls_in(module: Any) -> dict[str, list[str]]:
-    """Of each function of a module of llvmlite, the functions that it calls."""
+    """Function → functions that it calls, for an llvmlite module."""
     return {
         function.name: [
             list(instruction.operands)[-1].name
@@ -31,10 +31,10 @@ def calls_in(module: Any) -> dict[str, list[str]]:
 
 
 def deepest(functions: Iterable[str], calls: Mapping[str, Sequence[str]], warnings: str, machine: Machine) -> int | None:
-    """Bytes of stack that a call of one of the functions takes at most, from what LLVM printed as it made the object.
+    """Most bytes of stack that a call of one of the functions takes, from the warnings that LLVM printed.
 
-    What the object calls in others, memcpy and memset, is not in it. None where LLVM does not tell: of WebAssembly, whose
-    engines keep values where they like, and of vectors without a fixed length.
+    External functions (memcpy, memset) are not included. None where LLVM does not report it: for WebAssembly, whose
+    engines choose where values lie, and for vectors without a fixed length.
     """
     if machine.architecture.startswith("wasm") or "+v" in machine.features.split(","):
         return None

@@ -1,4 +1,4 @@
-"""The targets of `tinyrnn build`: processors and boards by name, each a Machine and what its code may count on."""
+"""The targets of `tinyrnn build`: processors and boards by name, each with its Machine and its operating system."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ FLUSHES = "NEON flushes denormal numbers to zero: where a sum or product is belo
 
 @dataclass(frozen=True)
 class Target:
-    """A name that `build` takes."""
+    """A target of `build`."""
 
     name: str
     machine: Machine
     what: str
     system: Literal["linux", "none", "web", "host"] = "linux"
-    """what runs the code: with `none`, the arena holds one row unless more are asked for"""
+    """operating system; with `none` the arena holds one row by default"""
     note: str = ""
-    """where its bits may differ from those of other targets"""
+    """remark on where its bits may differ from those of other targets"""
 
     @property
     def shared(self) -> bool:
-        """Whether there are shared libraries."""
+        """Whether the target has shared libraries."""
         return self.system in ("linux", "host")
 
     @property
     def small(self) -> bool:
-        """Whether memory is scarce: buffers are laid out close together."""
+        """Whether memory is scarce, so that buffers are not aligned to cache lines."""
         return self.system == "none"
 
 
@@ -98,9 +98,9 @@ def targets() -> Mapping[str, Target]:
 
 
 def find_target(name: str, cpu: str | None = None, features: str | None = None, emulate_fma: bool = False) -> Target:
-    """A target by name, with LLVM's processor name and features (`+avx512f,-fma`) in the place of, or after, its own.
+    """A target by name, with another processor (LLVM's name) and additional features (`+avx512f,-fma`) if given.
 
-    Raises `TargetError` where there is none of that name, or LLVM does not know the processor or a feature.
+    Raises `TargetError` for an unknown name, or where LLVM does not know the processor or a feature.
     """
     known = targets()
     if name not in known:

@@ -1,8 +1,8 @@
-"""`python -m tinyrnn.targets.worker FOLDER`: compile the pages in FOLDER for one machine, and end.
+"""`python -m tinyrnn.targets.worker FOLDER`: compile the pages in FOLDER for one machine.
 
-Numba compiles a function once per process and knows one width of integers, and LLVM ends the process where it finds
-what it cannot do: so each machine has a process of its own. FOLDER holds `request.json`, see `compile_for`, and the files
-it names, and what is printed goes to a file of it; an object per unit comes beside it, or `error.txt`.
+Numba compiles a function once per process and knows one width of integers, and LLVM ends the process where it meets
+something unsupported, so that each machine has its own process. FOLDER holds `request.json`, see `compile_for`, and the files
+that it names; printed text goes to a file there. The results are an object per unit, or `error.txt`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from tinyrnn.errors import TargetError
 from tinyrnn.targets.machine import Machine
 
 LONGEST = 1800
-"""seconds that a compilation may take"""
+"""most seconds of a compilation"""
 UNROLLED = 60
-"""LLVM's measure of how large a loop without its jumps may be: at its own 300 code is up to a third larger, and no faster"""
+"""LLVM's limit on the size of an unrolled loop: with its default of 300 code is up to a third larger, and no faster"""
 PRINTED, STACKS = "printed.txt", "stacks.json"
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What becomes one object."""
+    """The source of one object."""
 
     name: str
     page: str = ""
@@ -41,23 +41,23 @@ class Unit:
     functions: Mapping[str, int] = field(default_factory=dict)
     """functions of the page by their name in the object, which may have a prefix before a dot → number of arguments"""
     around: str = ""
-    """LLVM text that calls them; `DATA(file)` in it stands for the bytes of a file of `data`"""
+    """LLVM text that calls them, in which `DATA(file)` stands for the bytes of a file of `data`"""
     exports: Sequence[str] = ()
     externals: Sequence[str] = ()
     data: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Made(NamedTuple):
-    """A unit, compiled."""
+    """A compiled unit."""
 
     data: bytes
     stack: int | None
-    """bytes of stack that a call of an exported function takes at most, where that is known, without what it calls in other
+    """most bytes of stack of a call of an exported function, or None where unknown, without functions called in other
     objects"""
 
 
 def compile_for(machine: Machine, units: Sequence[Unit]) -> list[Made]:
-    """Each unit, compiled in a process of their own. Raises `TargetError`."""
+    """Compile units in one new process. Raises `TargetError`."""
     with tempfile.TemporaryDirectory(prefix="tinyrnn-") as name:
         folder = Path(name)
         for unit in units:
@@ -90,7 +90,7 @@ def compile_for(machine: Machine, units: Sequence[Unit]) -> list[Made]:
 
 
 class _WordSize(MetaPathFinder):
-    """Numba takes the width of an address and of Python's integers from the process that imports it: here from us."""
+    """An import hook that gives Numba the machine's width of addresses and integers instead of that of this process."""
 
     def __init__(self, bits: int) -> None:
         self.bits = bits

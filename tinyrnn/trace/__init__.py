@@ -1,7 +1,7 @@
-"""Looking inside: what the recurrent layers of a model compute, step by step.
+"""Traces: what the recurrent layers of a model compute, step by step.
 
-A traced run is the run itself: its kernels store their gates beside their results. They are a second page of code, compiled
-when the first trace is asked for; a model that is never traced has none of it.
+A traced run has the same results; its kernels also store their gates. They are a second page of code, compiled
+for the first trace only.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from tinyrnn.trace.program import Kept
 __all__ = ["Layer", "Trace", "Tracer", "computed_parts"]
 
 COUNTERS = ("frames", "started")
-"""parts of a state that count and hold no result"""
+"""parts of a state that are counters, not results"""
 BETWEEN = ("step", "direction", "batch")
-"""axes that a layer can have between time and unit"""
+"""possible axes of a layer between time and unit"""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """What one recurrent node computed.
+    """The results of one recurrent node.
 
     Every array has the axes `axes`: 'time' first, 'unit' last, and between them those of 'step' (time within one
     frame), 'direction' (forward, backward) and 'batch' (sequences inside one frame) that have more than one entry.
@@ -37,7 +37,7 @@ class Layer:
     op: str
     axes: tuple[str, ...]
     gates: dict[str, Array]
-    """after their activations, named as in ONNX. LSTM: i, o, f and the candidate c; GRU: z, r and the candidate h"""
+    """gates after their activations, by ONNX's names. LSTM: i, o, f and the candidate c; GRU: z, r and the candidate h"""
     h: Array
     """the hidden state Ht"""
     c: Array | None
@@ -54,12 +54,12 @@ class Layer:
         return len(self.h) == 1 and "step" in self.axes
 
     def table(self, array: Array) -> Array:
-        """One of the arrays as [time, cells]; where one frame holds the whole sequence, its steps are the time."""
+        """One of the arrays as [time, cells]; if one frame holds the whole sequence, its steps are the time."""
         return array.reshape(array.shape[1] if self.inside else len(array), -1)
 
     @property
     def cells(self) -> int:
-        """How many cells there are: the units of every direction, sequence and step of one frame."""
+        """The number of cells: the units of every direction, sequence and step of one frame."""
         return int(self.table(self.h).shape[1])
 
     def cell(self, number: int) -> Array:
@@ -72,7 +72,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """One run, seen from inside."""
+    """The inputs, outputs and inner results of one run."""
 
     model: str
     frames: int
@@ -81,20 +81,20 @@ class Trace:
     outputs: dict[str, Array]
     """[rows, *frame]; what belongs to a call, [*frame]"""
     layers: dict[str, Layer]
-    """by the name of the node, in the order of the model"""
+    """layers by the name of the node, in the order of the model"""
     states: dict[str, Array] = field(default_factory=dict)
-    """[T, *shape], after each frame: the state of a stream whose model has no recurrent layer"""
+    """[T, *shape]: the state after each frame, of a stream whose model has no recurrent layer"""
     times: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """of everything that has rows: the frame at which the first row stands, and the frames from one row to the next"""
+    """name of an array with rows → (frame of the first row, frames from one row to the next)"""
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """Everything by name; what is inside a layer as "<node>.<name>", the names those of `Layer.arrays`."""
+        """All arrays by name; those of a layer as "<node>.<name>" with the names of `Layer.arrays`."""
         inside = {f"{name}.{key}": array for name, layer in self.layers.items() for key, array in layer.arrays.items()}
         return {**self.inputs, **self.outputs, **self.states, **inside}
 
     def layer(self, name: str | None = None) -> Layer:
-        """A layer by its name, the last one without a name. Raises `ShapeError` with those that there are."""
+        """A layer by its name, or the last one. Raises `ShapeError`, listing the layers, for an unknown name."""
         if not self.layers:
             raise ShapeError(f"{self.model} has no RNN, GRU or LSTM layer")
         if name is not None and name not in self.layers:
@@ -102,7 +102,7 @@ class Trace:
         return self.layers[list(self.layers)[-1] if name is None else name]
 
     def part(self, start: int, end: int) -> Trace:
-        """The frames from `start` up to `end`, counted from 0, of a trace whose time is in its rows."""
+        """The trace of frames `start` to `end - 1`, counted from 0, of a trace whose rows are time."""
 
         def cut(name: str, array: Array) -> Array:
             if name not in self.times:
@@ -142,12 +142,12 @@ class Trace:
 
 
 def computed_parts(stream: Stream) -> dict[str, Array]:
-    """Views of the parts of a stream's state that hold results: floating, and no counters."""
+    """Views of the floating parts of a stream's state, without counters."""
     return {name: part for name, part in stream.states.items() if part.dtype.kind == "f" and name not in COUNTERS}
 
 
 class Tracer:
-    """The second page of a model, and how what it gives is read."""
+    """The second page of a model, and the conversion of its outputs to a `Trace`."""
 
     def __init__(self, model: Model, kept: Sequence[Kept]) -> None:
         self.model, self.kept = model, {k.port: k for k in kept}
@@ -155,7 +155,7 @@ class Tracer:
         self.ports = {p.name: p for p in (*layout.inputs, *layout.outputs)}
 
     def stream(self, stream: Stream, inputs: Sequence[Any], named: Mapping[str, Any], end: bool) -> Trace:
-        """Run frames through and carry the stream on, as its `run` would, and with `end` as its `flush` would."""
+        """The trace of a stream's `run` and, with `end`, of its `flush`; the stream goes on in the same way."""
         layout = self.model._layout
         values = match_inputs(layout.name, [p.name for p in layout.inputs], inputs, named)
         given = [frame_input(layout.name, p, v, True) for p, v in zip(layout.inputs, values, strict=True)]
@@ -189,7 +189,7 @@ class Tracer:
         return pieces
 
     def whole(self, inputs: Sequence[Any], named: Mapping[str, Any], entry: int) -> Trace:
-        """Run in the file's shapes, as `Model.run`; of a batch, the sequence `entry` comes back."""
+        """The trace of `Model.run` in the file's shapes, for the sequence `entry` of a batch."""
         layout = self.model._layout
         values = dict(zip(layout.file_inputs, match_inputs(layout.name, layout.file_inputs, inputs, named), strict=True))
         results = dict(zip(layout.file_outputs, _entries(self.model.run(values), layout.file_outputs), strict=True))
@@ -221,13 +221,13 @@ class Tracer:
 
 
 def _carry_on(one: Stream, other: Stream) -> None:
-    """Let a stream go on where another is."""
+    """Give one stream the state of another."""
     other.state = one.state
     other._context.ended, other._driver.per_call = one._context.ended, one._driver.per_call
 
 
 def _entries(answer: Any, names: Sequence[Any]) -> Sequence[Any]:
-    """What a call gives, one entry for each name."""
+    """The results of a call by name."""
     return [answer] if len(names) == 1 else list(answer)
 
 
@@ -249,7 +249,7 @@ def _framed(port: Port, array: Array) -> Array:
 
 
 def _times(port: Port, before: int) -> tuple[float, float]:
-    """Where the first row made after `before` frames stands, in frames from there on, and the frames between rows."""
+    """(frame of the first row after `before` frames, counted from there; frames from row to row)."""
     if port.clock == FRAMES:
         return 0.0, 1.0
     clock, far = port.clock, port.clock.delay + 8 * port.clock.stride

@@ -1,4 +1,4 @@
-"""Pictures of a trace: heat maps over time of what each layer computed, between the input and the output. Needs matplotlib."""
+"""Pictures of a trace: heat maps of input, layers and output over time. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from tinyrnn.graph.arrays import Array
 from tinyrnn.trace import Layer, Trace
 
 MOST_UNITS = 64
-"""rows of a heat map: of more units every n-th one is drawn"""
+"""most rows of a heat map: of more units every n-th one is drawn"""
 MOST_LAYERS = 4
-"""drawn where none is named"""
+"""most layers that are drawn by default"""
 CURVES = 4
-"""values in one panel that are drawn as curves, not as a heat map"""
+"""most values that one panel shows as curves, rather than as a heat map"""
 LONGEST_NAME = 28
-"""characters of a name beside its panel"""
+"""most characters of a name beside its panel"""
 MOST_LETTERS = 160
-"""characters that stand along the axis one by one"""
+"""most characters that are shown along the axis one by one"""
 COLUMNS = 600
-"""frames up to which each is a column of its own; more are smoothed into the dots there are"""
+"""most frames that are drawn as columns; more are averaged"""
 MOST_VALUES = 98
-"""percent of the values of a heat map that its colours tell apart; those beyond have the last colour"""
+"""percent of the values of a heat map within its scale of colours; those beyond have the last colour"""
 LINE = 80
 """characters in a line of coloured text"""
 CELL_LINES = 60
 """of coloured text in one picture"""
 RED, BLUE = (255, 80, 70), (85, 130, 255)
 ONE_BY_ONE = (0.0, 1.0)
-"""the times of rows that stand one at each frame"""
+"""the times of rows if every frame has one"""
 NAMES = {
     "LSTM": {
         "i": "input gate i",
@@ -75,7 +75,7 @@ class _Panel:
         return 0.75 if self.curves else 0.7 + 0.012 * min(self.shown.shape[1], MOST_UNITS)
 
     def scale(self) -> dict[str, Any]:
-        """Sequential where all values have one sign, else diverging about 0; up to 1, or to what `MOST_VALUES` do not exceed."""
+        """Arguments for the heat map: diverging about 0 unless all values have one sign; to 1 or the `MOST_VALUES` percentile."""
         finite = self.table[np.isfinite(self.table)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
         bound = 1.0 if max(-low, high) <= 1 else float(np.percentile(np.abs(finite), MOST_VALUES)) or max(-low, high)
@@ -160,10 +160,10 @@ def _visible(text: str, space: str = "␣") -> list[str]:
 def draw(
     trace: Trace, path: str | PathLike[str], layers: Sequence[str] | None = None, text: str = "", predicted: str = ""
 ) -> str:
-    """Draw a trace into an image file; a note on what is left out comes back, empty if nothing is.
+    """Draw a trace into an image file; returns a note on what is left out, empty if nothing is.
 
     layers:    the layers to draw, by default the first few
-    text:      the characters that the input stands for, predicted: those that the output gives, one a row
+    text:      the characters of the input; predicted: those of the output, one per row
 
     Raises `TinyRNNError` without matplotlib, where the file cannot be written or there is nothing over time.
     """
@@ -188,7 +188,7 @@ def draw(
 
 
 def draw_cell(path: str | PathLike[str], values: Array, title: str, text: str = "") -> None:
-    """Draw one cell over time into an image file: as the colour of the characters of `text`, one a value, else as a curve.
+    """Draw one cell over time into an image file: as colours of the characters of `text`, one per value, or as a curve.
 
     values: [T]. Raises `TinyRNNError` without matplotlib or where the file cannot be written.
     """
@@ -222,7 +222,7 @@ def draw_cell(path: str | PathLike[str], values: Array, title: str, text: str = 
 
 
 def lines_of(text: str, values: Array) -> list[tuple[str, Array]]:
-    """Text and the value of each character, cut at the ends of lines and after `LINE` characters; a line's end is a ⏎."""
+    """(text, values of its characters) of lines, cut at line ends, shown as ⏎, and after `LINE` characters."""
     lines = []
     start = 0
     for place, character in enumerate(text, 1):

@@ -1,4 +1,4 @@
-"""The program that also hands out what its recurrent kernels compute: gates, cell and hidden state of every step."""
+"""Programs for traces, with the gates, cell and hidden states of recurrent kernels as additional outputs."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from tinyrnn.passes import Port, Program
 
 @dataclass(frozen=True)
 class Kept:
-    """An output of a watched program, and how to read it."""
+    """An additional output of a traced program, and its layout."""
 
     port: str
     node: str
     op: str
     axes: tuple[str, ...]
-    """of a row: 'batch', 'step' (inside a frame), 'direction', 'value' and 'unit' in the order of memory"""
+    """axes of a row in memory order: 'batch', 'step' (inside a frame), 'direction', 'value' and 'unit'"""
 
     @property
     def values(self) -> tuple[str, ...]:
-        """Along the axis 'value', see `KEPT`."""
+        """The names along the axis 'value', see `kernel_text.KEPT`."""
         return KEPT[self.op]
 
 
 @dataclass
 class TracedProgram(Program):
-    """A program with outputs that its file does not have."""
+    """A program with outputs that the file lacks."""
 
     kept: list[Port] = field(default_factory=list)
 
@@ -41,7 +41,7 @@ class TracedProgram(Program):
 
 
 def traced_program(program: Program) -> tuple[TracedProgram, list[Kept]]:
-    """A copy whose recurrent nodes store what they compute, in outputs after the program's own.
+    """A copy whose recurrent nodes store their gates and states, in outputs after those of the program.
 
     Nodes inside a nested graph (the body of a Loop) stay as they are.
     """

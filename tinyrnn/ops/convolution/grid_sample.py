@@ -1,4 +1,4 @@
-"""ONNX GridSample: the elements of a picture or volume at places that are given, between its elements interpolated."""
+"""ONNX GridSample: a picture or volume sampled at given places, with interpolation between its elements."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tinyrnn.ops.elementwise.scalars import pointer
 from tinyrnn.ops.movement.strided_copy import pass_through, refuse_twice
 
 MODES = {"nearest": 1, "linear": 2, "cubic": 4}
-"""mode → elements along each axis that a place is made of"""
+"""mode → number of elements along each axis that contribute to a place"""
 OLD_MODES = {"bilinear": "linear", "bicubic": "cubic"}
 """names to opset 19"""
 PADDINGS = ("zeros", "border", "reflection")
 CUBIC = -0.75
 FURTHEST = 1e9
-"""places beyond, and those that are no numbers, count as just outside with zeros, as the first element otherwise"""
+"""places further out, and NaN, count as just outside where padding is zeros, otherwise as the first element"""
 
 # fmt: off
 
 
 @kernel
 def mirrored(u: Any, low: Any, high: Any) -> Any:
-    """u, mirrored at low and high until it lies between them."""
+    """u, reflected at low and high until it lies between them."""
     span = high - low
     if span <= 0.0:
         return 0.0 * u
@@ -41,7 +41,7 @@ def mirrored(u: Any, low: Any, high: Any) -> Any:
 
 @kernel
 def place_along(v: Any, n: Any, corners: int, padding: int, taps: int) -> Any:
-    """Where v of [-1, 1] lies along an axis of n elements, after padding; cubic at a border pads the taps alone."""
+    """The coordinate along an axis of n elements for v in [-1, 1], after padding; with cubic borders only taps are padded."""
     last = np.float64(n) - 1.0
     u = (v + 1.0) * 0.5 * last if corners else ((v + 1.0) * np.float64(n) - 1.0) * 0.5
     if not abs(u) < FURTHEST:
@@ -60,7 +60,7 @@ def place_along(v: Any, n: Any, corners: int, padding: int, taps: int) -> Any:
 
 @kernel
 def element_along(e: Any, n: Any, corners: int, padding: int) -> Any:
-    """The element that stands for e, which may lie outside the axis; -1 for zero."""
+    """The index of the element for e, which may lie outside of the axis; -1 stands for zero."""
     if e >= 0 and e < n:
         return e
     if padding == 0:
@@ -75,7 +75,7 @@ def element_along(e: Any, n: Any, corners: int, padding: int) -> Any:
 
 @kernel
 def tap_weight(t: int, taps: int, f: Any) -> Any:
-    """The weight of tap t where the place lies f behind the tap that it follows; cubic as R. Keys (1981)."""
+    """The weight of tap t for a place at distance f after the tap before it; cubic as R. Keys (1981)."""
     if taps == 1:
         return 1.0
     if taps == 2:
@@ -236,7 +236,7 @@ def _ends(size: int, corners: int) -> tuple[float, float]:
 
 
 def _mirror(u: Array, low: float, high: float) -> Array:
-    """u, mirrored at both ends until it lies between them."""
+    """u, reflected at both ends until it lies between them."""
     if high == low:
         return np.zeros_like(u)
     turned = (u - low) % (2 * (high - low))

@@ -1,4 +1,4 @@
-"""The kernels of convolutions, and the operator over frames that they are for.
+"""The kernels of convolutions, and `Convolution`, the operator over frames that uses them.
 
 Every output is one chain of fma: the bias, then the products in the order of the frame's elements. Lanes run
 along positions where there are many (`convolve_along`), along output channels where there are few
@@ -30,11 +30,11 @@ SHORT = (8, 4, 1)
 PLACES: dict[int, dict[int, Sequence[int]]] = {32: {GROUP: (4, 2, 1), 1: (8, 2, 1)}, 16: {GROUP: (2, 1), 1: (8, 2, 1)}}
 """positions in a block of `convolve_across`, for a group of panels and for one"""
 MOVE = 1.5
-"""cost of moving one element, in vector fma"""
+"""cost of moving one element, in units of one vector fma"""
 
 
 def _block(height: int, width: int) -> list[str]:
-    """`height` channels by `width` vectors of positions from position i on; `left` positions are left."""
+    """Lines for `height` channels by `width` vectors of positions from position i on; `left` positions remain."""
 
     def each(text: str) -> list[str]:
         return [text.format(c=c, v=v, at=f"{v} * L" if v else "0") for c in range(height) for v in range(width)]
@@ -239,7 +239,7 @@ class Convolution(Op):
     def _layout(
         self, node: Node, env: Lowering, shape: Sequence[int], windows: Sequence[AxisWindow], sizes: Sequence[int]
     ) -> Callable[..., Any]:
-        """The cheaper way to lay out lanes."""
+        """The method for the cheapest direction of lanes."""
         groups, m, k = sizes
         positions = prod(s.count for s in windows)
         channel = self.attribute(node, "channel")
@@ -298,11 +298,11 @@ class Convolution(Op):
         return self._call(offsets, steps, [offsets.places.ravel(), table], packed, groups * padded * positions)
 
     def _group(self, offsets: WindowOffsets, windows: Sequence[AxisWindow], channel: int) -> int:
-        """Elements from one group's channels to the next group's."""
+        """The number of elements from one group's channels to those of the next."""
         return len(windows[channel].taps) * int(prod(offsets.shape[channel + 1 :]))
 
     def _spread(self, node: Node, m: int, by_position: int, positions: int) -> tuple[Array, int]:
-        """Where in the sums each output element stands, by position and phase; and the output channels."""
+        """(index in the sums of each output element by position and phase, number of output channels)."""
         windows, spread_ = self.attribute(node, "windows"), self.attribute(node, "spread")
         position, phase = np.zeros((), int), np.zeros((), int)
         for window, (phases, first, size) in zip(windows, spread_, strict=True):
@@ -317,7 +317,7 @@ class Convolution(Op):
     def _call(
         self, offsets: WindowOffsets, steps: Sequence[tuple[str, str, str]], tables: Sequence[Array], packed: Array, z: int
     ) -> tuple[list[str], Array, Array, int]:
-        """The lines that run `steps`, all tables in one, the weights, and the elements of scratch."""
+        """(lines that run `steps`, all tables in one array, weights, elements of scratch)."""
         names = ["taps", "places", "table"]
         every = [offsets.taps.ravel(), *tables]
         if offsets.copied:

@@ -20,7 +20,7 @@ from tinyrnn.ops.convolution.window_offsets import AxisWindow
 
 @dataclass(frozen=True)
 class Sliding:
-    """A kernel along one axis: taps d = dilation apart, s = stride, zeros before and after."""
+    """A convolution kernel along one axis: number of taps, stride, dilation, padding before and after."""
 
     taps: int
     stride: int
@@ -30,17 +30,17 @@ class Sliding:
 
     @property
     def reach(self) -> int:
-        """Elements from the first tap to the last, both included."""
+        """The number of elements from the first tap to the last, both included."""
         return self.dilation * (self.taps - 1) + 1
 
     @property
     def trivial(self) -> bool:
-        """Whether every element becomes one element on its own."""
+        """Whether each output element depends on one input element at the same place."""
         return (self.taps, self.stride, self.before, self.after) == (1, 1, 0, 0)
 
 
 def numbers(op: Op, node: Node, name: str, count: int, default: int) -> list[int]:
-    """An attribute with one number per axis."""
+    """An attribute with one number per axis. Raises `Refused` for another count."""
     given = op.attribute(node, name)
     values = [default] * count if given is None else [int(v) for v in np.ravel(given)]
     if len(values) != count:
@@ -61,7 +61,7 @@ def auto_pad(op: Op, node: Node) -> str:
 
 
 def slidings(op: Op, node: Node, kernel: Sequence[int], sizes: Sequence[int]) -> list[Sliding]:
-    """The kernel along each axis of a convolution or a pool, all forms of padding made one."""
+    """The kernel along each axis of a convolution or a pool, with explicit padding."""
     n = len(kernel)
     strides, dilations = numbers(op, node, "strides", n, 1), numbers(op, node, "dilations", n, 1)
     pads, auto = numbers(op, node, "pads", 2 * n, 0), auto_pad(op, node)
@@ -102,7 +102,7 @@ def weights_of(node: Node, frames: Frames) -> tuple[Array, Array | None]:
 
 @dataclass
 class Framed:
-    """A convolution over frames while it is being put together: one entry per axis of the frame."""
+    """The parts of a convolution over frames: one entry per axis of the frame."""
 
     shape: list[int]
     windows: list[AxisWindow]
@@ -145,7 +145,7 @@ def over_frames(
 
 
 def _columns(framed: Framed, m: int, repeats: int) -> Array:
-    """The sums [repeats, phases, channels] at one position in the order of the output [repeats, channels, *spread]."""
+    """The indices of the sums [repeats, phases, channels] of one position in the output's order [repeats, channels, *spread]."""
     phase = np.zeros((), int)
     for phases, first, size in framed.spread:
         phase = phase[..., None] * phases + (first + np.arange(size)) % phases
@@ -171,7 +171,7 @@ class _Convolution(Op):
             raise Refused("it sums over the time or batch axis")
 
     def _trivial(self, node: Node, specs: dict[str, Spec]) -> list[bool]:
-        """For each spatial axis, whether rows pass along it independently."""
+        """For each spatial axis, whether rows along it are computed independently."""
         raise NotImplementedError
 
     def links(self, node: Node, specs: dict[str, Spec]) -> Iterator[tuple[Axis, Axis]]:
@@ -186,7 +186,7 @@ class _Convolution(Op):
                 yield (node.inputs[0], axis + 2), (node.outputs[0], axis + 2)
 
     def _time_axis(self, node: Node, frames: Frames, trivial: Sequence[bool]) -> int | None:
-        """The spatial axis that is time and is not passed through row by row."""
+        """The spatial axis that is time, unless rows along it are computed independently; else None."""
         found = None
         for axis, passes in enumerate(trivial):
             role = frames.role(node.inputs[0], axis + 2)
@@ -438,6 +438,6 @@ class ConvTranspose(_Convolution):
 
 
 def _rows(s: Sliding, longer: int) -> int:
-    """Rows of the input that an output row of all phases is made of, so that no output row lies beyond the last: for an
+    """The number of input rows for an output row of all phases, so that no output row lies beyond the last, for an
     output `longer` than the input times the stride."""
     return max((s.reach - 1) // s.stride + 1, -(-(longer + s.before) // s.stride) + 1)

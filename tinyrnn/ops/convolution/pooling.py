@@ -67,7 +67,7 @@ def pool_max(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs
 
 @kernel
 def pool_mean(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int) -> None:
-    """The sum, by divisors[(r * n + i) % period], or by divisors[0]."""
+    """The sum, divided by divisors[(r * n + i) % period], or by divisors[0]."""
     pool_f32(y, x, taps, places, divisors, K, runs, n, period, MEAN)
 
 
@@ -132,7 +132,7 @@ class Pool(Op):
 
 
 class _Pool(Op):
-    """A pool of one file: what all three have in common."""
+    """Base of the pools of ONNX."""
 
     inputs = ("X",)
     outputs: ClassVar[tuple[str, ...]] = ("Y",)
@@ -143,7 +143,7 @@ class _Pool(Op):
             raise Refused("its second output, Indices, is used; supported is the first")
 
     def _ways(self, node: Node, sizes: Sequence[int]) -> list[tuple[Sliding, int]]:
-        """The window along each spatial axis, and the number of its positions."""
+        """(window, number of its positions) for each spatial axis."""
         kernel_shape = [int(n) for n in self.attribute(node, "kernel_shape")]
         if len(kernel_shape) != len(sizes) - 2:
             raise Refused(f"kernel_shape={kernel_shape} does not fit an input of {len(sizes)} axes")
@@ -180,11 +180,11 @@ class _Pool(Op):
         raise NotImplementedError
 
     def combine(self, node: Node, windows: Array, counts: Array) -> Array:
-        """The results from what stands under the window, taps first, and the numbers of elements that count."""
+        """The results from the elements under the window, taps first, and the numbers of elements that count."""
         raise NotImplementedError
 
     def _counted(self, node: Node, sliding: Sliding, size: int, count: int) -> Array:
-        """How many elements count at each position."""
+        """The number of elements that count at each position."""
         return np.full(count, sliding.taps)
 
     def frame(self, node: Node, frames: Frames) -> Node | list[Node]:
@@ -219,7 +219,7 @@ class _Pool(Op):
         return [pool] if window is None else [window[0], pool]
 
     def _window(self, node: Node, frames: Frames, s: Sliding, role: str, count: int, size: int) -> tuple[Node, int]:
-        """The rows under the window along time."""
+        """(node that brings the rows of the window along time into one frame, number of its taps)."""
         if role != "time":
             raise Refused(f"it slides along the {role} axis; supported is time")
         refuse_same_over_time(self, node, s)
@@ -339,7 +339,7 @@ class _Global(Op):
     inputs = ("X",)
 
     def reduction(self, node: Node) -> str:
-        """The operator that it is."""
+        """The equivalent reduction."""
         raise NotImplementedError
 
     def _reduction(self, node: Node, rank: int) -> Node:

@@ -95,7 +95,7 @@ NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 
 
 def coordinates(mode: str, scale: np.float32, size: int, count: int) -> Array:
-    """Where in the input the output elements lie, float32."""
+    """The coordinates of the output elements in the input, float32."""
     i, one = np.arange(count, dtype=np.float32), np.float32(1)
     half = np.float32(0.5)
     if mode == "align_corners":
@@ -113,7 +113,7 @@ def coordinates(mode: str, scale: np.float32, size: int, count: int) -> Array:
 
 
 def nearest_of(mode: str, x: Array) -> Array:
-    """The elements nearest to coordinates."""
+    """The indices of the elements nearest to coordinates."""
     if mode == "round_prefer_floor":
         return np.ceil(x - np.float32(0.5))
     if mode == "round_prefer_ceil":
@@ -153,7 +153,7 @@ class _Resize(Op):
         return text
 
     def _sizes(self, node: Node, shape: Sequence[int]) -> list[tuple[int, np.float32]]:
-        """The size and the scale along each axis."""
+        """(size, scale) for each axis."""
         given, wanted = self.attribute(node, "scales"), self.attribute(node, "sizes")
         axes = self.attribute(node, "axes")
         axes = list(range(len(shape))) if axes is None else [int(a) % len(shape) for a in np.ravel(axes)]
@@ -185,7 +185,7 @@ class _Resize(Op):
         return [Spec(specs[0].dtype, tuple(sizes))]
 
     def _ways(self, node: Node, shape: Sequence[int]) -> list[Way | None]:
-        """How each axis is resized; None where it stays as it is."""
+        """The elements and weights for each axis; None for an unchanged axis."""
         mode = self._text(node, "mode", ("nearest", "linear", "cubic"))
         where = self._text(node, "coordinate_transformation_mode", COORDINATES)
         rounding = self._text(node, "nearest_mode", NEAREST)

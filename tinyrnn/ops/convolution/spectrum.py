@@ -1,4 +1,4 @@
-"""Spectra: the discrete Fourier transform as a product by a constant matrix, and the windows that go with it."""
+"""DFT and STFT as products by constant matrices, and window functions."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tinyrnn.ops.elementwise.cast import ONNX_DTYPES
 from tinyrnn.ops.linear.operators import linear, linear_16, linear_32, linear_weights, pack
 
 LARGEST_MATRIX = 1 << 24
-"""coefficients of one transform: 64 MB"""
+"""most coefficients of one transform: 64 MB"""
 
 
 def bins_of(length: int, onesided: bool) -> int:
-    """The number of frequencies."""
+    """The number of frequency bins."""
     return length // 2 + 1 if onesided else length
 
 
 def fourier(taken: int, parts: int, length: int, onesided: bool, inverse: bool) -> Array:
     """The matrix [taken · parts, made · (re, im)] of a transform of `length` points, of which the first `taken` are given.
 
-    Each point has `parts` parts: the real one, or real and imaginary. An inverse of one side makes real numbers from the
-    lower half of the frequencies; the parts of those that must be real are not read. In float64.
+    Each point has `parts` parts: real, or real and imaginary. A one-sided inverse makes real numbers from the
+    lower half of the frequencies, and does not read imaginary parts that must be zero. In float64.
     """
     real_made = inverse and onesided
     made = length if real_made else bins_of(length, onesided)
@@ -95,7 +95,7 @@ class DFT(Op):
         return bool(self.attribute(node, "onesided")), bool(self.attribute(node, "inverse"))
 
     def _sizes(self, node: Node, points: int) -> tuple[int, int]:
-        """(length, how many of the points given are taken)."""
+        """(length of the transform, number of points that are used)."""
         onesided, inverse = self._flags(node)
         given = self.attribute(node, "dft_length")
         half = onesided and inverse
@@ -162,7 +162,7 @@ class DFT(Op):
 
 @rewrite
 def signal_axis_last(graph: Graph) -> None:
-    """DFT over an axis that other axes follow: the same between two transpositions."""
+    """Rewrite DFT over an axis other than the last: the same between two transpositions."""
     op = DFT()
     nodes = []
     for node in graph.nodes:
@@ -277,7 +277,7 @@ class STFT(Op):
 
 
 class _Known(Op):
-    """An operator of numbers that must be known at load."""
+    """An operator whose inputs must be known at load."""
 
     outputs = ("output",)
     known_only = True
@@ -299,7 +299,7 @@ class _Window(_Known):
     inputs = ("size",)
     attributes: ClassVar[dict[str, Any]] = {"output_datatype": 1, "periodic": 1}
     cosines: ClassVar[tuple[float, ...]]
-    """of 0, 1, 2 … turns over the window"""
+    """coefficients of cos(k · 2 pi · i / size) for k = 0, 1, 2 …"""
 
     def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
         assert arrays[0] is not None

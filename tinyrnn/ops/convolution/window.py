@@ -1,6 +1,6 @@
-"""Time inside a frame: windows of past and coming rows, and rows that hold several.
+"""Rows of time inside a frame: windows of past and future rows, and frames that contain several rows.
 
-Everything over time becomes one of these and an operator inside a frame: a convolution is a window and a
+Every operator over time becomes one of these and an operator inside a frame: a convolution is a window and a
 matrix product. The rows that a window still needs are kept in a ring, a part of the stream's state.
 """
 
@@ -18,7 +18,7 @@ from tinyrnn.graph.op import REQUIRED, Op, Refused, register
 from tinyrnn.lanes import f32, get, i32, kernel, lanes, load_part, splat, store_part
 
 WORD = 4
-"""bytes of what a ring holds"""
+"""bytes of an element of a ring"""
 
 
 @kernel
@@ -63,14 +63,14 @@ def window_f32(y: Any, x: Any, ring: Any, offsets: Any, before: Any, taps: int, 
 
 @kernel
 def unfold_f32(y: Any, x: Any, times: int, start: int, n: int, done: int, rows: int, first: int) -> None:
-    """Row j of y = piece (done + j + start) of the input's, `times` of n words in each row; x has its rows from `first` on."""
+    """Row j of y is piece (done + j + start) of the input, whose rows have `times` pieces of n words; x starts at row `first`."""
     copy_words(f32(y), f32(x + 4 * (done + start - first * times) * n), rows * n)
 
 
 @kernel
 def unfold_late_f32(y: Any, x: Any, ring: Any, times: int, start: int, slots: int, n: int, done: int, rows: int, first: int,
                     rows_in: int) -> None:
-    """As `unfold_f32`, where pieces of rows before `first`, which the ring has, are still to come."""
+    """As `unfold_f32`, where some pieces come from rows before `first`, which the ring holds."""
     for j in range(rows):
         t = (done + j + start) // times
         at = (done + j + start) % times * n
@@ -95,7 +95,7 @@ def _words(node: Node, env: Lowering) -> int:
 
 @register
 class Window(Op):
-    """Several rows of time as one, taps first; made of what works along time."""
+    """Several rows of time as one frame, taps first; made from operators along time."""
 
     name = "Window"
     inputs = ("X",)
@@ -144,7 +144,7 @@ class Window(Op):
 
 @register
 class Unfold(Op):
-    """The rows that a row holds; made of what makes several rows out of one."""
+    """The rows that each frame contains; made from operators that make several rows of one."""
 
     name = "Unfold"
     inputs = ("X",)

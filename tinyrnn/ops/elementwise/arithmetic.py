@@ -26,7 +26,7 @@ def _quotient(a: Array, b: Array) -> Array:
 
 
 def _rest(a: Array, b: Array, fmod: int) -> Array:
-    """What is left of a / b, with the sign of a (fmod) or of b; n % 0 is 0 for integers."""
+    """The remainder of a / b, with the sign of a (fmod) or of b; n % 0 is 0 for integers."""
     return np.asarray(np.fmod(a, b) if fmod else np.mod(a, b))
 
 
@@ -78,12 +78,12 @@ class Mean(Elementwise):
 
 
 MOST_OPERANDS = 8
-"""of one expression"""
+"""most operands of one expression"""
 
 
 @rewrite
 def many_operands(graph: Graph) -> None:
-    """What is folded over many inputs becomes a chain of nodes, from the left, so that no expression grows with their number."""
+    """Rewrite an operator of many inputs as a chain of nodes, from the left, so that expressions stay short."""
     nodes: list[Node] = []
     for node in graph.nodes:
         if node.op not in ("Max", "Mean", "Min", "Sum") or node.domain or len(node.inputs) <= MOST_OPERANDS:
@@ -110,7 +110,7 @@ def many_operands(graph: Graph) -> None:
 
 @register
 class Mod(Elementwise):
-    """ONNX Mod: what is left of a division, with the sign of the divisor, or of the dividend with fmod=1."""
+    """ONNX Mod: the remainder of a division, with the sign of the divisor, or of the dividend with fmod=1."""
 
     name = "Mod"
     inputs = ("A", "B")
@@ -130,7 +130,7 @@ class Mod(Elementwise):
 
 @register
 class Pow(Elementwise):
-    """ONNX Pow. Of an integer: the integer part, wrapped around; its exponent is an integer, or known to be one."""
+    """ONNX Pow: for an integer base the integer part, wrapped around; the exponent must be an integer or known to be one."""
 
     name = "Pow"
     inputs = ("X", "Y")
@@ -173,7 +173,7 @@ class Pow(Elementwise):
 
 @register
 class Clip(Elementwise):
-    """ONNX Clip: bounds are attributes (before opset 11) or inputs of one element; a missing one does not bound."""
+    """ONNX Clip: bounds are attributes (before opset 11) or inputs of one element; a missing bound is infinite."""
 
     name = "Clip"
     inputs = ("input", "min?", "max?")
@@ -232,7 +232,7 @@ def _shifted(x: Array, n: Array, direction: str) -> Array:
 
 @register
 class BitShift(Elementwise):
-    """ONNX BitShift; to the right of signed integers it keeps the sign. No bit is left of a shift by all or more, or by n < 0."""
+    """ONNX BitShift: a right shift of signed integers keeps the sign; a shift by n < 0 or by all bits or more leaves none."""
 
     name = "BitShift"
     inputs = ("X", "Y")

@@ -57,18 +57,18 @@ def bfloat16() -> DType:
 
 
 def cast_to(dtype: DType, source: str, output: str) -> Node:
-    """A node that makes `output` of `source`."""
+    """A node that casts `source` to `dtype` as `output`."""
     code = BFLOAT16 if dtype.name == "bfloat16" else next(k for k, v in ONNX_DTYPES.items() if v == dtype)
     return Node("Cast", output, (source,), (output,), {"to": code}, version=19)
 
 
 def _through(dtype: DType) -> DType:
-    """The type whose range bounds a floating number on its way to an integer type, as in onnxruntime on most inputs."""
+    """The integer type whose range bounds a floating number before its cast, as in onnxruntime on most inputs."""
     return np.dtype(np.int32 if dtype.itemsize < 4 else np.int64 if dtype == np.uint32 else dtype)
 
 
 def converted(x: Array, dtype: DType) -> Array:
-    """An array as another type, by the rules of `Cast`."""
+    """An array cast to another type by the rules of `Cast`."""
     with np.errstate(over="ignore", invalid="ignore"):
         if not is_floating(x.dtype) or dtype.kind not in "iu":
             return x.astype(dtype)
@@ -88,7 +88,7 @@ def _bounded(whole: Array, dtype: DType) -> Array:
 
 
 def cast_text(value: str, before: DType, after: DType) -> str:
-    """A scalar of one type as another, in words of the kernel language."""
+    """The text of a scalar cast, in words of the kernel language."""
     if before.kind == "f" and after == np.uint64:
         return f"saturated_u64({value})"
     if before.kind == "f" and after.kind in "iu":

@@ -1,4 +1,4 @@
-"""float16 and bfloat16 from and to float32, by their bits: the same on every machine, whether or not it has these types."""
+"""Conversion of float16 and bfloat16 from and to float32 by integer operations, the same on every machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinyrnn.lanes import get, kernel, put, u16, u32
 
 @kernel
 def float_of_half(bits: Any) -> Any:
-    """The bits of the float32 that is a float16."""
+    """The bits of the float32 with the value of a float16."""
     b: Any = np.int64(bits)
     sign, e, m = (b & 0x8000) << 16, (b >> 10) & 31, b & 1023
     if e == 31:
@@ -57,7 +57,7 @@ def bfloat_of_float(bits: Any) -> Any:
 
 @kernel
 def halves_widened(y: Any, x: Any, n: int) -> None:
-    """n float32 from float16."""
+    """Convert n float16 to float32."""
     y, x = u32(y), u16(x)
     for i in range(n):
         put(y, i, float_of_half(get(x, i)))
@@ -65,7 +65,7 @@ def halves_widened(y: Any, x: Any, n: int) -> None:
 
 @kernel
 def halves_narrowed(y: Any, x: Any, n: int) -> None:
-    """n float16 from float32."""
+    """Convert n float32 to float16."""
     y, x = u16(y), u32(x)
     for i in range(n):
         put(y, i, half_of_float(get(x, i)))
@@ -73,7 +73,7 @@ def halves_narrowed(y: Any, x: Any, n: int) -> None:
 
 @kernel
 def bfloats_widened(y: Any, x: Any, n: int) -> None:
-    """n float32 from bfloat16."""
+    """Convert n bfloat16 to float32."""
     y, x = u32(y), u16(x)
     for i in range(n):
         put(y, i, np.int64(get(x, i)) << 16)
@@ -81,7 +81,7 @@ def bfloats_widened(y: Any, x: Any, n: int) -> None:
 
 @kernel
 def bfloats_narrowed(y: Any, x: Any, n: int) -> None:
-    """n bfloat16 from float32."""
+    """Convert n float32 to bfloat16."""
     y, x = u16(y), u32(x)
     for i in range(n):
         put(y, i, bfloat_of_float(get(x, i)))

@@ -1,4 +1,4 @@
-"""Comparisons, logic, and what chooses by it."""
+"""Comparisons, logical operators, and Where."""
 
 from __future__ import annotations
 

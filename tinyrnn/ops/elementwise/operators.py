@@ -36,20 +36,20 @@ class Elementwise(Op):
     inputs: ClassVar[tuple[str, ...]] = ("X",)
     elementwise = True
     result: ClassVar[DType | None] = None
-    """dtype of the output where it is not that of the first input"""
+    """dtype of the output, if it differs from that of the first input"""
     in_words: ClassVar[bool] = True
-    """whether `expression` gives words over Vec"""
+    """whether `expression` is defined, over Vec"""
 
     def evaluate(self, node: Node, arrays: Sequence[Array]) -> Array:
         """The operator in NumPy."""
         raise Refused("it has no reference")
 
     def expression(self, node: Node, operands: Sequence[str]) -> str:
-        """The operator in words of the kernel language over Vec expressions; the operand of an absent input is empty."""
+        """The operator as an expression over Vec in the kernel language; the operand of an absent input is empty."""
         raise Refused(f"{self.name} does not compute {FLOAT}")
 
     def scalar(self, node: Node, operands: Sequence[str], env: Lowering) -> str:
-        """The operator in words over scalars of the inputs' types, computed in 64 bits; operands are names."""
+        """The operator as an expression over scalars of the inputs' types, computed in 64 bits; operands are names."""
         raise Refused(f"{self.name} does not compute {env.specs[node.inputs[0]].dtype}; supported is {FLOAT}")
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
@@ -80,7 +80,7 @@ class Elementwise(Op):
 
 
 def broadcast_frame(frames: Frames, name: str, output: str) -> tuple[int, ...]:
-    """The frame shape of an operand, aligned to the kept axes of the output it is broadcast to."""
+    """The frame shape of an operand, aligned with the frame axes of the output to which it is broadcast."""
     sizes, rank = frames.specs[name].sizes, len(frames.specs[output].shape)
     offset = rank - len(sizes)
     for axis in frames.rows(name):
@@ -98,7 +98,7 @@ class _Loop:
 
 
 def _nest(shape: Sequence[int], strides: Sequence[Sequence[int]], rows: Sequence[int] | None) -> list[_Loop]:
-    """The smallest nest, outermost first, over rows (where there are such) and `shape`, for the strides of each operand."""
+    """The loops, as few as possible and outermost first, over rows (if any) and `shape`, for the strides of each operand."""
     loops = [_Loop("rows", tuple(rows))] if rows is not None else []
     loops += [_Loop(size, tuple(s[axis] for s in strides)) for axis, size in enumerate(shape) if size != 1]
     loops = loops or [_Loop(1, (1,) * len(strides))]
@@ -127,7 +127,7 @@ def _is_literal(name: str, constants: dict[str, Array]) -> bool:
 
 
 def in_vectors(node: Node, specs: dict[str, Spec], constants: dict[str, Array]) -> bool:
-    """Whether an element-wise node is computed over Vec; otherwise it is over scalars."""
+    """Whether an element-wise node is computed over Vec, rather than over scalars."""
     op = op_of(node)
     names = [n for n in (*node.inputs, *node.outputs) if n and not _is_literal(n, constants)]
     return isinstance(op, Elementwise) and op.in_words and all(specs[n].dtype == FLOAT for n in names)
@@ -175,7 +175,7 @@ def lower_chain(nodes: Sequence[Node], env: Lowering) -> list[Call]:
 
 
 def _outer_loops(nest: Sequence[_Loop]) -> tuple[list[str], str]:
-    """The lines that open all loops but the last, and the indentation inside."""
+    """(lines that open all loops but the last, indentation inside)."""
     indent, lines = "    ", []
     for level, loop in enumerate(nest[:-1]):
         lines.append(f"{indent}for i{level} in range({loop.size}):")
@@ -184,7 +184,7 @@ def _outer_loops(nest: Sequence[_Loop]) -> tuple[list[str], str]:
 
 
 def _at(nest: Sequence[_Loop], which: int) -> str:
-    """The element of an operand at the loops' indices."""
+    """The text of an operand's offset at the loops' indices."""
     terms = [f"i{level} * {loop.strides[which]}" for level, loop in enumerate(nest[:-1]) if loop.strides[which]]
     return " + ".join([*terms, "i"] if nest[-1].strides[which] else terms) or "0"
 
@@ -251,7 +251,7 @@ def define(
     result: Any = None,
     doc: str = "",
 ) -> None:
-    """One operator from its NumPy function and its words over Vec; {name} stands for attributes, {0}, {1} for operands.
+    """Define an operator by its NumPy function and its words over Vec; {name} stands for an attribute, {0}, {1} for operands.
 
     `scalars` maps kinds of the first input's type ("f" floating, "i" signed, "u" unsigned, "b" bool) to words over scalars.
     """

@@ -1,4 +1,4 @@
-"""Numbers stored as integers with scales become floating numbers at load; quantised arithmetic is not run."""
+"""Constants stored as integers with scales become floating numbers at load; quantised arithmetic is not supported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ADVICE.update(dict.fromkeys(QUANTISED, "quantised arithmetic is not run: load th
 
 
 def spread(scale: Array, shape: Sequence[int], axis: int, block: int) -> Array:
-    """Scales or zero points of all elements, of each index of an axis, or of blocks of those, as an array of the shape."""
+    """Scales or zero points, per tensor, per index of an axis or per block, broadcast to `shape`."""
     if scale.size == 1 and scale.ndim <= 1:
         return np.broadcast_to(scale.reshape(()), shape)
     if not -len(shape) <= axis < len(shape):

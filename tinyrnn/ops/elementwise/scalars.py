@@ -1,7 +1,7 @@
-"""Scalars of every type that a value can have at run time: how kernels read, convert and compute them.
+"""Scalar arithmetic: how kernels read, convert and compute single elements of every type.
 
-float32 alone is computed in vectors; everything else element by element, in 64 bits, and cut to its own
-type where it is stored. Integers wrap around. Nothing traps: n / 0 and n % 0 are 0.
+Only float32 is computed in vectors; all other types are computed element by element, in 64 bits, and cut to their own
+type when stored. Integers wrap around. Nothing traps: n / 0 and n % 0 are 0.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KINDS = {"f": "floating", "i": "signed integer", "u": "unsigned integer", "b": "
 
 
 def pointer(name: str, dtype: DType) -> str:
-    """The word that makes a pointer to the elements of a value. Raises `Refused`."""
+    """The word that makes a pointer to the elements of a value. Raises `Refused` for unsupported types."""
     if dtype not in POINTERS:
         raise Refused(
             f"{name!r} is {dtype}; at run time supported are {', '.join(map(str, POINTERS))} "
@@ -45,12 +45,12 @@ def pointer(name: str, dtype: DType) -> str:
 
 
 def conversion(dtype: DType) -> str:
-    """The word that cuts a number to a type."""
+    """The word that converts a number to a type."""
     return "as_bool" if dtype == np.bool_ else f"as_{POINTERS[dtype]}"
 
 
 def scalar_literal(name: str, value: Any, dtype: DType) -> str:
-    """A finite number of the type of a value in words of the kernel language. Raises `Refused`."""
+    """The text of a finite number of a type. Raises `Refused` for unsupported types."""
     return f"as_{pointer(name, dtype)}({float(value) if dtype.kind == 'f' else int(value)!r})"
 
 
@@ -96,7 +96,7 @@ def saturated_u64(x: Any) -> Any:
 
 @kernel
 def quotient_i(a: Any, b: Any) -> Any:
-    """a / b towards zero for signed integers; the smallest by -1 wraps, and by 0 is 0."""
+    """a / b for signed integers, rounded towards zero; the smallest integer divided by -1 wraps, n / 0 is 0."""
     if b == 0:
         return np.int64(0)
     if b == -1:
@@ -108,7 +108,7 @@ def quotient_i(a: Any, b: Any) -> Any:
 
 @kernel
 def quotient_u(a: Any, b: Any) -> Any:
-    """a / b for unsigned integers; by 0 it is 0."""
+    """a / b for unsigned integers; n / 0 is 0."""
     if b == np.uint64(0):
         return np.uint64(0)
     return np.uint64(a) // np.uint64(b)
@@ -116,26 +116,26 @@ def quotient_u(a: Any, b: Any) -> Any:
 
 @kernel
 def fmod_i(a: Any, b: Any) -> Any:
-    """The rest of a / b with the sign of a; by 0 it is 0."""
+    """The remainder of a / b with the sign of a; n % 0 is 0."""
     return np.int64(0) if b == 0 else np.int64(a) - quotient_i(a, b) * np.int64(b)
 
 
 @kernel
 def mod_i(a: Any, b: Any) -> Any:
-    """The rest of a / b with the sign of b; by 0 it is 0."""
+    """The remainder of a / b with the sign of b; n % 0 is 0."""
     rest = fmod_i(a, b)
     return rest + np.int64(b) if rest != 0 and (rest < 0) != (b < 0) else rest
 
 
 @kernel
 def mod_u(a: Any, b: Any) -> Any:
-    """The rest of a / b for unsigned integers; by 0 it is 0."""
+    """The remainder of a / b for unsigned integers; n % 0 is 0."""
     return np.uint64(0) if b == np.uint64(0) else np.uint64(a) - quotient_u(a, b) * np.uint64(b)
 
 
 @kernel
 def fmod_f(a: Any, b: Any) -> Any:
-    """The exact rest of a / b with the sign of a: |b| times falling powers of two is taken off |a|."""
+    """The exact remainder of a / b with the sign of a: |b| times falling powers of two is subtracted from |a|."""
     x, y = abs(np.float64(a)), abs(np.float64(b))
     if not (x < np.inf) or not (y > 0.0):
         return np.float64(np.nan)
@@ -151,7 +151,7 @@ def fmod_f(a: Any, b: Any) -> Any:
 
 @kernel
 def mod_f(a: Any, b: Any) -> Any:
-    """The exact rest of a / b with the sign of b."""
+    """The exact remainder of a / b with the sign of b."""
     rest = fmod_f(a, b)
     if rest == 0.0:
         return -0.0 if b < 0.0 else 0.0
@@ -204,19 +204,19 @@ def power_f(x: Any, n: Any) -> Any:
 
 @kernel
 def shift_left(x: Any, n: Any, bits: Any) -> Any:
-    """x * 2**n for an integer of some bits; 0 where none is left, as for n < 0."""
+    """x * 2**n for an integer of `bits` bits; 0 if n < 0 or n >= bits."""
     return np.uint64(0) if np.uint64(n) >= np.uint64(bits) else np.uint64(x) << np.uint64(n)
 
 
 @kernel
 def shift_right_u(x: Any, n: Any, bits: Any) -> Any:
-    """x / 2**n for an unsigned x of some bits, rounded down; 0 where none is left."""
+    """x / 2**n for an unsigned x of `bits` bits, rounded down; 0 if n >= bits."""
     return np.uint64(0) if np.uint64(n) >= np.uint64(bits) else np.uint64(x) >> np.uint64(n)
 
 
 @kernel
 def shift_right_i(x: Any, n: Any, bits: Any) -> Any:
-    """x / 2**n for a signed x of some bits, rounded down: 0 or -1 where none is left, as for n < 0."""
+    """x / 2**n for a signed x of `bits` bits, rounded down; 0 or -1 if n < 0 or n >= bits."""
     far = n < 0 or n >= bits
     return np.int64(x) >> np.int64(bits - 1 if far else n)
 

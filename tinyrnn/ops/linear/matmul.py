@@ -69,7 +69,7 @@ class Gemm(Op):
 
 @register
 class Einsum(Op):
-    """ONNX Einsum of any number of operands, with repeated letters and "...": pair after pair from the left."""
+    """ONNX Einsum of any number of operands, with repeated labels and "..."; operands are multiplied from the left."""
 
     name = "Einsum"
     inputs = ("Inputs*",)
@@ -125,7 +125,7 @@ def _matmul_labels(ranks: Sequence[int]) -> list[Labels]:
 
 @rewrite
 def to_product(graph: Graph) -> None:
-    """MatMul, Gemm and Einsum of what depends on the input become `Product`, Mul and Add."""
+    """Rewrite MatMul, Gemm and Einsum of run-time operands as `Product`, Mul and Add."""
     nodes: list[Node] = []
     for node in graph.nodes:
         ranks = [len(graph.specs[name].shape) for name in node.inputs if name]
@@ -147,7 +147,7 @@ def _made(graph: Graph, node: Node, inputs: Sequence[str], labels: Sequence[Labe
 
 
 def _chain(graph: Graph, node: Node, labels: list[Labels]) -> Iterator[Node]:
-    """Products of the operands so far with the next; what no later one and not the result has is summed at once."""
+    """Products of the operands so far with the next; a label that no later operand and not the result has is summed at once."""
     names, (*read, made) = list(node.inputs), labels
     while len(names) > 2:
         later = {label for labels in (*read[2:], made) for label in labels}

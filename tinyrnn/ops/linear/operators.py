@@ -15,11 +15,11 @@ from tinyrnn.lanes import at, f32, fma, get, kernel, lanes, load, splat, store, 
 from tinyrnn.lanes.chains import CHAINS, chain12
 
 GROUP = 4
-"""panels of LANES outputs whose weights stand side by side"""
+"""panels of LANES outputs whose weights are interleaved"""
 
 
 def pack(matrix: Array, bias: Array | None, lanes: int, group: int = GROUP) -> Array:
-    """Weights [K, M] and bias [M]: the bias, then groups of `group` panels, each [k][panel][lane]; zero-padded."""
+    """Pack weights [K, M] and bias [M]: the bias, then groups of `group` panels, each [k][panel][lane]; zero-padded."""
     k, m = matrix.shape
     panels = -(-m // lanes)
     wide = np.zeros((k, panels * lanes), np.float32)
@@ -50,7 +50,7 @@ def _linear_text(name: str, heights: Sequence[int]) -> str:
 
 
 def _blocks(heights: Sequence[int], group: int, stride: str) -> list[str]:
-    """All rows by `group` panels from panel j on; `stride` elements from one k to the next."""
+    """Lines for all rows by `group` panels from panel j on; `stride` elements from one k to the next."""
     start = "panels * L + j * L * K" if group == GROUP else "panels * L + whole * L * K + (j - whole) * L"
     lines = [f"first = {start}", "left = M - j * L", "b = at(w, j * L)", "r = 0"]
     for height in heights:
@@ -84,7 +84,7 @@ def _linear(name: str, text: str) -> Callable[..., Any]:
 
 
 def _linear_1_text() -> str:
-    """The kernel for LANES = 1, which takes CHAINS sums of a row at once, and those of the last, smaller group one by one."""
+    """The text for LANES = 1: CHAINS sums of a row at once, and those of the last, smaller group one by one."""
     sums = [f"s{n}" for n in range(CHAINS)]
     return "\n".join(
         [
@@ -114,12 +114,12 @@ linear_1 = _linear("linear_1", _linear_1_text())
 
 
 def linear_weights(matrix: Array, bias: Array | None, env: Lowering) -> Weight:
-    """Weights [K, M] and bias [M] as `linear` takes them."""
+    """Weights [K, M] and bias [M], packed for `linear`."""
     return Weight(pack(matrix, bias, env.lanes, CHAINS if env.lanes == 1 else GROUP))
 
 
 def linear(env: Lowering) -> Callable[..., Any]:
-    """The kernel whose blocks fit the machine's vector registers."""
+    """The kernel whose blocks fit the vector registers of the machine."""
     if env.lanes == 1:
         return linear_1
     return linear_32 if env.registers >= 32 else linear_16
@@ -186,7 +186,7 @@ class Linear(Op):
 
 @rewrite
 def to_linear(graph: Graph) -> None:
-    """Gemm and MatMul by constants become Linear, with alpha, beta and transposition folded in; then Add of a constant joins."""
+    """Rewrite Gemm and MatMul by constants as Linear, with alpha, beta, transposition and a following Add folded in."""
     consumers = graph.consumers()
     constants = graph.constants
     gone: set[int] = set()

@@ -1,4 +1,4 @@
-"""The product of two values, element by element along some axes and summed over others, by strides."""
+"""`Product`: two strided values multiplied, element by element along some axes and summed over others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _product_text(name: str, heights: Sequence[int]) -> str:
 
 
 def _blocks(heights: Sequence[int], group: int) -> list[str]:
-    """All m by `group` panels from element j on; a single panel may be cut short by N."""
+    """Lines for all m by `group` panels from element j on; a single panel may be cut short by N."""
     lines = ["m = 0"]
     ends = (", N - j" if group == 1 else "", "_part" if group == 1 else "")
     for height in heights:
@@ -112,7 +112,7 @@ def _scalar_text(word: str) -> str:
 
 @dataclass(frozen=True)
 class _Side:
-    """An operand of a product, or its result: where it lies, and its stride along each label (absent: 0)."""
+    """An operand or the result of a product: its address, and its stride along each label (absent: 0)."""
 
     name: str
     operand: Operand
@@ -126,7 +126,7 @@ class _Side:
 
 @register
 class Product(Op):
-    """Y = the sum over all labels that Y has not of A B, where `labels` names the axes of A, B and Y (as Einsum does)."""
+    """Y = A B summed over the labels that Y lacks; `labels` names the axes of A, B and Y as Einsum does."""
 
     name = "Product"
     internal = True
@@ -226,7 +226,7 @@ def _side(env: Lowering, name: str, labels: Labels, shape: Sequence[int]) -> _Si
 
 
 def _joined(labels: Sequence[str], sizes: Sizes, sides: Sequence[_Side]) -> list[str]:
-    """Labels that lie one after the other in every side as one; `sizes` gets the new sizes."""
+    """Join labels that are contiguous in every side; `sizes` gets the new sizes."""
     found: list[str] = []
     for label in (label for label in labels if sizes[label] != 1):
         if found and all(side.along(found[-1]) == side.along(label) * sizes[label] for side in sides):
@@ -245,7 +245,7 @@ def _calls(
     lanes_of = env.lanes if dtype == np.float32 else 1
 
     def cost(label: str) -> int:
-        """Vectors multiplied, and elements copied first or last."""
+        """The cost with lanes along a label: vectors multiplied, and elements copied before or after."""
         if not label:
             return count["over"] * count["kept"]
         v = a if a.along(label) else b
@@ -303,7 +303,7 @@ def _calls(
 def _laid_out(
     env: Lowering, dtype: np.dtype[Any], side: _Side, labels: list[str], sizes: Sizes, key: str
 ) -> tuple[_Side, list[Call]]:
-    """A copy of an operand with its labels in this order, the last one's stride 1."""
+    """A copy of an operand with its labels in this order, the last one contiguous."""
     shape = [sizes[n] for n in labels]
     steps = [side.along(n) for n in labels]
     if side.constant is not None:
@@ -326,7 +326,7 @@ def _scratch(env: Lowering, side: _Side, labels: list[str], sizes: Sizes, key: s
 
 
 def _offsets(labels: Sequence[str], sizes: Sizes, sides: Sequence[_Side]) -> Array:
-    """For every index over `labels`, the element at which each side begins."""
+    """The offset of each side for every index over `labels`."""
     found = np.zeros((1, len(sides)), np.int64)
     for label in labels:
         steps = np.arange(sizes[label])[:, None] * np.array([side.along(label) for side in sides])
@@ -335,7 +335,7 @@ def _offsets(labels: Sequence[str], sizes: Sizes, sides: Sequence[_Side]) -> Arr
 
 
 def _as_linear(node: Node, frames: Frames) -> Node | None:
-    """The same product as a `Linear`, where one operand is constant and the axes stand so that nothing has to move."""
+    """The product as a `Linear`, if one operand is constant and the axes are in the right order; else None."""
     if len(node.inputs) != 2 or frames.specs[node.inputs[0]].dtype != np.float32:
         return None
     labels = node.attributes["labels"]

@@ -15,7 +15,7 @@ from tinyrnn.ops.movement.strided_copy import strided_copy
 
 
 def rename(nodes: Sequence[Node], names: Mapping[str, str]) -> None:
-    """Other names for values, in nested graphs too."""
+    """Rename values, in nested graphs too."""
     for node in nodes:
         node.inputs = tuple(names.get(name, name) for name in node.inputs)
         node.outputs = tuple(names.get(name, name) for name in node.outputs)
@@ -26,14 +26,14 @@ def rename(nodes: Sequence[Node], names: Mapping[str, str]) -> None:
 
 
 def made_in(graph: Graph) -> set[str]:
-    """The values that the nodes of a graph make, those of nested graphs left out."""
+    """The values that the nodes of a graph compute, without those of nested graphs."""
     return {name for node in graph.nodes for name in node.outputs if name}
 
 
 def give_names(graph: Graph, outputs: Sequence[tuple[int, str]]) -> None:
-    """Let a nested graph make its outputs under the names that its node gives them: (place among its outputs, name).
+    """Rename outputs of a nested graph to the names of its node's outputs: (index of the output, name).
 
-    An output that it only passes on, or makes twice, keeps its name.
+    An output that the graph does not compute itself, or that appears twice, keeps its name.
     """
     made, names = made_in(graph), dict[str, str]()
     for place, name in outputs:
@@ -44,7 +44,7 @@ def give_names(graph: Graph, outputs: Sequence[tuple[int, str]]) -> None:
 
 
 def copies(env: Lowering, pairs: Sequence[tuple[str, str]]) -> list[Call]:
-    """Calls for output = source, whole values."""
+    """Calls that copy whole values: output = source for each pair."""
     calls = []
     for output, source in pairs:
         if output and output != source:
@@ -54,7 +54,7 @@ def copies(env: Lowering, pairs: Sequence[tuple[str, str]]) -> list[Call]:
 
 
 def over_rows(call: Call, of: str) -> Call:
-    """A call for the rows of a value that is not its node's first output."""
+    """The call with the number of rows of the value `of`, instead of its node's first output."""
     return replace(call, operands=tuple(Rows(of=of) if operand == Rows() else operand for operand in call.operands))
 
 
@@ -94,7 +94,7 @@ class ControlFlow(Op):
 
 
 def same_axes(specs: Mapping[str, Spec], a: str, b: str) -> Iterator[tuple[Axis, Axis]]:
-    """Links between two values of one shape."""
+    """Links between all axes of two values of one shape."""
     yield from (((a, axis), (b, axis)) for axis in range(len(specs[a].shape)))
 
 
@@ -117,7 +117,7 @@ def one_element(what: str, spec: Spec | None, dtype: np.dtype[np.generic]) -> No
 
 @register
 class If(ControlFlow):
-    """ONNX If: the branch that runs is known at load and takes its place, or both are compiled and one of them runs."""
+    """ONNX If: the branch that is known at load replaces it; otherwise both are compiled and one of them runs."""
 
     name = "If"
     inputs = ("cond", "captured*")

@@ -25,7 +25,7 @@ def body_of(node: Node, inputs: int) -> Graph:
 
 
 def check_carried(body: Graph, pairs: Sequence[tuple[str, str]], specs: Sequence[Spec | None]) -> list[Spec]:
-    """Specs of the carried values, which keep type and shape from iteration to iteration."""
+    """Specs of the carried values. Raises `Refused` if type or shape change from iteration to iteration."""
     found = []
     for (start, end), before in zip(pairs, specs, strict=True):
         if before is None or body.specs[end] != before:
@@ -226,7 +226,7 @@ class Scan(ControlFlow):
 
 
 def _moved_out(node: Node) -> list[Node]:
-    """Take out of a loop's body what only moves elements of values from outside: it is the same in every iteration."""
+    """Hoist nodes out of a loop's body that only move elements of outer values, as they are loop-invariant."""
     body = node.attributes["body"]
     inside, out, rest = {*body.inputs}, list[Node](), list[Node]()
     for each in body.nodes:
@@ -240,7 +240,7 @@ def _moved_out(node: Node) -> list[Node]:
 
 @rewrite
 def loops_iterate(graph: Graph) -> None:
-    """Loops and Scans become `Iterate`."""
+    """Rewrite Loop and Scan as `Iterate`."""
     loops = [node for node in graph.nodes if node.domain in ("", "ai.onnx") and node.op in (Loop.name, Scan.name)]
     moved = {id(node): _moved_out(node) for node in loops}
     graph.nodes = [each for node in graph.nodes for each in (*moved.get(id(node), ()), node)]

@@ -1,4 +1,4 @@
-"""What a sequence comes to: the last value, or the sum, mean or extreme of all values so far.
+"""Reductions over time: the last value, or the sum, mean or extreme of all values so far.
 
 The result belongs to the call, not to a frame. In a stream it covers everything since the reset.
 """
@@ -84,7 +84,7 @@ KINDS: dict[str, tuple[Callable[..., Any], float]] = {
 
 
 def over_time(node: Node) -> Node:
-    """The node that takes a reduction over the time axis, or the last step where the node only picks it."""
+    """The node of a reduction over the time axis, or of the last step."""
     if node.op in KINDS:
         return Node("OverTime", node.name, node.inputs[:1], node.outputs, {"kind": node.op}, domain=OURS)
     return Node("Last", node.name, node.inputs[:1], node.outputs, {}, domain=OURS)
@@ -99,7 +99,7 @@ def _check(node: Node, env: Lowering) -> int:
 
 @register
 class Last(Op):
-    """The value at the last time step; made from Slice and Gather over time."""
+    """The value at the last time step; made from Slice and Gather along time."""
 
     name = "Last"
     inputs = ("X",)

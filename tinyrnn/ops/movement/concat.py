@@ -1,4 +1,4 @@
-"""Concat and Split: values put together along an axis, and taken apart."""
+"""Concat and Split."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Concat(Op):
         return calls
 
     def _over_time(self, node: Node, frames: Frames, axis: int) -> Node:
-        """A sequence after constant steps, and before steps of one value."""
+        """Concat along time: a sequence after constant steps, and before copies of one value."""
         output, moving = node.outputs[0], [name for name in node.inputs if name not in frames.constants]
         if len(moving) != 1 or frames.role(moving[0], axis) != "time" or frames.role(output, axis) != "time":
             raise Refused(
@@ -91,7 +91,7 @@ class Concat(Op):
 
 
 def _steps(frames: Frames, name: str, output: str, axis: int) -> Array:
-    """A constant's steps along the time axis, [steps, *frame]."""
+    """The time steps of a constant, [steps, *frame]."""
     array = np.moveaxis(frames.constants[name], axis, 0)
     others = [a for a in range(array.ndim) if a != axis]
     index = tuple(0 if frames.role(output, a) is not None else slice(None) for a in others)

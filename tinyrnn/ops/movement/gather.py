@@ -1,7 +1,7 @@
 """Operators that look elements up: Gather, GatherElements and GatherND.
 
-Indices count from the end where they are negative. Those that come from an input as they are, are checked before a run;
-those that are computed are clamped to the axis, so that nothing outside of it is ever read.
+Negative indices count from the end. Indices that are inputs of the model are checked before a run;
+computed ones are clamped to the axis, so that nothing outside of it is ever read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNITS = {1: "u8", 2: "i16", 4: "f32"}
 
 
 def position_text(at: str) -> list[str]:
-    """Lines that add to `at` what the tuple of `depth` indices at element `i` selects, by sizes and strides in `table`."""
+    """Lines that add to `at` the offset of the tuple of `depth` indices at element `i`, by sizes and strides in `table`."""
     return [
         "for j in range(depth):",
         "    k, n = get(indices, i + j), get(table, j)",
@@ -67,7 +67,7 @@ def index_word(name: str, spec: Spec) -> str:
 
 
 def check_indices(indices: Array, sizes: Sequence[int]) -> None:
-    """Tuples of indices [..., len(sizes)] that are known stay inside. Raises `Refused`."""
+    """Raise `Refused` for known tuples of indices [..., len(sizes)] that are out of range."""
     for axis, size in enumerate(sizes):
         if (indices[..., axis] < -size).any() or (indices[..., axis] >= size).any():
             raise Refused(f"its indices reach beyond an axis of {size}")
@@ -81,7 +81,7 @@ class _Lookup(Op):
     outputs = ("output",)
 
     def _indexed(self, node: Node, data: int, indices: Sequence[int]) -> tuple[list[int], int]:
-        """The axes of data that a tuple of indices selects from; the first axis that is copied whole."""
+        """(axes of data that a tuple of indices selects from, first axis that is copied whole)."""
         raise NotImplementedError
 
     def index_bound(self, node: Node, env: Lowering) -> tuple[str, int, int] | None:
@@ -121,7 +121,7 @@ class _Lookup(Op):
 
 
 def look_up(env: Lowering, target: Operand, table: Array, indices: str, rows: Rows) -> Call:
-    """Write the rows of a constant table [entries, size], float32, that a value's indices select, one after the other."""
+    """Calls that write the rows of a constant table [entries, size], float32, selected by a value's indices."""
     (entries, size), count = table.shape, env.specs[indices].elements
     operands: tuple[Operand, ...] = (
         target,
@@ -232,12 +232,12 @@ class GatherElements(_Lookup):
 
 
 def places_of(shape: Sequence[int], axis: int) -> tuple[slice, ...]:
-    """The part of data that indices of this shape can reach, every index in its own place but for `axis`."""
+    """The slices of data that indices of this shape can reach, along every axis but `axis`."""
     return tuple(slice(None) if a == axis else slice(n) for a, n in enumerate(shape))
 
 
 def links_by_place(node: Node, specs: dict[str, Spec], axis: int, names: Sequence[str]) -> Iterator[tuple[Axis, Axis]]:
-    """Links of inputs whose elements stay in their places along every axis but one."""
+    """Links of inputs whose elements keep their places along every axis but one."""
     rank = len(specs[node.outputs[0]].shape)
     for name in names:
         yield from pass_through(node, specs, name, node.outputs[0], {a: a for a in range(rank) if a != axis % rank})

@@ -133,14 +133,14 @@ class Slice(Op):
         return [window, cropped]
 
     def _keeps_distance(self, node: Node, axis: int, taken: range, shape: Sequence[int]) -> bool:
-        """Whether a cut is at a distance from both ends, whatever the length."""
+        """Whether a slice has a fixed distance from both ends, whatever the length."""
         axes, starts = self.attribute(node, "axes"), np.ravel(self.attribute(node, "starts"))
         places = list(range(len(starts))) if axes is None else [int(a) % len(shape) for a in np.ravel(axes)]
         start = int(starts[places.index(axis)])
         return start >= 0 and taken.step > 0 and taken.start + shape[axis] - taken.stop < shape[axis] // 2
 
     def _ends_at(self, node: Node, axis: int, shape: Sequence[int]) -> int | None:
-        """The step at which a cut ends in sequences of every length, if it is beyond the present one."""
+        """The step at which a slice ends in sequences of any length, if it lies beyond the present length."""
         axes, ends = self.attribute(node, "axes"), np.ravel(self.attribute(node, "ends"))
         places = list(range(len(ends))) if axes is None else [int(a) % len(shape) for a in np.ravel(axes)]
         end = int(ends[places.index(axis)]) if axis in places else 0
@@ -170,7 +170,7 @@ PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 @register
 class Pad(Op):
-    """ONNX Pad: a value known at load, or the input itself, round the input; negative pads cut."""
+    """ONNX Pad: a value known at load, or elements of the input, around the input; negative pads remove elements."""
 
     name = "Pad"
     inputs = ("data", "pads?", "constant_value?", "axes?")

@@ -1,4 +1,4 @@
-"""Operators whose every output element is one of the input's, found by a rule that is known at load."""
+"""Rearrangements: operators whose output elements are input elements, by a rule that is known at load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinyrnn.ops.movement.strided_copy import copy_elements, copy_kernels, fill,
 
 
 class Rearranged(Op):
-    """Lowered by what its reference makes of the element numbers of its input."""
+    """An operator that is lowered by applying its reference to the indices of the input's elements."""
 
     moves = True
     inputs: ClassVar[tuple[str, ...]] = ("input",)
@@ -75,7 +75,7 @@ class Tile(Rearranged):
 
 
 class _Blocks(Rearranged):
-    """Blocks of blocksize × blocksize positions [N, C, H, W], as channels or as positions."""
+    """Base of operators that exchange blocks of blocksize × blocksize positions with channels, [N, C, H, W]."""
 
     attributes: ClassVar[dict[str, Any]] = {"blocksize": REQUIRED, "mode": "DCR"}
 
@@ -202,7 +202,7 @@ class Trilu(Op):
 
 @register
 class EyeLike(Op):
-    """ONNX EyeLike: known once the shape is."""
+    """ONNX EyeLike: constant once the shape is known."""
 
     name = "EyeLike"
     outputs = ("output",)

@@ -56,7 +56,7 @@ class Restack(Op):
 
 @rewrite
 def lists_move_axes(graph: Graph) -> None:
-    """What was a list of slices is a transposition and a view."""
+    """Rewrite `Restack` as a transposition and a view."""
     op, nodes = Restack(), list[Node]()
     for node in graph.nodes:
         if (node.domain, node.op) != (OURS, Restack.name):

@@ -1,6 +1,6 @@
 """Operators that write updates into a copy of their data: ScatterElements and ScatterND.
 
-Indices that are computed are clamped to the axis, as in `gather`. Updates are taken in their order, one after the other.
+Computed indices are clamped to the axis, as in `gather`. Updates are applied in their order.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REDUCTIONS: dict[str, tuple[Any, list[str]]] = {
     "max": (np.maximum, ["if u > get(y, to) or u != u:", "    put(y, to, u)"]),
     "min": (np.minimum, ["if u < get(y, to) or u != u:", "    put(y, to, u)"]),
 }
-"""reduction → the function of two arrays, and lines that bring in the update u"""
+"""reduction → (NumPy function, lines that apply the update u)"""
 OF_BOOL = {"add": "max", "mul": "min"}
 
 
@@ -57,12 +57,12 @@ def _put_text(unit: str, index: str, combine: Sequence[str]) -> str:
 
 
 class _Scatter(Op):
-    """Data with updates written, or added, … to where tuples of indices say."""
+    """Base of the scatter operators: data with updates written (or added, …) at tuples of indices."""
 
     inputs: ClassVar[tuple[str, ...]] = ("data", "indices", "updates")
     outputs = ("output",)
     looked_up: ClassVar[Op]
-    """the operator that reads what this one writes"""
+    """the operator that reads the elements that this one writes"""
 
     def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
         reduction = self.attribute(node, "reduction")
@@ -81,14 +81,14 @@ class _Scatter(Op):
         raise NotImplementedError
 
     def _axes(self, node: Node, shape: Sequence[int], depth: int) -> list[int]:
-        """The axis of data for each index of a tuple; -1 where it has left the frame."""
+        """The axis of the frame for each index of a tuple; -1 where it is a row axis."""
         raise NotImplementedError
 
     def _known(self, node: Node, env: Lowering) -> Array | None:
         return env.constants.get(node.inputs[1])
 
     def _offsets(self, node: Node, shape: Sequence[int], indices: Array) -> Array:
-        """The element of data that each update goes to."""
+        """The offset in data of each update."""
         return self.looked_up.reference(self._lookup(node), [np.arange(prod(shape)).reshape(shape), indices])[0]
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:

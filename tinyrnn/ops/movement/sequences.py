@@ -1,4 +1,4 @@
-"""Lists of tensors, which TorchScript loops fill: followed from where they are made to where they become a tensor again.
+"""Sequences (lists of tensors), which TorchScript loops fill: replaced by tensors, from their making to their use.
 
 A list is known by its parts: single tensors, and all slices of one tensor. What a Loop appends to a list becomes one of its scan
 outputs; what it reads from a list by the iteration number becomes a slice of a tensor; the last elements of a list that it fills,
@@ -42,7 +42,7 @@ class One:
 
 @dataclass(frozen=True)
 class Slices:
-    """All slices of a tensor along an axis, which stays as one of length 1 where `kept`."""
+    """All slices of a tensor along an axis; if `kept`, the axis stays with length 1."""
 
     whole: str
     axis: int
@@ -51,7 +51,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class Past:
-    """In the body of a Loop: what the list that it fills held when the iteration began."""
+    """In the body of a Loop: the elements of the list that it fills at the start of the iteration."""
 
     name: str
 
@@ -81,7 +81,7 @@ class _Lists:
         self.known: dict[str, Parts] = {}
         self.filled: dict[str, _Filled] = {}
         self.nodes: list[Node] = []
-        """of the graph that is being gone through"""
+        """the new nodes of the current graph"""
         rules: tuple[Callable[[Node], None], ...] = (
             lambda node: self.note(node, ()),
             lambda node: self.note(node, tuple(One(name) for name in node.inputs)),
@@ -109,7 +109,7 @@ class _Lists:
         return name
 
     def add(self, op: str, inputs: Sequence[str], attributes: dict[str, Any], output: str, domain: str = "") -> str:
-        """A node that makes `output`, which may be a stem of a name that is taken."""
+        """Add a node and return its output's name, `output` or a fresh name that starts with it."""
         node = Node(op, f"{output}.{op}", tuple(inputs), (output,), attributes, domain=domain)
         self.nodes.append(node)
         for each in self.filled.values():
@@ -126,7 +126,7 @@ class _Lists:
         return int(array.ravel()[0]) if array is not None and array.size == 1 and array.dtype.kind in "iu" else None
 
     def go_through(self, nodes: Sequence[Node]) -> list[Node]:
-        """The nodes of a graph without lists."""
+        """The nodes of a graph, with lists replaced."""
         outer, self.nodes = self.nodes, []
         for node in nodes:
             rule = self.rules.get(node.op) if not node.domain else None
@@ -181,7 +181,7 @@ class _Lists:
         self.note(node, parts[:at] + parts[at + 1 :])
 
     def single(self, parts: Parts, place: int) -> One | None:
-        """The element of a number, where it is a part of its own."""
+        """The element at an index, if it is a part by itself, else None."""
         before = parts[: place + 1] if place >= 0 else parts[place:]
         inside = -len(parts) <= place < len(parts) and all(isinstance(p, One) for p in before)
         return before[-1 if place >= 0 else 0] if inside else None  # type: ignore[return-value]
@@ -230,7 +230,7 @@ class _Lists:
         self.add("Add", [names[0], self.constant(total, f"{node.outputs[0]}.ones")], {}, node.outputs[0])
 
     def count(self, node: Node, parts: Parts) -> tuple[int, list[str]]:
-        """The number of elements: a number, and names of numbers that are added to it."""
+        """The number of elements: (constant, names of values to add)."""
         total, names = 0, list[str]()
         for part in parts:
             if isinstance(part, One):
@@ -268,7 +268,7 @@ class _Lists:
         return self.add("Unsqueeze", [picked], {"axes": [source.axis]}, self.fresh(f"{picked}.kept")) if source.kept else picked
 
     def recent(self, node: Node, parts: Parts, index: str, place: int | None) -> str:
-        """One of the newest elements of a list that the loop fills, or one that it held before the loop."""
+        """One of the newest elements of a list that the loop fills, or one from before the loop."""
         (past,) = (part for part in parts if isinstance(part, Past))
         filled, ones = self.filled[past.name], [part.name for part in parts if isinstance(part, One)]
         start = len(filled.initial) if all(isinstance(part, One) for part in filled.initial) else None
@@ -356,7 +356,7 @@ class _Lists:
             self.add(op, [source], attributes, output, domain)
 
     def growth(self, body: Graph, p: int) -> tuple[bool, bool]:
-        """Whether a list that a loop carries becomes longer in each iteration, and whether by elements put in front."""
+        """(whether a carried list grows in each iteration, whether at the front)."""
         makers = {name: node for node in body.nodes for name in node.outputs}
         name, more, front = body.outputs[1 + p], 0, False
         while name != body.inputs[2 + p]:
@@ -382,7 +382,7 @@ class _Lists:
         scans: list[tuple[str, str]],
         after: list[tuple[str, str, dict[str, Any], str, str]],
     ) -> Parts:
-        """The list after the loop; what its loop carries and stacks goes to `made` and `scans`, what follows to `after`."""
+        """The list after the loop. Adds carried values to `made`, scan outputs to `scans`, nodes after the loop to `after`."""
         filled = self.filled.pop(start)
         past = Past(start)
         new = ends[:-1][::-1] if filled.front else ends[1:]
@@ -426,7 +426,7 @@ def _uses_lists(graph: Graph) -> bool:
 
 @before_shapes
 def lists_are_tensors(graph: Graph) -> None:
-    """Take the lists out of a file's graph. Raises `UnsupportedError` where what happens to one cannot be followed."""
+    """Replace the lists of a file's graph. Raises `UnsupportedError` where the use of one cannot be followed."""
     if not _uses_lists(graph):
         return
     lists = _Lists(graph)

@@ -1,4 +1,4 @@
-"""Operators over shapes and indices; most exist in files only to be folded at load."""
+"""Shape, Size, Constant, ConstantOfShape and Range, which are usually folded at load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INT64 = np.dtype(np.int64)
 
 @register
 class Shape(Op):
-    """ONNX Shape: known once the sizes are; the fold pass never runs it on data."""
+    """ONNX Shape: known once the sizes are known; the fold pass never runs it on data."""
 
     name = "Shape"
     inputs = ("data",)

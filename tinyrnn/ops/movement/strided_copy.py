@@ -61,7 +61,7 @@ def _two_bytes(y: int, x: int, n1: int, n2: int, y1: int, y2: int, x1: int, x2: 
 
 @kernel
 def copy_rows(y: int, x: int, rows: int, y_row: int, x_row: int, n: int) -> None:
-    """n words of every row."""
+    """Copy n words of every row."""
     for r in range(rows):
         _copy_words(f32(y + 4 * r * y_row), f32(x + 4 * r * x_row), n)
 
@@ -233,7 +233,7 @@ def strided_copy_between(
 
 
 def _numbers(loops: Sequence[tuple[int, int, int]], what: str, *more: Array) -> Weight:
-    """The numbers of loops, and more, as a kernel reads them. Raises `Refused` where they are too large."""
+    """The loops and further numbers as a table for a kernel. Raises `Refused` where they exceed 32 bits."""
     table = np.concatenate([np.array(loops, np.int64).ravel(), *more])
     if np.abs(table).max() >= 1 << 31:
         raise Refused(f"{what}: more elements than fit 32-bit offsets")
@@ -261,7 +261,7 @@ def _merged(loops: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]
 def copy_elements(env: Lowering, output: str, source: str, to: Array, start: Array) -> list[Call]:
     """Calls that set output[to[i]] = source[start[i]] for every index i of the two arrays of element offsets.
 
-    Where elements of the output are named more than once, which one it gets is not said.
+    If an element of the output is named more than once, it gets one of the values, unspecified which.
     """
     if not to.size:
         return []
@@ -293,13 +293,13 @@ def gather_elements(env: Lowering, output: str, source: str, start: Array) -> li
 
 
 def _steps(offsets: Array) -> list[int]:
-    """The stride along every axis of offsets that are regular."""
+    """The stride along every axis of regular offsets."""
     flat = [(0,) * axis + (1,) + (0,) * (offsets.ndim - axis - 1) for axis in range(offsets.ndim)]
     return [int(offsets[i] - offsets.flat[0]) if n > 1 else 0 for i, n in zip(flat, offsets.shape, strict=True)]
 
 
 def _cuts(to: Array, start: Array, axis: int) -> list[int]:
-    """Where, along an axis, runs of equal steps begin."""
+    """The indices along an axis at which runs of equal steps begin."""
     n = to.shape[axis]
     if n < 3:
         uniform = [np.diff(offsets, axis=axis) for offsets in (to, start)]
@@ -318,7 +318,7 @@ def _cuts(to: Array, start: Array, axis: int) -> list[int]:
 
 
 def _pieces(to: Array, start: Array, axis: int, most: int) -> list[tuple[Array, Array]] | None:
-    """The offsets in parts that are regular along every axis; None where there would be more than `most`."""
+    """The offsets divided into regular pieces, or None if there would be more than `most`."""
     if axis == to.ndim:
         return [(to, start)]
     cuts = _cuts(to, start, axis)
@@ -346,14 +346,14 @@ def fill(env: Lowering, output: str, value: Any) -> Call:
 
 
 def pass_through(node: Node, specs: dict[str, Spec], source: str, output: str, axes: dict[int, int]) -> Iterator[Link]:
-    """Links for source axis → output axis."""
+    """Links along the pairs of `axes`: source axis → output axis."""
     for start, to in axes.items():
         if specs[source].shape[start] == specs[output].shape[to]:
             yield (source, start), (output, to)
 
 
 def refuse_twice(frames: Frames, output: str) -> None:
-    """A value has one time axis and one batch axis at most. Raises `Refused`."""
+    """Raise `Refused` for an output with more than one time axis or batch axis."""
     roles = [part for axis in frames.rows(output) for part in frames.roles[output, axis].split("+")]
     for role in dict.fromkeys(roles):
         if roles.count(role) > 1:

@@ -1,4 +1,4 @@
-"""Operators that only rename the shape: their output is their input's memory."""
+"""Views: operators that only change the shape; their output is their input's memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tinyrnn.ops.movement.strided_copy import Link, strided_copy
 
 
 class View(Op):
-    """An operator that only renames the shape: its output is its input's memory."""
+    """An operator that only changes the shape: its output is its input's memory."""
 
     inputs: ClassVar[tuple[str, ...]] = ("data",)
     moves = True
@@ -41,7 +41,7 @@ class View(Op):
                 yield [(node.inputs[0], a) for a in starts], [(node.outputs[0], a) for a in ends]
 
     def resamples(self, node: Node, specs: dict[str, Spec]) -> Iterator[Link]:
-        """Rows that come apart, or together, with the axes that follow theirs."""
+        """Time axes that a reshape splits, or joins with the axes after them."""
         for starts, ends in matched_groups(specs[node.inputs[0]].sizes, specs[node.outputs[0]].sizes):
             if len(starts) > 1 or len(ends) > 1:
                 yield (node.inputs[0], starts[0]), (node.outputs[0], ends[0])
@@ -98,12 +98,12 @@ class View(Op):
 
 
 def _turned(node: Node, source: str, output: str, shape: tuple[int, int, int]) -> Node:
-    """The node that exchanges the first two axes of a frame seen as `shape`."""
+    """The node that transposes the first two axes of a frame seen as `shape`."""
     return Node("Transpose", f"{node.name}.turned", (source,), (output,), {"perm": [1, 0, 2]}, node.version, "", (shape,))
 
 
 def matched_groups(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
-    """The finest row-major grouping of axes with equal products; axes of size 1 are left out."""
+    """The finest grouping of the axes of two shapes into groups with equal products; axes of size 1 are left out."""
     left = [a for a, n in enumerate(before) if n != 1]
     right = [a for a, n in enumerate(after) if n != 1]
     while left and right:
@@ -204,7 +204,7 @@ class Flatten(Reshape):
 
 @register
 class Squeeze(Reshape):
-    """ONNX Squeeze: axes of length 1 go, all of them where none are named."""
+    """ONNX Squeeze: remove axes of length 1, all of them if none are named."""
 
     name = "Squeeze"
     inputs = ("data", "axes?")
@@ -231,7 +231,7 @@ class Squeeze(Reshape):
 
 @register
 class Unsqueeze(Reshape):
-    """ONNX Unsqueeze: axes of length 1 are put in."""
+    """ONNX Unsqueeze: insert axes of length 1."""
 
     name = "Unsqueeze"
     inputs = ("data", "axes?")

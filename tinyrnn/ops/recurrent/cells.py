@@ -1,4 +1,4 @@
-"""RNN, GRU and LSTM of ONNX."""
+"""ONNX RNN, GRU and LSTM."""
 
 from __future__ import annotations
 

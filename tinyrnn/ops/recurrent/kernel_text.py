@@ -1,4 +1,4 @@
-"""Kernels for one direction of RNN, GRU and LSTM, written out for the sizes and attributes at hand.
+"""The text of kernels for one direction of RNN, GRU and LSTM, specialised to sizes and attributes.
 
 The input's share of the gate sums, p, comes from one matrix product over all frames of the call; a
 kernel goes through time, adds the state's share and updates the state. Every unit is one lane, every gate sum
@@ -16,7 +16,7 @@ from tinyrnn.lanes.chains import CHAINS
 from tinyrnn.ops.elementwise.activations import BoundActivation
 
 FIRST_LEVEL_CACHE = 1 << 15
-"""bytes of data cache next to nearly every core"""
+"""bytes of the first-level data cache of nearly every core"""
 
 
 KEPT = {"RNN": ("Ht",), "GRU": ("z", "r", "h", "Ht"), "LSTM": ("i", "o", "f", "c", "Ct", "Ht")}
@@ -25,7 +25,7 @@ KEPT = {"RNN": ("Ht",), "GRU": ("z", "r", "h", "Ht"), "LSTM": ("i", "o", "f", "c
 
 @dataclass(frozen=True)
 class Cell:
-    """What a recurrent kernel is written for."""
+    """The sizes and attributes for which a recurrent kernel is written."""
 
     op: str
     H: int
@@ -35,7 +35,7 @@ class Cell:
     input_forget: bool = False
     linear_before_reset: bool = False
     inputs: int = 0
-    """size of x where the kernel takes x itself, 0 where it takes the input's share of the sums"""
+    """size of x if the kernel multiplies x itself, 0 if it takes the input's share of the gate sums"""
     traced: bool = False
     """whether the kernel also stores what it computed in each step, see `KEPT`"""
 
@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def phases(self) -> tuple[tuple[int, ...], ...]:
-        """Gates whose sums over h are taken together: GRU's candidate waits for the reset gate when it is applied first."""
+        """Groups of gates whose sums over h are computed together: GRU's candidate may need the reset gate first."""
         if self.op == "GRU" and not self.linear_before_reset:
             return (0, 1), (2,)
         return (tuple(range(self.gates)),)
@@ -66,7 +66,7 @@ class SequenceLayout:
     p_frame: int
     backward: bool
     lengths: bool
-    """each sequence has its own length"""
+    """whether each sequence has its own length"""
     before_frame: int
     """elements from one frame's initial h to the next, 0 where all share it"""
     after_frame: int
@@ -75,18 +75,18 @@ class SequenceLayout:
 
 
 def takes_input(gates: int, inputs: int, H: int, lanes: int) -> bool:
-    """Whether all weights fit the first-level cache: then the products by x fill the waits of the products by h.
+    """Whether the kernel multiplies x itself: if all weights fit the first-level cache, that hides the latency of the fma by h.
 
-    Without vectors arithmetic is what takes time, wherever the weights are, and no memory holds the input's share.
+    Also if LANES is 1, where arithmetic takes the time, wherever the weights are, and no memory for the input's share is needed.
     """
     return lanes == 1 or 4 * gates * -(-H // lanes) * lanes * (inputs + H) <= FIRST_LEVEL_CACHE // 2
 
 
 def panels_together(gates: int, panels: int, registers: int, weights: int, lanes: int) -> int:
-    """Panels whose gate sums are kept in registers at once, for `weights` bytes of R.
+    """The number of panels whose gate sums are kept in registers at once, for `weights` bytes of R.
 
-    Enough sums to hide the wait of each fma: 8, or 4 where the weights stream from the second-level cache, since
-    narrow groups, read to and fro, leave more of them in the first. Without vectors CHAINS, for which h is read once.
+    There should be enough sums to hide the latency of fma: 8, or 4 if the weights come from the second-level cache, since
+    narrow groups leave more of them in the first. If LANES is 1, CHAINS sums, for which h is read once.
     """
     sums = CHAINS if lanes == 1 else 8 if weights <= FIRST_LEVEL_CACHE else 4
     fit = max(1, (registers * 3 // 4) // gates)
@@ -94,7 +94,7 @@ def panels_together(gates: int, panels: int, registers: int, weights: int, lanes
 
 
 class _Text:
-    """Lines of a kernel at a depth."""
+    """Collects the lines of a kernel, indented by `depth`."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -181,7 +181,7 @@ def kernel_text(cell: Cell, layout: SequenceLayout, lanes: int, registers: int) 
 
 
 def _sum(*terms: str | int) -> str:
-    """The text of the sum of products of pairs (name, stride), without what is zero."""
+    """The text of the sum of name * stride over pairs, without terms that are zero."""
     pairs = zip(terms[::2], terms[1::2], strict=True)
     return " + ".join(f"({name}) * {stride}" for name, stride in pairs if name != "0" and stride) or "0"
 
@@ -195,7 +195,7 @@ def _zero(to: str, count: int) -> list[str]:
 
 
 def _step(text: _Text, cell: Cell, lanes: int, registers: int) -> None:
-    """One step of time: yt from pt and `before`."""
+    """Write one time step: yt from pt and `before`."""
     panels = -(-cell.H // lanes)
     base = 0
     depth = cell.inputs + cell.H
@@ -257,7 +257,7 @@ def _group(
     extra: int,
     last: bool,
 ) -> None:
-    """The sums of `count` panels from unit `first` on, then their cells."""
+    """Write the gate sums of `count` panels from unit `first` on, then their cells."""
     names = [(panel, gate) for panel in range(count) for gate in gates]
     padded = -(-cell.H // lanes) * lanes
     for panel, gate in names:
@@ -308,7 +308,7 @@ def _store(pointer: str, unit: str, value: str, tail: str | int) -> str:
 def _cell(
     text: _Text, cell: Cell, phase: int, panel: int, unit: str, tail: str | int, lanes: int, extra: int, first: str
 ) -> None:
-    """The equations of one panel, from its gate sums g{gate}{panel}."""
+    """Write the equations of one panel, from its gate sums g{gate}{panel}."""
 
     def sum_of(gate: int) -> str:
         return f"g{gate}{panel}"

@@ -1,7 +1,7 @@
-"""RNN, LSTM and GRU cells that exporters wrote out as Gemm, Split, Sigmoid, Tanh, Mul and Add, found again.
+"""Recognition of RNN, LSTM and GRU cells that exporters decompose into Gemm, Split, Sigmoid, Tanh, Mul and Add.
 
-A cell is recognised by its mathematics, from the last multiplication backwards, whatever the order of
-operands and gates; it then runs on the kernel of the operator that it is.
+A cell is recognised by its equations, from the last multiplication backwards, for any order of
+operands and gates; it becomes the recurrent operator.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tinyrnn.ops.movement.views import View
 
 @dataclass
 class _Sum:
-    """A sum of matrix products of run-time values by constants, plus a constant."""
+    """A sum of products of run-time values with constant matrices, plus a constant."""
 
     products: list[tuple[str, Array, bool]] = field(default_factory=list)
     """(value, W [K, M], whether it has a bias of its own)"""
@@ -33,10 +33,10 @@ class _Matcher:
         self.places = {id(node): place for place, node in enumerate(graph.nodes)}
         self.gone: set[int] = set()
         self.made: dict[int, list[Node]] = {}
-        """nodes, by the node before which they come"""
+        """id of a node → new nodes to insert before it"""
 
     def replace(self, results: list[str], nodes: list[Node]) -> None:
-        """Put nodes in the place of those that made `results`."""
+        """Replace the nodes that computed `results` by others."""
         old = [self.producers[name] for name in dict.fromkeys(results)]
         first = min(old, key=lambda node: self.places[id(node)])
         self.made.setdefault(id(first), []).extend(nodes)
@@ -44,7 +44,7 @@ class _Matcher:
         self.producers |= {name: node for node in nodes for name in node.outputs if name}
 
     def finish(self) -> None:
-        """Bring the graph's list of nodes in order."""
+        """Update the graph's list of nodes, in topological order."""
         if self.made:
             kept = [[*self.made.get(id(n), ()), *([] if id(n) in self.gone else [n])] for n in self.graph.nodes]
             self.graph.nodes = [node for nodes in kept for node in nodes]
@@ -65,7 +65,7 @@ class _Matcher:
         return node.inputs[0] if node is not None else None
 
     def viewed(self, name: str) -> str:
-        """What `name` is another shape of."""
+        """The value of which `name` is a view."""
         node = self.producers.get(name)
         while node is not None and isinstance(op_of(node), View):
             name = node.inputs[0]
@@ -73,7 +73,7 @@ class _Matcher:
         return name
 
     def gate(self, name: str) -> tuple[str, int, int] | None:
-        """(what it is cut from, first column, width) of a piece of the last axis."""
+        """(source, first column, width) of a slice of the last axis."""
         node = self.producers.get(name)
         if node is None or node.op not in ("Split", "Slice"):
             return None
@@ -91,7 +91,7 @@ class _Matcher:
         )
 
     def linear_sum(self, name: str) -> _Sum | None:
-        """The value as a sum of products, where it is one."""
+        """The value as a sum of products, or None."""
         result = _Sum()
         return result if self._collect(name, result) and result.products else None
 
@@ -116,7 +116,7 @@ class _Matcher:
         return True
 
     def _step_of_product(self, name: str, into: _Sum) -> bool:
-        """One time step cut from a product over the whole sequence: the value itself, times one."""
+        """A time step sliced from a product over the whole sequence: the value itself, times one."""
         width, value = self.graph.specs[name].sizes[-1:], name
         node = self.producers.get(value)
         while (
@@ -145,7 +145,7 @@ class _Matcher:
             into.products.append((value, weights, has_bias))
 
     def roots(self, name: str) -> set[str] | None:
-        """The graph inputs that a value is moved from; None where anything is computed on the way."""
+        """The graph inputs whose elements a value consists of; None if it is computed."""
         if name in self.graph.inputs:
             return {name}
         node = self.producers.get(name)
@@ -162,7 +162,7 @@ class _Matcher:
 
 
 def _input_and_state(match: _Matcher, total: _Sum, H: int, cell_state: str) -> tuple[tuple[str, Array], tuple[str, Array]] | None:
-    """Which of two products is by x and which by the state before."""
+    """(product by x, product by the previous state), or None."""
     if len(total.products) != 2:
         return None
     a, b = total.products
@@ -181,14 +181,14 @@ def _input_and_state(match: _Matcher, total: _Sum, H: int, cell_state: str) -> t
 
 
 def _gate_rows(weights: Array, firsts: list[int], H: int) -> Array:
-    """[1, G·H, K] in the order of `firsts` from [K, G·H]."""
+    """Weights [1, G·H, K], gates in the order of `firsts`, from [K, G·H]."""
     return np.concatenate([weights[:, first : first + H].T for first in firsts])[None]
 
 
 def _insert(
     match: _Matcher, at: Node, op: str, x: str, states: list[str], results: list[str], attributes: dict[str, Any], H: int
 ) -> None:
-    """Put a recurrent node, with views of [N, K] as [1, N, K] round it, in the place of the nodes that made `results`."""
+    """Replace the nodes that computed `results` by a recurrent node, with views between [N, K] and [1, N, K]."""
     graph = match.graph
     N = prod(graph.specs[states[0]].sizes[:-1])
     nodes = []
@@ -211,7 +211,7 @@ def _insert(
 
 @rewrite
 def find_lstm_cells(graph: Graph) -> None:
-    """Ht = sigmoid(o) tanh(Ct), Ct = sigmoid(f) Ct-1 + sigmoid(i) tanh(g), gates cut from one sum of products."""
+    """Find Ht = sigmoid(o) tanh(Ct), Ct = sigmoid(f) Ct-1 + sigmoid(i) tanh(g), gates sliced from one sum of products."""
     match = _Matcher(graph)
     for node in [n for n in graph.nodes if n.op == "Mul"]:
         found = next(_lstm_parts(match, node.outputs[0]), None)
@@ -244,7 +244,7 @@ def find_lstm_cells(graph: Graph) -> None:
 
 
 def _lstm_parts(match: _Matcher, name: str) -> Iterator[tuple[tuple[str, str, str, str], str, str]]:
-    """((i, o, f, g), Ct-1, Ct) of a product that is an LSTM's Ht."""
+    """((i, o, f, g), Ct-1, Ct) of a product that is the Ht of an LSTM, or None."""
     for left, right in match.operands(name, "Mul"):
         o, after = match.under(left, "Sigmoid"), match.under(right, "Tanh")
         if o is None or after is None:
@@ -260,7 +260,7 @@ def _lstm_parts(match: _Matcher, name: str) -> Iterator[tuple[tuple[str, str, st
 
 @rewrite
 def find_gru_cells(graph: Graph) -> None:
-    """Ht = (1 - z) n + z Ht-1, n = tanh(xn + r hn), r and z sigmoids of sums, the reset gate applied after the product."""
+    """Find Ht = (1 - z) n + z Ht-1, n = tanh(xn + r hn), r and z sigmoids of sums, the reset gate applied after the product."""
     match = _Matcher(graph)
     for node in [n for n in graph.nodes if n.op == "Add"]:
         found = next(_gru_parts(match, node.outputs[0]), None)
@@ -315,7 +315,7 @@ Pair = tuple[str, str]
 
 
 def _gru_parts(match: _Matcher, name: str) -> Iterator[tuple[str, Pair, Pair, str, str]]:
-    """(Ht-1, terms of z, terms of r, xn, hn) of a sum that is a GRU's Ht."""
+    """(Ht-1, terms of z, terms of r, xn, hn) of a sum that is the Ht of a GRU, or None."""
     for z_gate, before, n in _gru_blend(match, name):
         z, inside = match.under(z_gate, "Sigmoid"), match.under(n, "Tanh")
         if z is None or inside is None:
@@ -331,7 +331,7 @@ def _gru_parts(match: _Matcher, name: str) -> Iterator[tuple[str, Pair, Pair, st
 
 
 def _gru_blend(match: _Matcher, name: str) -> Iterator[tuple[str, str, str]]:
-    """(z, Ht-1, n) of (Ht-1 - n) z + n, or of z Ht-1 + (1 - z) n."""
+    """(z, Ht-1, n) of (Ht-1 - n) z + n, or of z Ht-1 + (1 - z) n; else None."""
     for left, n in match.operands(name, "Add"):
         for difference, z in match.operands(left, "Mul"):
             node = match.of(difference, "Sub")
@@ -348,7 +348,7 @@ def _gru_blend(match: _Matcher, name: str) -> Iterator[tuple[str, str, str]]:
 
 @rewrite
 def find_rnn_cells(graph: Graph) -> None:
-    """Ht = f(Xt W + Ht-1 R + b) where Ht-1 is made the same way, by the same R."""
+    """Find Ht = f(Xt W + Ht-1 R + b) where Ht-1 is computed in the same way with the same R."""
     match = _Matcher(graph)
     sums = {}
     for node in graph.nodes:

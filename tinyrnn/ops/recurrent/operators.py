@@ -1,4 +1,4 @@
-"""RNN, GRU and LSTM: every attribute of the specification, decided at load."""
+"""`Recurrent`, the base of RNN, GRU and LSTM, with every attribute of the specification."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tinyrnn.ops.recurrent.packing import pack_input, pack_state
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 TABLE = "table"
-"""attribute of a node of the frame graph whose X is indices of rows of a constant: that constant [entries, I]"""
+"""attribute of a node of the frame graph whose X holds indices: the constant table [entries, I] that they index"""
 LARGEST_TABLE = 1 << 18
-"""bytes of a table of products: a larger one is worth less than the memory it takes"""
+"""most bytes of a table of products; a larger one does not justify its memory"""
 
 
 def multiplied(table: Array, matrix: Array, bias: Array) -> Array:
-    """table @ matrix + bias, float32, each sum taken in order in float64: the same bits on every machine."""
+    """table @ matrix + bias, float32, with sums in order in float64, so that the bits are the same on every machine."""
     total = np.tile(bias.astype(np.float64), (len(table), 1))
     for k, row in enumerate(matrix.astype(np.float64)):
         total += table[:, k, None].astype(np.float64) * row
@@ -36,13 +36,13 @@ def multiplied(table: Array, matrix: Array, bias: Array) -> Array:
 
 @kernel
 def begin_f32(y: Any, x: Any, n: int, started: int) -> None:
-    """y = x in the first call after a reset; afterwards y keeps what it holds."""
+    """Set y = x in the first call after a reset; later y keeps its value."""
     if started == 0:
         copy_f32(y, x, n)
 
 
 class Recurrent(Op):
-    """What RNN, GRU and LSTM share; a subclass says how many gates and which parts the state has."""
+    """Base of RNN, GRU and LSTM; a subclass defines the number of gates and the parts of the state."""
 
     gates: ClassVar[int]
     default_activations: ClassVar[tuple[str, ...]]
@@ -69,7 +69,7 @@ class Recurrent(Op):
         return int(self.attribute(node, "R").shape[-1])
 
     def _axes(self, node: Node) -> tuple[int, int]:
-        """Which axes of X are time and batch."""
+        """The axes of X that are time and batch."""
         return (1, 0) if self.attribute(node, "layout") else (0, 1)
 
     def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
@@ -231,14 +231,14 @@ class Recurrent(Op):
         return node.outputs[index] if index < len(node.outputs) else ""
 
     def _persists(self, node: Node, env: Lowering, part: str) -> bool:
-        """Whether the runtime keeps this part from call to call (else the graph hands it in and out)."""
+        """Whether the stream keeps this part of the state, unless it is an input and an output of the graph."""
         return bool(node.attributes["rows_are_time"]) and not env.carries(self._initial(node, part), self._final(node, part))
 
     def _state_elements(self, node: Node) -> int:
         return int(self._directions(node) * node.attributes["batch"] * self._hidden(node))
 
     def _after(self, node: Node, env: Lowering, part: str) -> Operand:
-        """Where a part of the state is written."""
+        """The address to which a part of the state is written."""
         if self._persists(node, env, part):
             initial = env.constants.get(self._initial(node, part))
             size = self._state_elements(node)
@@ -249,7 +249,7 @@ class Recurrent(Op):
         return Value(name) if name else Scratch(f"{part}_after", fixed=0, per_row=self._state_elements(node), of=node.inputs[0])
 
     def _begin(self, node: Node, env: Lowering) -> list[Call]:
-        """Calls that start the state of all directions, once, where its start is computed."""
+        """Calls that set the initial state of all directions after a reset, if it is computed."""
         return [
             Call(begin_f32, (self._after(node, env, part), Value(initial), self._state_elements(node), Started()))
             for part in self.parts
@@ -257,7 +257,7 @@ class Recurrent(Op):
         ]
 
     def _before(self, node: Node, env: Lowering, part: str) -> tuple[Operand, int]:
-        """Where a part of the state is read, and its stride from frame to frame."""
+        """(address from which a part of the state is read, its stride from frame to frame)."""
         initial = self._initial(node, part)
         if self._persists(node, env, part):
             return self._after(node, env, part), 0
@@ -266,11 +266,11 @@ class Recurrent(Op):
         return Value(initial), env.row_stride(initial)
 
     def traced(self, node: Node) -> str:
-        """The output beyond ONNX's that takes what the kernel computed in each step, if the node has it."""
+        """The additional output for the gates and states of each step, or the empty name."""
         return node.outputs[1 + len(self.parts)] if len(node.outputs) > 1 + len(self.parts) else ""
 
     def trace_kernel(self, node: Node, name: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        """Give a node of the frame graph that output; its frame, and what each axis of the frame is."""
+        """Give a node of the frame graph that output; returns (its frame shape, meaning of each axis)."""
         node.outputs = (*node.outputs, *[""] * (1 + len(self.parts) - len(node.outputs)), name)
         steps = 1 if node.attributes["rows_are_time"] else node.attributes["steps"]
         sizes = {"step": steps, "direction": self._directions(node), "batch": node.attributes["batch"]}

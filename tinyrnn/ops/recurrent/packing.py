@@ -1,4 +1,4 @@
-"""The weights of a recurrent kernel in the order in which it reads them."""
+"""Packing: the weights of a recurrent kernel in the order in which it reads them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pack_input(cell: Cell, W: Array, B: Array | None, lanes: int) -> tuple[Array
 
 
 def input_bias(cell: Cell, B: Array | None, padded: int) -> Array:
-    """[gates, padded]: Wb + Rb, but for the candidate of linear_before_reset, whose Rb belongs to the sum over h."""
+    """Bias [gates, padded]: Wb + Rb, except for the candidate of linear_before_reset, whose Rb belongs to the sum over h."""
     G, H = cell.gates, cell.H
     bias = np.zeros((G, padded), np.float32)
     if B is not None:

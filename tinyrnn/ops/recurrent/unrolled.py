@@ -1,8 +1,8 @@
-"""Any loop that an exporter wrote out step by step, rerolled into a loop over the steps.
+"""Loop rerolling: any loop that an exporter unrolled becomes a loop again.
 
-What PyTorch's exporters write of a hand-written cell is T copies of its step. Where all do the same to successive slices
-of their inputs, and hand on values, they are `Iterate`: it loads in the time of one step, streams, and nothing of the
-file's T is left in it.
+PyTorch's exporters write a hand-written cell as T copies of its step. If all copies do the same to successive slices
+of their inputs, and carry values, they become `Iterate`, which compiles in the time of one step, streams, and does not
+depend on the file's T.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tinyrnn.ops.recurrent.unrolled_values import FIXED, Family, Values, lengths
 
 @speculative_rewrite
 def reroll_steps(graph: Graph) -> None:
-    """Copies of a step become one that is gone through again and again."""
+    """Rewrite copies of a step as a loop."""
     if lengths(Values(graph)):
         _split_biases(graph)
         while _reroll_one(graph):
@@ -31,7 +31,7 @@ def reroll_steps(graph: Graph) -> None:
 
 
 def _split_biases(graph: Graph) -> None:
-    """Let a product with a bias be two nodes where the same product is there without: in the last step, less may read it."""
+    """Split a product with a bias into two nodes if the same product also occurs without one, as in an incomplete last step."""
     plain = {node.attributes["W"].tobytes() for node in graph.nodes if node.op == Linear.name and node.attributes["B"] is None}
     nodes: list[Node] = []
     for node in graph.nodes:
@@ -63,7 +63,7 @@ def _reroll_one(graph: Graph) -> bool:
 
 
 class _Wanted(NamedTuple):
-    """What is read, besides by the steps, of a value that each of them makes."""
+    """A value that each step computes, and its uses outside of the steps."""
 
     name: str
     images: list[str | None]
@@ -71,7 +71,7 @@ class _Wanted(NamedTuple):
 
 
 def _wanted(step: Step) -> tuple[list[_Wanted], set[int]]:
-    """The values of the steps that are read elsewhere, and the nodes (by id) that make values of the steps."""
+    """(values of the steps that are read elsewhere, ids of the nodes that compute values of the steps)."""
     values, turning = step.values, step.turning()
     places: dict[str, tuple[str, int]] = {}
     ends = [held.end.of for held in step.carried if held.end.kind == "made"]
@@ -93,7 +93,7 @@ def _wanted(step: Step) -> tuple[list[_Wanted], set[int]]:
 
 
 def _replace(step: Step, starts: list[str], backwards: bool) -> None:
-    """Put the loop in the place of the steps."""
+    """Replace the steps by the loop."""
     values, graph, count = step.values, step.values.graph, step.steps.count
     wanted, replaced = _wanted(step)
     values.merge()
@@ -158,7 +158,7 @@ def _replace(step: Step, starts: list[str], backwards: bool) -> None:
 
 
 def _take_final(values: Values, each: _Wanted) -> str:
-    """The last image, where it is read as what the loop ends with; what reads it as one of all steps then reads another name."""
+    """The last image if it is read as the final value; readers of it as one of all steps then read another name."""
     graph, last, count = values.graph, each.images[-1], len(each.images)
     assert last is not None
     others = {image for t, image in enumerate(each.images) if t in each.read} - {last}
@@ -176,7 +176,7 @@ def _take_final(values: Values, each: _Wanted) -> str:
 
 
 class _Body:
-    """The nodes of one step with names of their own."""
+    """The nodes of one step, renamed for the loop's body."""
 
     def __init__(self, step: Step) -> None:
         self.step, self.graph = step, step.values.graph

@@ -1,4 +1,4 @@
-"""Loops that an exporter wrote out step by step, rerolled into one recurrent node over the whole sequence.
+"""Rerolling of recurrent cells: an unrolled chain of cells becomes one recurrent node over the whole sequence.
 
 PyTorch's default exporter writes nn.RNN, and every hand-written loop over cells, as T copies of one step; Keras does
 with `unroll=True`. Once the cells are found (matching.py), a chain of them by the same weights, whose inputs are
@@ -22,12 +22,12 @@ from tinyrnn.ops.recurrent.operators import Recurrent
 from tinyrnn.ops.recurrent.unrolled_stack import Steps, alike, in_order, join
 
 SHORTEST = 2
-"""steps of a chain that is rolled"""
+"""fewest steps of a chain that is rerolled"""
 
 
 @dataclass
 class _Chain:
-    """Single steps of one recurrent operator, each starting where the one before ended."""
+    """Single steps of one recurrent operator, each starting from the final state of the one before."""
 
     nodes: list[Node]
 
@@ -67,7 +67,7 @@ def _chains(steps: Steps) -> Iterator[_Chain]:
 
 
 def _continues(steps: Steps, previous: Node, node: Node) -> bool:
-    """Whether every other part of the state goes on too."""
+    """Whether `node` continues `previous` in every part of the state."""
     starts = _starts(node)
     return all(
         len(previous.outputs) > part + 1 and steps.viewed(starts[part]) == previous.outputs[part + 1]
@@ -76,7 +76,7 @@ def _continues(steps: Steps, previous: Node, node: Node) -> bool:
 
 
 def _ancestors(steps: Steps, name: str) -> Iterator[str]:
-    """The values that `name` is computed from, itself first, nearest first."""
+    """The values from which `name` is computed, itself first, the nearest first."""
     waiting, seen = [name], {name}
     while waiting:
         value = waiting.pop(0)
@@ -89,7 +89,7 @@ def _ancestors(steps: Steps, name: str) -> Iterator[str]:
 
 
 def _value(steps: Steps, name: str, known: dict[str, Array]) -> Array:
-    """A value computed from those that are known. Raises `LookupError` where it needs others."""
+    """Compute a value from known ones. Raises `LookupError` where it depends on others."""
     if name in known:
         return known[name]
     if name in steps.graph.constants:
@@ -102,9 +102,9 @@ def _value(steps: Steps, name: str, known: dict[str, Array]) -> Array:
 
 
 def _starts_from_zero(steps: Steps, chain: _Chain, x: str) -> bool:
-    """Whether the chain's initial state is what its own step makes of `x` and a state of zeros, tried on random numbers.
+    """Whether the chain's initial state is the result of its step for `x` and a zero state, tested with random numbers.
 
-    Exporters compute what is constant: of a step from zeros, the product by the state is gone.
+    Exporters fold constants, so that a step from zeros lacks the product by the state.
     """
     node = chain.first
     size, drawn = steps.spec(node.inputs[0]).sizes, np.random.default_rng(1).standard_normal(steps.spec(x).sizes)
@@ -118,9 +118,9 @@ def _starts_from_zero(steps: Steps, chain: _Chain, x: str) -> bool:
 
 
 def _add_first_step(steps: Steps, chain: _Chain) -> tuple[str, bool] | None:
-    """Put the step before the chain, which starts from zeros and so looks otherwise, in front of it.
+    """Prepend the first step, which starts from zeros and therefore looks different, to the chain.
 
-    Returns the inputs of all steps in one value, and whether they come from the last to the first.
+    Returns (value that holds the inputs of all steps, whether they are in reverse order).
     """
     node, graph = chain.first, steps.graph
     results = [steps.viewed(name) for name in _starts(node)]
@@ -148,7 +148,7 @@ def _add_first_step(steps: Steps, chain: _Chain) -> tuple[str, bool] | None:
 
 
 def _hoisted(steps: Steps, x: str, attributes: dict[str, Any]) -> str:
-    """The sequence x; where the product by the input was taken over the whole sequence before, what came before it."""
+    """The sequence x, or the value from which x was computed by one product over the whole sequence."""
     W, shape = attributes["W"], steps.spec(x).sizes
     source, moved = x, None
     while (node := steps.producers.get(source)) is not None and (isinstance(op_of(node), View) or node.op == "Transpose"):
@@ -174,7 +174,7 @@ def _hoisted(steps: Steps, x: str, attributes: dict[str, Any]) -> str:
 
 
 def _states_go_elsewhere(steps: Steps, chain: _Chain) -> bool:
-    """Whether a part of the state that is not in Y is used outside the chain, before its end."""
+    """Whether a part of the state other than Y is used outside the chain before its end."""
     consumers = steps.graph.consumers()
     for node in chain.nodes[:-1]:
         waiting = [name for name in node.outputs[2:] if name]
@@ -191,7 +191,7 @@ def _states_go_elsewhere(steps: Steps, chain: _Chain) -> bool:
 
 
 def _reroll(steps: Steps, chain: _Chain) -> bool:
-    """Put one node in the place of a chain, if its inputs are all steps of one value."""
+    """Replace a chain by one node, if its inputs are all steps of one value; returns whether it was replaced."""
     graph, last = steps.graph, chain.nodes[-1]
     xs = [node.inputs[0] for node in chain.nodes]
     shape, starts = steps.spec(xs[0]).sizes, _starts(chain.first)
@@ -236,7 +236,7 @@ def _reroll(steps: Steps, chain: _Chain) -> bool:
 
 @rewrite
 def reroll_cells(graph: Graph) -> None:
-    """Chains of single steps become one recurrent node over time."""
+    """Rewrite chains of single steps as one recurrent node over time."""
     if sum(_is_step(graph, node) for node in graph.nodes) < SHORTEST:
         return
     in_order(graph)

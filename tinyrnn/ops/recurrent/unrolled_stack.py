@@ -1,4 +1,4 @@
-"""Values that belong to successive steps of a loop that was written out, and the one value that holds them all."""
+"""Values of the successive steps of an unrolled loop, and the stacked value that contains all of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tinyrnn.ops.recurrent.operators import Recurrent
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two attributes hold the same."""
+    """Whether two attributes are equal."""
     if a is b:
         return True
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
@@ -34,15 +34,15 @@ def alike(a: Node, b: Node) -> bool:
 
 
 class Steps:
-    """Values of a graph that belong to successive steps, and the one value that holds them all."""
+    """Stacks values of a graph that belong to successive steps."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.producers = graph, graph.producers()
         self.made: dict[tuple[str, ...], str | None] = {}
-        """values of successive steps → the value [T, *shape] that holds them"""
+        """names of the values of successive steps → their stacked value [T, *shape]"""
 
     def add(self, op: str, source: Sequence[str], attributes: dict[str, Any], stem: str) -> Node:
-        """A new node with one output, whose spec it infers."""
+        """Add a node with one output, whose spec is inferred."""
         name = self.graph.fresh(stem)
         node = Node(op, name, tuple(source), (name,), attributes)
         specs = [self.spec(i) if i else None for i in source]
@@ -52,7 +52,7 @@ class Steps:
         return node
 
     def put(self, op: str, source: Sequence[str], results: Sequence[str], attributes: dict[str, Any]) -> None:
-        """A new node that makes values which are known already."""
+        """Add a node that computes values whose specs are known."""
         node = Node(op, f"{results[0]}.made", tuple(source), tuple(results), attributes)
         self.graph.nodes.append(node)
         self.producers |= dict.fromkeys(results, node)
@@ -66,19 +66,19 @@ class Steps:
         return self.graph.specs[name]
 
     def data(self, node: Node) -> str | None:
-        """The one input that a node moves elements of, if there is just one and it comes first."""
+        """The input whose elements a node moves, if it is the only run-time input and comes first; else None."""
         inputs = [i for i in node.inputs if i and i not in self.graph.constants]
         return inputs[0] if op_of(node).moves and len(inputs) == 1 and inputs[0] == node.inputs[0] else None
 
     def origins(self, name: str) -> Iterator[str]:
-        """The values that `name` is moved from, the nearest first."""
+        """The values whose elements `name` consists of, the nearest first."""
         node: Node | None = self.producers.get(name)
         while node is not None and (source := self.data(node)) is not None:
             yield source
             node = self.producers.get(source)
 
     def viewed(self, name: str) -> str:
-        """What `name` holds all elements of, in the same order."""
+        """The value of which `name` is a view: all elements in the same order."""
         node = self.producers.get(name)
         while node is not None and (source := self.data(node)) is not None and self._only_views(node, name, source):
             name = source
@@ -94,7 +94,7 @@ class Steps:
         return np.array_equal(taken, np.arange(taken.size))
 
     def taken(self, name: str, source: str) -> Array:
-        """Which elements of `source`, counted row-major, `name` consists of."""
+        """The row-major indices of the elements of `source` that make up `name`."""
         if name == source:
             return np.arange(self.spec(source).elements).reshape(self.spec(source).sizes)
         node = self.producers[name]
@@ -103,7 +103,7 @@ class Steps:
         return op_of(node).reference(node, arrays)[node.outputs.index(name)]
 
     def stack(self, names: Sequence[str]) -> str | None:
-        """The value that holds, along a new first axis, the values of all steps; None where they are not such."""
+        """The value that stacks the values of all steps along a new first axis; None if there is none."""
         key = tuple(names)
         if key not in self.made:
             self.made[key] = None
@@ -112,7 +112,7 @@ class Steps:
         return self.made[key]
 
     def _slices(self, names: tuple[str, ...]) -> str | None:
-        """Successive steps of an axis of one value, all of them."""
+        """As `stack`, if the values are all slices of one value along an axis, in order."""
         shape, count = self.spec(names[0]).sizes, len(names)
         known = [set(self.origins(name)) for name in (names[1], names[-1])]
         for source in self.origins(names[0]):
@@ -132,7 +132,7 @@ class Steps:
         return None
 
     def _one_node(self, names: tuple[str, ...]) -> str | None:
-        """The same operator in every step: once, over all of them."""
+        """As `stack`, if the same operator computes the value in every step: one node over all steps."""
         nodes = [self.producers.get(name) for name in names]
         first = nodes[0]
         if first is None or not first.inputs or isinstance(op_of(first), Recurrent):
@@ -169,7 +169,7 @@ class Steps:
         return None
 
     def _does_the_same(self, step: Node, trial: Node, stacked: Sequence[bool]) -> bool:
-        """Whether `trial` does to all steps at once what `step` does to each, tried on random numbers."""
+        """Whether `trial` computes for all steps at once what `step` computes for each, tested with random numbers."""
         rng = np.random.default_rng(0)
         arrays: list[Array | None] = []
         for name in trial.inputs:
@@ -192,7 +192,7 @@ class Steps:
 
 
 def _with_one_more_axis(node: Node, shape: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Attributes of the node that may fit inputs with one more axis in front: as they are, or axes moved on by one."""
+    """Candidate attributes for inputs with one more leading axis: unchanged, or with axes shifted by one."""
     yield dict(node.attributes)
     moved = dict(node.attributes)
     for key in ("axis", "axes"):
@@ -207,7 +207,7 @@ def _with_one_more_axis(node: Node, shape: Sequence[Any]) -> Iterator[dict[str, 
 
 
 def join(steps: Steps) -> None:
-    """Where all steps of something are put together again, take the value that holds them all."""
+    """Replace nodes that join the values of all steps by the stacked value."""
     counts, users = {len(names) for names in steps.made}, steps.graph.consumers()
     for node in list(steps.graph.nodes):
         output = node.outputs[0]
@@ -231,7 +231,7 @@ def join(steps: Steps) -> None:
 
 
 def _stacked(steps: Steps, names: Sequence[str]) -> str | None:
-    """As `stack`, from the last to the first too."""
+    """As `stack`, also for steps in reverse order."""
     found = steps.stack(names)
     if found is not None or (turned := steps.stack(names[::-1])) is None:
         return found
@@ -240,7 +240,7 @@ def _stacked(steps: Steps, names: Sequence[str]) -> str | None:
 
 
 def _pieces(steps: Steps, node: Node, users: Mapping[str, Sequence[Node]]) -> list[str]:
-    """What a Concat joins, also by one after the other."""
+    """The values that a Concat, or a chain of Concat, joins."""
     found, waiting = list[str](), list(node.inputs[::-1])
     while waiting:
         name = waiting.pop()
@@ -254,7 +254,7 @@ def _pieces(steps: Steps, node: Node, users: Mapping[str, Sequence[Node]]) -> li
 
 
 def _written(steps: Steps, node: Node, counts: Collection[int]) -> tuple[str, int] | None:
-    """The value that holds all that a chain of writes puts into one value, and along which axis, if they fill it."""
+    """(stacked value, axis) of a chain of writes that fills a whole value; else None."""
     writes, last = list[Node](), node
     while node is not None and node.op == last.op and node.attributes.get("reduction", "none") == "none":
         writes.insert(0, node)
@@ -283,7 +283,7 @@ def _written(steps: Steps, node: Node, counts: Collection[int]) -> tuple[str, in
 
 
 def in_order(graph: Graph) -> None:
-    """Nodes that an output needs, each after what it needs. Raises `ValueError` where there is no such order."""
+    """The nodes that outputs need, in topological order. Raises `ValueError` where there is a cycle."""
     producers, done, begun, ordered = graph.producers(), set[int](), set[int](), list[Node]()
     waiting = [producers[name] for name in reversed(graph.outputs) if name in producers]
     while waiting:

@@ -1,4 +1,4 @@
-"""What a loop that was written out starts from, found from its first step, of which exporters compute what is constant."""
+"""The initial values of an unrolled loop, found from its first step, in which exporters fold constants."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tinyrnn.ops.recurrent.unrolled_values import FIXED, SYMMETRIC
 START = FIRST - 1
 
 SCALES = (1.0, 1.0, 0.1, 10.0, 100.0, 1e4)
-"""of the random numbers that a first step is tried on: where one saturates, another shows a difference"""
+"""scales of the random numbers for tests of the first step: where one saturates, another shows a difference"""
 
 MOST_GUESSES = 16
-"""combinations of zeros and ones that are tried where the first step does not show what it starts from"""
+"""most combinations of zeros and ones that are tried for initial values that the first step does not show"""
 
 
 def find_start(step: Step) -> list[str] | None:
-    """The values that are carried into the first step, and its images; None where it is another step than those after it."""
+    """(values carried into the first step, its images); None if the first step differs from the others."""
     seen, images = _seen(step)
     unknown = [place for place in range(len(step.carried)) if place not in seen]
     for numbers in list(product((0, 1), repeat=min(len(unknown), 4)))[:MOST_GUESSES]:
@@ -35,7 +35,7 @@ def find_start(step: Step) -> list[str] | None:
 
 
 def _starts_with(step: Step, starts: list[str], images: dict[str, str]) -> bool:
-    """Whether the first step, from such a start, does the same as the others; what is not there node by node is computed."""
+    """Whether the first step with these initial values equals the others; folded nodes are compared by their values."""
     ends = {held.end.of for held in step.carried}
     while assumed := _follow(step, starts, images):
         wrong = _wrong(step, starts, assumed)
@@ -48,7 +48,7 @@ def _starts_with(step: Step, starts: list[str], images: dict[str, str]) -> bool:
 
 
 def _constant(step: Step, place: int, number: int) -> str:
-    """A constant full of one number, in the shape of what is carried."""
+    """The name of a constant filled with one number, in the shape of a carried value."""
     graph, start = step.values.graph, step.carried[place].start
     spec, name = step.values.spec(start), f"{start}.from.{number}"
     graph.constants[name], graph.specs[name] = np.full(spec.sizes, number, spec.dtype), spec
@@ -56,12 +56,12 @@ def _constant(step: Step, place: int, number: int) -> str:
 
 
 def starts_of(step: Step) -> dict[int, str]:
-    """Of what is carried, by number, the start where the first step shows it."""
+    """Index of a carried value → its initial value, where the first step shows it."""
     return _seen(step)[0]
 
 
 def _seen(step: Step) -> tuple[dict[int, str], dict[str, str]]:
-    """Carried values before the first step, as nodes of it read them, and what values of the step seem to be in the first."""
+    """(initial values as nodes of the first step read them, presumed images of the step's values in the first step)."""
     values, makers, found, images = step.values, step.makers(), dict[int, str](), dict[str, str]()
     waiting = [(held.end, held.start) for held in step.carried]
     nodes: dict[int, list[Node]] = {}
@@ -85,7 +85,7 @@ def _seen(step: Step) -> tuple[dict[int, str], dict[str, str]]:
         return name == known if known is not None else step.steps.level.get(name, FIXED) == FIXED
 
     def first_of(node: Node) -> Node | None:
-        """The node that alone can be it in the first step: it reads what is known there, and constants for the rest."""
+        """The only candidate for `node` in the first step: it reads known values, and constants for the rest."""
         reads = step.reads[id(node)]
         if not any(ref.kind == "slice" or (ref.kind == "made" and ref.of in images) for ref in reads):
             return None
@@ -101,7 +101,7 @@ def _seen(step: Step) -> tuple[dict[int, str], dict[str, str]]:
 
 
 def _paired(step: Step, node: Node, other: Node) -> list[tuple[Ref, str]]:
-    """What a node of the step reads, beside what its like in the first step reads; the operands of a sum as they fit better."""
+    """Pairs of what a node of the step and its counterpart in the first step read; operands of a sum in the better order."""
     values, makers = step.values, step.makers()
 
     def fits(ref: Ref, name: str) -> bool:
@@ -117,7 +117,7 @@ def _paired(step: Step, node: Node, other: Node) -> list[tuple[Ref, str]]:
 
 
 def _fitting(step: Step, name: str, spec: Spec) -> str:
-    """The value in the shape that is carried; '' where it does not fit."""
+    """The value in the shape of the carried one; '' where it does not fit."""
     graph, own = step.values.graph, step.values.spec(name)
     if own == spec:
         return name
@@ -138,7 +138,7 @@ def _at_start(step: Step, ref: Ref, starts: list[str]) -> str | None:
 
 
 def _follow(step: Step, starts: list[str], images: dict[str, str]) -> set[str]:
-    """Look the step up in the first one. Returns the values for which, not found so, it took what they seem to be."""
+    """Find the step's nodes in the first step. Returns the values whose images are assumed."""
     step.images[START], assumed = {}, set[str]()
     images = images | {held.end.of: held.start for held in step.carried if held.end.kind == "made"}
     for node in step.nodes:
@@ -151,7 +151,7 @@ def _follow(step: Step, starts: list[str], images: dict[str, str]) -> set[str]:
 
 
 def _wrong(step: Step, starts: list[str], assumed: set[str]) -> set[str]:
-    """Those of the assumed images that are not what the step computes from such a start, tried on random numbers."""
+    """The assumed images that differ from what the step computes from these initial values, tested with random numbers."""
     try:
         return set().union(*(_differing(step, starts, assumed, scale) for scale in SCALES))
     except UNSOUND:
@@ -182,7 +182,7 @@ def _differing(step: Step, starts: list[str], assumed: set[str], scale: float) -
 
 
 class _Numbers:
-    """Values of the graph, computed from random numbers for its inputs and for the slices of the first step."""
+    """Values of the graph, computed with random numbers for its inputs and for the slices of the first step."""
 
     def __init__(self, step: Step, scale: float) -> None:
         self.step, self.scale, self.rng = step, scale, np.random.default_rng(2)

@@ -1,4 +1,4 @@
-"""What a loop that was written out carries from step to step: of all that would do, little."""
+"""The choice of the values that a rerolled loop carries, as small as possible."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tinyrnn.ops.recurrent.unrolled_values import Values
 
 
 def carry_less(whole: Step) -> Step:
-    """The loop, each step beginning with what only prepares it, where less is carried then: a product by the state, its norm."""
+    """Move nodes that prepare the next step to its beginning, if less is carried then: a product by the state, its norm."""
     step = whole.copy()
     outside, place = read_elsewhere(step), 0
     while place < len(step.carried):
@@ -21,9 +21,9 @@ def carry_less(whole: Step) -> Step:
 
 
 def _prepared(step: Step, place: int, outside: set[str]) -> list[tuple[Node, Node]]:
-    """(node, its like in the step before FIRST), the last first, that the next step can begin with instead of what it carries.
+    """(node, its counterpart in the step before FIRST), the last first, that can move to the beginning of the next step.
 
-    Of what is equally large that is carried of which the start is known, then what is read elsewhere too.
+    Of carried values of equal size those with a known initial value are preferred, then those that are read elsewhere too.
     """
     values, makers = step.values, step.makers()
     initial: str | None = starts_of(step).get(place)
@@ -58,7 +58,7 @@ def _prepared(step: Step, place: int, outside: set[str]) -> list[tuple[Node, Nod
 
 
 def _source(values: Values, node: Node, name: str | None) -> str | None:
-    """What the value is made of, if a node like this makes it."""
+    """The input from which a node like this computes the value, or None."""
     maker = values.makers.get(name or "")
     if maker is None or values.kind(maker) != values.kind(node):
         return None
@@ -67,7 +67,7 @@ def _source(values: Values, node: Node, name: str | None) -> str | None:
 
 
 def _begin_with(step: Step, node: Node, before: Node) -> None:
-    """Carry what the node is made of, and make it at the beginning of the next step."""
+    """Carry the input of the node instead of its output, and compute it at the beginning of the next step."""
     (end,), (start,) = node.outputs, before.outputs
     reads = step.reads.pop(id(node))
     (source,) = {(ref, name) for ref, name in zip(reads, step.values.inputs(before), strict=True) if ref.kind == "made"}

@@ -1,8 +1,8 @@
-"""One step of a loop that was written out: aligned between two successive steps, then looked up in all others.
+"""The step of an unrolled loop: found by aligning two successive steps, then verified in all others.
 
-Which of the values of the step before go on is read off the alignment: what a node of one step reads of the step before,
-and the node that is its like one step later reads of that step, is one carried value. Steps are compared exactly, node by
-node, so that a loop is only found where it computes what was written.
+The alignment shows which values are carried: what a node of one step reads from the step before,
+and its counterpart one step later reads from that step, is one carried value. Steps are compared exactly, node by
+node, so that a loop is found only if it computes the same.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from tinyrnn.graph.ir import Node
 from tinyrnn.ops.recurrent.unrolled_values import FIXED, Levels, Values
 
 FIRST = 1
-"""the step that stands for all: the one before may look otherwise, since exporters compute what is constant"""
+"""the step that represents all: the one before may look different, since exporters fold constants"""
 
 ATTEMPTS = 8
-"""alignments that are tried, each without the node that kept the one before from being in all steps"""
+"""most alignments that are tried, each without the node that the previous attempt did not find in all steps"""
 
 
 class Ref(NamedTuple):
-    """What a node of a step reads: 'fixed' (a name), 'slice' (a family), 'carried' (a number), 'made' (a name in step FIRST)."""
+    """An input of a node: 'fixed' (a name), 'slice' (a family), 'carried' (an index), 'made' (a name in step FIRST)."""
 
     kind: str
     of: Any
@@ -37,7 +37,7 @@ class Carried:
 
 @dataclass
 class Step:
-    """The step that is gone through again and again; `images` are its values in each step by their names in step FIRST."""
+    """The repeated step. images: for each step, name of a value in step FIRST → its name in that step."""
 
     values: Values
     steps: Levels
@@ -50,7 +50,7 @@ class Step:
         return {name: node for node in self.nodes for name in node.outputs if name}
 
     def at(self, ref: Ref, step: int) -> str | None:
-        """The value read in a step after the first."""
+        """The name of the value that `ref` denotes in a step after the first."""
         if ref.kind == "fixed":
             return str(ref.of)
         if ref.kind == "slice":
@@ -61,7 +61,7 @@ class Step:
         return held.start if step == FIRST else self.at(held.end, step - 1)
 
     def follow(self, node: Node, step: int, inputs: Iterable[str | None]) -> bool:
-        """Note what the node makes of such inputs in a step, if anything does."""
+        """Record the images of a node's outputs in a step, if a node computes them from these inputs; returns whether."""
         given = list(inputs)
         like = None if None in given else self.values.like(node, [name for name in given if name is not None])
         if like is None:
@@ -75,7 +75,7 @@ class Step:
         return Step(self.values, self.steps, list(self.nodes), dict(self.reads), carried, images)
 
     def needed(self) -> set[int]:
-        """The nodes (by id) that carried values follow from."""
+        """The ids of the nodes on which carried values depend."""
         makers, found = self.makers(), set[int]()
         waiting = [held.end for held in self.carried]
         while waiting:
@@ -86,7 +86,7 @@ class Step:
         return found
 
     def turning(self) -> set[str]:
-        """The values that follow from carried ones."""
+        """The values that depend on carried ones."""
         found: set[str] = set()
         for node in self.nodes:
             if any(ref.kind == "carried" or (ref.kind == "made" and ref.of in found) for ref in self.reads[id(node)]):
@@ -94,7 +94,7 @@ class Step:
         return found
 
     def keep(self, kept: set[int]) -> None:
-        """Leave out nodes, and carried values that nothing reads any more."""
+        """Remove nodes, and carried values that are then unused."""
         self.nodes = [node for node in self.nodes if id(node) in kept]
         read = {ref.of for node in self.nodes for ref in self.reads[id(node)] if ref.kind == "carried"}
         read |= {held.end.of for held in self.carried if held.end.kind == "carried"}
@@ -110,7 +110,7 @@ class Step:
 
 
 def find_step(values: Values, steps: Levels) -> Step | None:
-    """The step of which all that follow are copies, if there is one that carries something on."""
+    """The step of which all later ones are copies, if there is one that carries a value; else None."""
     if steps.count < FIRST + 2:
         return None
     refused: set[int] = set()
@@ -126,7 +126,7 @@ def find_step(values: Values, steps: Levels) -> Step | None:
 
 
 class _Signatures:
-    """What nodes of a step look like: within the step, from its inputs on, and by what uses them in it."""
+    """Signatures of a step's nodes: by their inputs within the step, and by their uses in it."""
 
     def __init__(self, values: Values, steps: Levels) -> None:
         self.values, self.steps = values, steps
@@ -165,7 +165,7 @@ class _Signatures:
 
 
 def _pairs(values: Values, steps: Levels) -> Iterator[tuple[Node, Node]]:
-    """Nodes of step FIRST and those of the next that look alike: by their uses too, then without them, then by their order."""
+    """Pairs of nodes of step FIRST and of the next with equal signatures: with uses, then without, then by order."""
     looks = _Signatures(values, steps)
     looks.look(FIRST)
     looks.look(FIRST + 1)
@@ -235,7 +235,7 @@ def _aligned(values: Values, steps: Levels, refused: set[int]) -> Step | None:
 def _add_last(
     values: Values, steps: Levels, nodes: list[Node], reads: dict[int, tuple[Ref, ...]], places: dict[tuple[str, str], int]
 ) -> None:
-    """Of three steps, the nodes that the last one has not, since only a fourth would need what they make."""
+    """Add the nodes that the last of three steps lacks, as only a fourth step would need their results."""
     starts = {start: place for (start, _), place in reversed(places.items())}
     known = {name for node in nodes for name in node.outputs}
     for node in steps.nodes[FIRST]:
@@ -258,9 +258,9 @@ def _add_last(
 
 
 def _verify(step: Step) -> set[int]:
-    """Look the step up in all that follow it. Returns the node (by id) from which on one of them is another.
+    """Verify the step in all later ones. Returns the id of the first node that differs in one of them, or None.
 
-    What nothing reads any more may be missing from the last steps. Other nodes that not every step has are left out.
+    Unused nodes may be missing from the last steps. Other nodes that not every step has are left out.
     """
     count, needed = step.steps.count, step.needed()
     everywhere, first_missing = {id(node) for node in step.nodes}, set[int]()
@@ -286,7 +286,7 @@ def _verify(step: Step) -> set[int]:
 
 
 def read_elsewhere(step: Step) -> set[str]:
-    """The values of the step that something besides its copies reads, in some step."""
+    """The values of the step that nodes other than its copies read, in any step."""
     values, names = step.values, {name for node in step.nodes for name in node.outputs if name}
     copies = {image for images in step.images for name, image in images.items() if name in names}
     makers = {id(maker) for name in copies if (maker := values.makers.get(name)) is not None}

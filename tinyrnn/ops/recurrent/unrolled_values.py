@@ -1,4 +1,4 @@
-"""A graph by what its values are: equal values have one name, and slices of an axis are seen as the steps that they are."""
+"""Value numbering of a graph: equal values get one name, and slices of an axis are recognised as its steps."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tinyrnn.ops.random import Random
 SYMMETRIC = ("Add", "Mul")
 
 FIXED = -1
-"""the step of what does not follow from any step's input"""
+"""the step of values that do not depend on any slice"""
 
 
 class Family(NamedTuple):
-    """The slices of one axis of a value, in one form."""
+    """The slices of a value along one axis, with or without that axis."""
 
     source: str
     axis: int
@@ -32,7 +32,7 @@ class Family(NamedTuple):
 
 
 class Values:
-    """The values of a graph under one name for all that are equal, and the nodes that make them, by what they do."""
+    """The value numbers of a graph's values and of its nodes."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.nodes, self._held = graph, list[Node](), list(graph.nodes)
@@ -76,7 +76,7 @@ class Values:
         return self._kinds.setdefault(key, len(self._kinds))
 
     def name(self, name: str) -> str:
-        """The one name of a value."""
+        """The representative name of a value."""
         found = self.names.get(name)
         if found is None:
             constant = self.graph.constants.get(name)
@@ -85,17 +85,17 @@ class Values:
         return found
 
     def kind(self, node: Node) -> int:
-        """A number for what a node does to its inputs: of equal ones the same."""
+        """A number for a node's operator and attributes, the same for equal ones."""
         if id(node) not in self._kind_of:
             self._kind_of[id(node)] = self._find_kind(node)
         return self._kind_of[id(node)]
 
     def inputs(self, node: Node) -> tuple[str, ...]:
-        """The inputs of a node, each by its one name."""
+        """The inputs of a node by their representative names."""
         return self._inputs[id(node)]
 
     def like(self, node: Node, inputs: Sequence[str]) -> Node | None:
-        """The node that does to these inputs what `node` does to its own."""
+        """The node with the same operator and attributes as `node` on these inputs, or None."""
         found = self._made.get((self.kind(node), tuple(inputs)))
         if found is None and node.op in SYMMETRIC:
             found = self._made.get((self.kind(node), tuple(inputs[::-1])))
@@ -105,7 +105,7 @@ class Values:
         return self.graph.specs.get(name) or spec_of(self.graph.constants[name])
 
     def merge(self) -> None:
-        """Take equal values from one node in the graph itself."""
+        """Replace equal values in the graph by one (common subexpression elimination)."""
         graph, kept = self.graph, {id(node) for node in self.nodes}
         rename(self.nodes, {name: one for name, one in self.names.items() if name != one})
         wanted = {name for name in graph.outputs if self.names.get(name, name) != name}
@@ -119,7 +119,7 @@ class Values:
         graph.nodes = [*self.nodes, *again]
 
     def picks(self, node: Node) -> Iterator[tuple[str, int, int]]:
-        """(output, axis, index) of the outputs that are one step of an axis of the node's first input."""
+        """(output, axis, index) of outputs that are single slices of the node's first input."""
         op, source = op_of(node), node.inputs[0] if node.inputs else ""
         sizes = self.spec(source).sizes if source else ()
         if node.domain or not sizes:
@@ -143,19 +143,19 @@ class Values:
 
 @dataclass
 class Levels:
-    """The steps of a graph, by the slices of axes of one length."""
+    """The steps of a graph: slices of axes of one length, and what depends on them."""
 
     count: int
     level: dict[str, int]
-    """value → the last step whose input it follows from, or `FIXED`"""
+    """value → the last step on whose slices it depends, or `FIXED`"""
     slices: dict[tuple[Family, int], str]
     family: dict[str, Family]
     nodes: list[list[Node]]
-    """of each step, those that make slices left out"""
+    """the nodes of each step, without those that make slices"""
 
 
 def lengths(values: Values) -> list[int]:
-    """The lengths of axes that are taken apart, the most often met first."""
+    """The lengths of axes that are sliced step by step, the most frequent first."""
     found: dict[tuple[str, int], set[int]] = {}
     for node in values.nodes:
         for _, axis, index in values.picks(node):
@@ -169,7 +169,7 @@ def lengths(values: Values) -> list[int]:
 
 
 def levels_of(values: Values, count: int, backwards: bool) -> Levels:
-    """Which step each value belongs to, where steps are the slices of all axes of length `count`."""
+    """The steps of all values, where axes of length `count` are sliced."""
     complete: dict[tuple[str, int], set[int]] = {}
     for node in values.nodes:
         for _, axis, index in values.picks(node):

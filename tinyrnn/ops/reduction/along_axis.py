@@ -30,7 +30,7 @@ class AlongAxis(Op):
         return axis % rank
 
     def _kept(self, node: Node, rank: int) -> dict[int, int]:
-        """Axes that rows pass along: input axis → output axis."""
+        """Input axis → output axis, for all axes along which rows are independent."""
         axis = self._axis(node, rank)
         return {a: a for a in range(rank) if a != axis}
 
@@ -48,7 +48,7 @@ class AlongAxis(Op):
         return frames.node(node, {**node.attributes, "axis": frames.axis(source, axis)})
 
     def _sizes(self, node: Node) -> tuple[int, int, int]:
-        """Elements before, along and after the axis, in a frame."""
+        """The numbers of elements of a frame before, along and after the axis."""
         shape = node.shapes[0]
         axis = self._axis(node, len(shape))
         return prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
@@ -103,7 +103,7 @@ class _ArgExtreme(AlongAxis):
 
 @register
 class ArgMax(_ArgExtreme):
-    """ONNX ArgMax: where the largest is, the first of several or the last; a NaN is largest."""
+    """ONNX ArgMax: the index of the largest element, the first or the last of several; NaN counts as the largest."""
 
     name = "ArgMax"
     relation = ">"
@@ -111,7 +111,7 @@ class ArgMax(_ArgExtreme):
 
 @register
 class ArgMin(_ArgExtreme):
-    """ONNX ArgMin: where the smallest is, the first of several or the last; a NaN is smallest."""
+    """ONNX ArgMin: the index of the smallest element, the first or the last of several; NaN counts as the smallest."""
 
     name = "ArgMin"
     relation = "<"
@@ -119,9 +119,9 @@ class ArgMin(_ArgExtreme):
 
 @register
 class TopK(AlongAxis):
-    """ONNX TopK: the k largest or smallest, in order, of equal ones the first; sorted=0 leaves the order open.
+    """ONNX TopK: the k largest or smallest elements in order, of equal ones the first; sorted=0 promises no order.
 
-    k is known at load. NaN is taken for the smallest of all with largest=1 and for the largest otherwise.
+    k must be known at load. NaN counts as the smallest with largest=1 and as the largest otherwise.
     """
 
     name = "TopK"
@@ -198,7 +198,7 @@ class TopK(AlongAxis):
 
 @register
 class CumSum(AlongAxis):
-    """ONNX CumSum; over time it is a running sum that a stream carries on (float32), unless it comes from the end."""
+    """ONNX CumSum: over time it is a running sum (float32) that a stream carries, unless it runs from the end."""
 
     name = "CumSum"
     inputs = ("x", "axis")
@@ -256,7 +256,7 @@ class CumSum(AlongAxis):
 
 @kernel
 def running_sum(y: Any, x: Any, total: Any, rows: int, n: int, exclusive: int, reverse: int) -> None:
-    """total += row, and y = total as it is after each row of x; before it, if exclusive. Rows of n float32, or from the last."""
+    """For each row of n float32 of x, from the last if `reverse`: total += row; y = total after it, or before if `exclusive`."""
     y = f32(y)
     x = f32(x)
     total = f32(total)
@@ -293,9 +293,9 @@ class RunningSum(Op):
 
 @register
 class OneHot(Op):
-    """ONNX OneHot: the on value where an index points along a new axis, else the off value; depth is known at load.
+    """ONNX OneHot: the on value at each index along a new axis, else the off value; depth must be known at load.
 
-    Indices from -depth to depth - 1; those outside point nowhere.
+    Indices are from -depth to depth - 1; for others all values are off.
     """
 
     name = "OneHot"
@@ -368,7 +368,7 @@ class OneHot(Op):
 
 @register
 class NonZero(Op):
-    """ONNX NonZero: its output has as many columns as there are numbers but 0, so it runs where they are known at load."""
+    """ONNX NonZero: the size of its output depends on the data, so that it runs only on inputs known at load."""
 
     name = "NonZero"
     inputs = ("X",)

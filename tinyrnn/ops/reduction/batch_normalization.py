@@ -34,7 +34,7 @@ class BatchNormalization(Op):
             raise Refused("it is in training mode; supported is a trained model, whose output is Y alone: export it in eval mode")
 
     def _channel_axes(self, node: Node, rank: int) -> list[int]:
-        """The axes that its parameters differ along."""
+        """The axes along which the parameters vary."""
         return list(range(1, rank if not self.attribute(node, "spatial") else min(rank, 2)))
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
@@ -62,7 +62,7 @@ class BatchNormalization(Op):
 
 @register
 class MultiplyAdd(Elementwise):
-    """A · B + C with one rounding; made from BatchNormalization."""
+    """A · B + C with one rounding (fma); made from BatchNormalization."""
 
     name = "MultiplyAdd"
     internal = True
@@ -74,7 +74,7 @@ class MultiplyAdd(Elementwise):
 
 @rewrite
 def to_multiply_add(graph: Graph) -> None:
-    """BatchNormalization becomes MultiplyAdd by constants, which joins loops over elements."""
+    """Rewrite BatchNormalization as MultiplyAdd by constants, which can be fused with element-wise operators."""
     op = BatchNormalization()
     for node in graph.nodes:
         if node.domain or node.op != op.name:

@@ -1,4 +1,4 @@
-"""Standardising over axes of a frame: layer, group and instance normalisation and their kin."""
+"""Layer, group and instance normalisation and others: standardisation over axes of a frame."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ class Standardize(Over):
     outputs: ClassVar[tuple[str, ...]] = ("Y",)
     centred: ClassVar[bool] = True
     floor: ClassVar[float] = 0.0
-    """what is added to the deviation"""
+    """number added to the standard deviation"""
 
     def epsilon(self, node: Node) -> float:
-        """What is added to the variance."""
+        """The number added to the variance."""
         return float(self.attribute(node, "epsilon"))
 
     def normalize(self, node: Node, specs: Sequence[Spec | None]) -> None:
@@ -97,7 +97,7 @@ class Standardize(Over):
             raise Refused(f"stash_type={self.attribute(node, 'stash_type')}; supported is 1 (float32)")
 
     def affine(self, node: Node, frames: Frames, n: int) -> tuple[Array, Array, int]:
-        """Scale and bias, each [period, runs], and the number of elements in a row that one of them is for."""
+        """(scale, bias, run): scale and bias [period, runs], each entry for `run` contiguous elements."""
         return np.ones((1, 1)), np.zeros((1, 1)), n
 
     def frame(self, node: Node, frames: Frames) -> Node:
@@ -110,7 +110,7 @@ class Standardize(Over):
         return framed
 
     def standard(self, node: Node, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
-        """(x - mean) / deviation, the mean, and 1 / deviation."""
+        """((x - mean) / deviation, mean, 1 / deviation)."""
         mean = x.mean(axis=axes, keepdims=True)
         mean = mean if self.centred else np.zeros_like(mean)
         variance = np.square(x - mean).mean(axis=axes, keepdims=True)
@@ -166,7 +166,7 @@ class LayerNormalization(Standardize):
         return list(range(axis % rank, rank))
 
     def by(self, node: Node) -> tuple[tuple[str, Array], ...]:
-        """What it scales by and adds, with their names."""
+        """The scale and bias arrays with their names."""
         scale, bias = (node.attributes.get(name) for name in ("Scale", "B"))
         return ("Scale", np.ones(1) if scale is None else scale), ("B", np.zeros(1) if bias is None else bias)
 
@@ -363,7 +363,7 @@ class LRN(Over):
 
 @rewrite
 def axes_last(graph: Graph) -> None:
-    """MeanVarianceNormalization over axes that are not the last: the same between two transpositions."""
+    """Rewrite MeanVarianceNormalization over axes that are not the last: the same between two transpositions."""
     op = MeanVarianceNormalization()
     nodes = []
     for node in graph.nodes:
@@ -382,7 +382,7 @@ def axes_last(graph: Graph) -> None:
 
 
 def between_transpositions(graph: Graph, node: Node, perm: list[int], attributes: dict[str, Any]) -> list[Node]:
-    """Nodes that compute what `node`, of one input and output of one shape, does, with the axes in the order `perm`."""
+    """Nodes equivalent to `node`, whose input and output have one shape, that compute with the axes in the order `perm`."""
     source, output = node.inputs[0], node.outputs[0]
     before = graph.fresh(f"{output}.moved")
     graph.specs[before] = Spec(graph.specs[source].dtype, tuple(graph.specs[source].shape[a] for a in perm))

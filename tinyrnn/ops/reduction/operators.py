@@ -40,19 +40,19 @@ class Words:
     """A reduction in words of the kernel language."""
 
     one: str
-    """what the element {v} contributes"""
+    """the contribution of an element {v}"""
     two: str
-    """how two totals {a} and {b} combine"""
+    """the combination of two totals {a} and {b}"""
     finish: str
-    """what becomes of the total {t} of {n} elements"""
+    """the result from the total {t} of {n} elements"""
     neutral: str
-    """the total of nothing; empty where the first element stands for it"""
+    """the neutral element; empty if the first element is used instead"""
     of_none: str = ""
-    """the total of nothing where there is no first element"""
+    """the result for no elements, if there is no neutral element"""
 
 
 class Reduce(Op):
-    """One value out of all along `axes`."""
+    """Base of reductions over `axes`."""
 
     inputs = ("data", "axes?")
     outputs = ("reduced",)
@@ -63,7 +63,7 @@ class Reduce(Op):
     scalars: ClassVar[dict[str, Words]]
     """kinds of types ("f" floating, "i" signed, "u" unsigned, "b" bool) → words over scalars"""
     shifted: ClassVar[bool] = False
-    """whether `one` sees what is left of {m}, the largest, instead of the elements"""
+    """whether `one` gets the elements minus their largest {m}"""
 
     def _axes(self, node: Node, rank: int) -> list[int]:
         axes = _axes_of(self.attribute(node, "axes"), rank)
@@ -163,14 +163,14 @@ class _Axis:
 
 @dataclass(frozen=True)
 class _Nest:
-    """The axes of a frame, neighbours joined: those that stay and those that are reduced."""
+    """The kept and the reduced axes of a frame, neighbours joined."""
 
     kept: list[_Axis]
     reduced: list[_Axis]
     elements: int
     """of the input's frame"""
     along_lanes: bool
-    """whether the last axis stays"""
+    """whether the last axis is kept"""
 
     @staticmethod
     def of(shape: Sequence[int], axes: Sequence[int]) -> _Nest:
@@ -189,11 +189,11 @@ class _Nest:
 
     @property
     def count(self) -> int:
-        """How many elements become one."""
+        """The number of elements that are reduced to one."""
         return prod(axis.size for axis in self.reduced)
 
     def outer(self, axes: Sequence[_Axis], inside: Sequence[str]) -> list[str]:
-        """Loops over kept axes; inside, `at` and `to` are the elements of input and output where they begin."""
+        """Lines of `inside` in loops over kept axes; there `at` and `to` are offsets in the input and the output."""
         outputs = prod(axis.size for axis in self.kept)
         at, to, lines, indent = f"r * {self.elements}", f"r * {outputs}", [], ""
         for place, axis in enumerate(axes):
@@ -204,7 +204,7 @@ class _Nest:
         return [*lines, f"{indent}at, to = {at}, {to}", *(indent + line for line in inside)]
 
     def inner(self, axes: Sequence[_Axis], inside: Sequence[str]) -> list[str]:
-        """Loops over reduced axes; inside, `p` is the element of the input."""
+        """Lines of `inside` in loops over reduced axes; there `p` is the offset in the input."""
         at, lines, indent = "at", [], ""
         for place, axis in enumerate(axes):
             lines.append(f"{indent}for j{place} in range({axis.size}):")
@@ -214,19 +214,19 @@ class _Nest:
 
 
 def _start(nest: _Nest, words: Words, first: str) -> str:
-    """The total before the first element: the neutral one, or the first element itself (which then counts twice)."""
+    """The initial total: the neutral element, or the first element, which then counts twice."""
     return words.neutral or (words.one.format(v=first, m="m") if nest.count else words.of_none)
 
 
 def _along_lanes(nest: _Nest, words: Words) -> list[str]:
-    """Lanes along the outputs: t is their total."""
+    """Lines with lanes along the outputs: t is their total."""
     size = nest.kept[-1].size
     step = ["v = " + words.one.format(v=f"load_part(x, p + i, {size} - i)", m="m"), f"t = {words.two.format(a='t', b='v')}"]
     return [f"t = {_start(nest, words, f'load_part(x, at + i, {size} - i)')}", *nest.inner(nest.reduced, step)]
 
 
 def _across_lanes(nest: _Nest, words: Words) -> list[str]:
-    """Element k of the last axis joins partial sum k mod 16, one tree adds those: t is the total in every lane."""
+    """Lines with lanes along the last axis: element k joins partial sum k mod 16, a fixed tree adds them; t is in every lane."""
     n = nest.reduced[-1].size
     joined = words.two.format(a="t", b="v")
     step = [
@@ -250,7 +250,7 @@ def _across_lanes(nest: _Nest, words: Words) -> list[str]:
 
 
 def _scalar_body(nest: _Nest, words: Words, dtype: DType) -> list[str]:
-    """One output after the other, computed in 64 bits."""
+    """Lines that compute one output after the other, in 64 bits."""
     wide = {"f": "as_f64", "i": "as_i64"}.get(dtype.kind, "as_u64")
     lowest, highest = ("-1e999", "1e999") if dtype.kind == "f" else ("0", "1") if dtype.kind == "b" else _bounds(dtype)
     start = _start(nest, words, "get(x, at)").format(lowest=lowest, highest=highest)
@@ -283,7 +283,7 @@ def _define(
 
 
 def _extreme(x: Array, axis: tuple[int, ...], keepdims: bool, largest: bool) -> Array:
-    """np.max or np.min; of nothing it is the type's lowest or highest number."""
+    """np.max or np.min; for no elements the lowest or highest number of the type."""
     bounds = (-np.inf, np.inf) if x.dtype.kind == "f" else (False, True) if x.dtype.kind == "b" else _limits(x.dtype)
     initial = bounds[0 if largest else 1]
     return np.asarray((np.max if largest else np.min)(x, axis=axis, keepdims=keepdims, initial=initial))

@@ -1,6 +1,6 @@
-"""Soft, log-soft and hard maximum, and division by a norm: over axes of a frame.
+"""Softmax, LogSoftmax, Hardmax and LpNormalization over axes of a frame.
 
-What is normalised together lies in a frame as [outer, n, inner]: `outer * inner` groups of n elements, `inner` apart.
+Elements that are normalised together lie in a frame as [outer, n, inner]: `outer * inner` groups of n, `inner` apart.
 With inner = 1 sums go across lanes, the same way on every target: element k joins partial sum k mod WIDTH, and one
 fixed tree adds the partial sums. Otherwise lanes lie along `inner`, and each sum is taken in the order of k.
 """
@@ -39,7 +39,7 @@ from tinyrnn.lanes.functions import exp, log
 from tinyrnn.ops.elementwise.operators import larger
 
 WIDTH = 16
-"""partial sums of a sum across lanes"""
+"""number of partial sums of a sum across lanes"""
 
 
 @kernel
@@ -248,7 +248,7 @@ def unit_across_f32(y: Any, x: Any, rows: int, n: int, inner: int, p: int) -> No
 
 
 class Over(Op):
-    """An operator that normalises over some axes; rows pass along all others."""
+    """An operator that normalises over some axes; along all others rows are independent."""
 
     inputs: ClassVar[tuple[str, ...]] = ("input",)
     outputs: ClassVar[tuple[str, ...]] = ("output",)
