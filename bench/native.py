@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-
-import native_run  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 import tinyrnn  # noqa: E402
+from tests.native import machines  # noqa: E402
 from tinyrnn.check.samples import random_sample  # noqa: E402
 
 SHARED = ROOT.parent / "shared" / "models"
@@ -57,10 +56,10 @@ def row(path: Path, how: dict[str, Any], folder: Path) -> str:
     built = [tinyrnn.build(path, folder / f"{path.stem}-{target}", target, **settings, **how) for target in TARGETS]
     small, sizes = built[0], built[0].sizes
     instructions = "–"
-    if not whole and not native_run.why_not("cortex-m4"):
+    if not whole and not machines.why_not("cortex-m4"):
         inputs = random_sample(model, FRAMES).inputs
         arrays = [np.ascontiguousarray(inputs[p.name][0]) for p in model.inputs]
-        run = native_run.run_native(small, arrays, folder / "run", steps=FRAMES)
+        run = machines.run_native(small, arrays, folder / "run", steps=FRAMES)
         instructions = f"{run.instructions:,.0f}"
     return (
         f"| {path.stem}{f' (--rows {LONGEST})' * whole} | {sizes.flash:,} | {sizes.code:,} | {sizes.ram:,} | {sizes.stack:,} | "

@@ -19,12 +19,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
+from tests import MODELS
 from tinyrnn.errors import LoadError, TargetError, TinyRNNError
 from tinyrnn.frontends.npz import write_npz
 from tinyrnn.loading import stages as compiler
 from tinyrnn.passes import bound, prepare
 
-MODELS = Path(__file__).parent / "models"
 SMALL = [
     "lstm_l1_uni_sf_zero_dynT_b1_legacy",
     "gru_l2_bi_sf_states_dynT_b1_legacy",

@@ -1,0 +1,1 @@
+"""What runs where models are trained."""

@@ -1,0 +1,1 @@
+"""`load`, and the cache of whole models."""

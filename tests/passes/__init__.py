@@ -1,0 +1,1 @@
+"""From the graph of a file to a program over frames."""

@@ -1,0 +1,1 @@
+"""Pages, compiled code and its cache, the float64 reference."""
