@@ -15,7 +15,8 @@ from tinyrnn.check import within
 from tinyrnn.cli import main
 from tinyrnn.demo import Models
 from tinyrnn.demo.caption_attention import Looker, side_by_side, smooth, words
-from tinyrnn.demo.icons import END, STEPS, WIDTH, Captioner, as_dots, drawn, named
+from tinyrnn.demo.icons import END, STEPS, WIDTH, Captioner, drawn, named
+from tinyrnn.demo.images import as_dots
 
 NAMES = ("caption", "caption_attention")
 

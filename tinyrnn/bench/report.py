@@ -8,8 +8,8 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.data import terminal as picture
+from tinyrnn.data.text import columns, plain
 from tinyrnn.errors import StreamError
 from tinyrnn.graph.arrays import Array
 
@@ -178,8 +179,8 @@ class Result:
 
     def as_dict(self) -> dict[str, Any]:
         """All figures except the single samples, in types that JSON has."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
+        found: dict[str, Any] = plain(self)
+        return found
 
     def __str__(self) -> str:
         lines = [f"{self.model}: {self.kind} model", str(self.setting), "", *_time_lines(self)]
@@ -220,8 +221,8 @@ class Table:
     setting: Setting
 
     def as_dict(self) -> dict[str, Any]:
-        plain: dict[str, Any] = _plain(self)
-        return plain
+        found: dict[str, Any] = plain(self)
+        return found
 
     def _cells(self) -> list[list[str]]:
         head = ["cell", "H", "step µs", "run µs/frame"]
@@ -241,7 +242,7 @@ class Table:
                 str(self.setting),
                 f"batch 1, one thread, inputs = units = H; a run is {self.frames:,} frames",
                 "",
-                *_columns(self._cells()),
+                *columns(self._cells(), right=True),
             ]
         )
 
@@ -249,27 +250,6 @@ class Table:
         head, *body = self._cells()
         lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.repr}
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as aligned text, the first column to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def _time_lines(result: Result) -> list[str]:
@@ -289,7 +269,7 @@ def _time_lines(result: Result) -> list[str]:
         for name in ("p50", "p90", "p99", "p99_9", "max"):
             label = f"single step {name.replace('_', '.')}"
             rows.append(row(label, getattr(result.latency, name), getattr(other, name) if other else None))
-    lines = _columns(rows)
+    lines = columns(rows, right=True)
     if result.latency:
         lines.append(f"{result.latency.steps:,} single steps, each with {result.latency.clock:.2f} µs of the clock's own")
     if result.refuses_stream:

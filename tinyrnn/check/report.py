@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from math import isfinite
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from tinyrnn.data.text import columns, plain
 
 
 @dataclass(frozen=True)
@@ -66,32 +67,26 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The report in types that JSON has; infinities and NaN become text."""
-        plain: dict[str, Any] = _plain({"passed": self.passed, **asdict(self)})
-        return plain
+        as_json: dict[str, Any] = plain({"passed": self.passed, **{f.name: getattr(self, f.name) for f in fields(self)}})
+        return as_json
 
     def __str__(self) -> str:
         sequences = f"{self.sequences} sequence{'s'[: self.sequences > 1]}"
         title = f"{self.model}: {self.kind} model, {self.frames} frames, {sequences}, {self.data}"
         lines = [f"{title}; against {self.oracle or 'nothing'}, level {self.level!r}"]
         head = ("", "", "max abs", "max rel", "max ULP", "of tolerance", "first → last tenth", "", "way")
-        lines += _columns(
-            [
-                head,
-                *_joined(
-                    [
-                        (
-                            row.kind,
-                            row.name,
-                            *_figures(row),
-                            _drift(row),
-                            "ok" if row.passed else "FAILED",
-                            row.way + (f" ({row.against})" if row.against != self.oracle else ""),
-                        )
-                        for row in self.rows
-                    ]
-                ),
-            ]
-        )
+        rows = [
+            (
+                row.kind,
+                row.name,
+                *_figures(row),
+                _drift(row),
+                "ok" if row.passed else "FAILED",
+                row.way + (f" ({row.against})" if row.against != self.oracle else ""),
+            )
+            for row in self.rows
+        ]
+        lines += [f"  {line}" for line in columns([head, *_joined(rows)])]
         lines += [
             f"  FAILED {row.name}, {row.way}: {row.difference.actual:.9g} instead of {row.difference.expected:.9g} "
             f"at {list(row.difference.place)}"
@@ -105,16 +100,8 @@ class Report:
         lines += [f"  FAILED {doubt}" for doubt in self.doubts]
         if self.precision:
             lines.append("against the float64 reference, for information:")
-            lines += _columns([(row.kind, row.name, *_figures(row), row.way) for row in self.precision])
+            lines += [f"  {line}" for line in columns([(r.kind, r.name, *_figures(r), r.way) for r in self.precision])]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes), "passed" if self.passed else "FAILED"])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value if not isinstance(value, float) or isfinite(value) else str(value)
 
 
 def _figures(row: Row) -> tuple[str, str, str, str]:
@@ -132,8 +119,3 @@ def _joined(table: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     for *figures, way in table:
         ways.setdefault(tuple(figures), []).append(way)
     return [(*figures, ", ".join(names)) for figures, names in ways.items()]
-
-
-def _columns(table: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    return ["  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in table]

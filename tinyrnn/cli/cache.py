@@ -63,7 +63,7 @@ def clear() -> None:
     remove(found)
     left = len(entries())
     if left:
-        raise TargetError(f"{left} files of {folder} cannot be taken away")
+        raise TargetError(f"{left} files of {folder} cannot be removed")
     click.echo(f"{folder}: took {len(found)} files away, {sum(entry.nbytes for entry in found):,} bytes")
 
 

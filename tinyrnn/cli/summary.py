@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tinyrnn.data.text import columns
 from tinyrnn.graph.arrays import Port
 from tinyrnn.graph.ir import Graph
 from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
@@ -96,16 +97,24 @@ def page(found: dict[str, Any]) -> str:
     for what in ("inputs", "outputs"):
         lines += _labelled(
             what,
-            _columns(
-                [p["name"], f"{p['dtype']}{p['shape']}{'' if p['per_frame'] else ' per call'}", f"in the file {_file_shape(p)}"]
-                for p in found[what]
+            columns(
+                [
+                    [
+                        p["name"],
+                        f"{p['dtype']}{p['shape']}{'' if p['per_frame'] else ' per call'}",
+                        f"in the file {_file_shape(p)}",
+                    ]
+                    for p in found[what]
+                ]
             ),
         )
     lines += _labelled(
         "states",
-        _columns(
-            [s["name"], f"{s['dtype']}{s['shape']}", f"← {s['output']}" if s["output"] else "kept inside"]
-            for s in found["states"]
+        columns(
+            [
+                [s["name"], f"{s['dtype']}{s['shape']}", f"← {s['output']}" if s["output"] else "kept inside"]
+                for s in found["states"]
+            ]
         ),
     )
     lines += [
@@ -127,12 +136,6 @@ def page(found: dict[str, Any]) -> str:
 
 def _labelled(label: str, texts: Sequence[str]) -> list[tuple[str, str]]:
     return [(label if i == 0 else "", text) for i, text in enumerate(texts or ["none"])]
-
-
-def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _file_shape(port: dict[str, Any]) -> str:

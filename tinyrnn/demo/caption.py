@@ -7,7 +7,8 @@ from typing import Any
 
 from tinyrnn.data import terminal as pictures
 from tinyrnn.demo import About, Models, Say
-from tinyrnn.demo.icons import TAKES, Captioner, Named, as_dots, icons, named
+from tinyrnn.demo.icons import TAKES, Captioner, Named, icons, named
+from tinyrnn.demo.images import as_dots
 
 ABOUT = About("one to many", "names of icons, word by word", TAKES)
 

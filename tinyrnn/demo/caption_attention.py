@@ -11,8 +11,8 @@ import numpy as np
 from tinyrnn.data import terminal as pictures
 from tinyrnn.decode import hand_over
 from tinyrnn.demo import About, Models, Say
-from tinyrnn.demo.icons import SIZE, TAKES, Captioner, Named, as_dots, icons, named
-from tinyrnn.demo.images import SHADES
+from tinyrnn.demo.icons import SIZE, TAKES, Captioner, Named, icons, named
+from tinyrnn.demo.images import SHADES, as_dots
 from tinyrnn.graph.arrays import Array
 
 ABOUT = About("one to many, with attention", "names of icons, and where each word was read", TAKES)

@@ -191,21 +191,3 @@ def named(captioner: Captioner, icon: str, image: Array) -> Named:
     greedy, best = captioner.text(captioner.greedy(seen)), captioner.beam(seen, WIDTH)
     names = [(captioner.text(h.tokens), float(np.exp(h.log_probability))) for h in best]
     return Named(icon, image, seen, greedy, best[0].tokens, names)
-
-
-BRAILLE = 0x2800
-DOTS = ((0, 3), (1, 4), (2, 5), (6, 7))
-"""bits of a Braille character's dots, by row and column"""
-
-
-def as_dots(image: Array) -> list[str]:
-    """Lines of an image from 0 to 1: a Braille character for four rows of two pixels, a dot where one is above a half."""
-    on = image > 0.5
-    rows = []
-    for y in range(0, len(on), 4):
-        cells = [
-            sum(int(on[y + r, x + c]) << bit for r, bits in enumerate(DOTS) for c, bit in enumerate(bits))
-            for x in range(0, on.shape[1], 2)
-        ]
-        rows.append("".join(chr(BRAILLE + cell) for cell in cells))
-    return rows

@@ -11,6 +11,8 @@ from tinyrnn.errors import LoadError, ShapeError, TinyRNNError
 from tinyrnn.graph.arrays import Array
 
 SHADES = " ░▒▓█"
+DOTS = ((0, 3), (1, 4), (2, 5), (6, 7))
+"""bits of a Braille character's dots, by row and column"""
 
 
 def read_image(path: Path, height: int, width: int, channels: int) -> Array:
@@ -53,3 +55,13 @@ def as_text(image: Array) -> list[str]:
     level = image.astype(np.float64) / (255 if image.dtype.kind == "u" else 1)
     shades = np.clip((level * len(SHADES)).astype(int), 0, len(SHADES) - 1)
     return ["".join(2 * SHADES[s] for s in row).rstrip() for row in shades]
+
+
+def as_dots(image: Array) -> list[str]:
+    """Lines of a grey image, float from 0 to 1, as Braille characters of 2 x 4 pixels: a dot where it is above a half."""
+    height, width = (-(-image.shape[0] // 4) * 4, -(-image.shape[1] // 2) * 2)
+    dark = np.zeros((height, width), np.int64)
+    dark[: image.shape[0], : image.shape[1]] = image > 0.5
+    cells = dark.reshape(height // 4, 4, width // 2, 2).transpose(0, 2, 1, 3)
+    codes = (cells << np.array(DOTS)).sum(axis=(2, 3))
+    return ["".join(chr(0x2800 + code) for code in row) for row in codes]

@@ -12,6 +12,7 @@ from tinyrnn.data.files import read_array
 from tinyrnn.data.vocabulary import listed
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.demo.drawing import arc
+from tinyrnn.demo.images import as_dots
 from tinyrnn.demo.replay import FRAMES, RATE, SIZE, Track, inked, replayed
 from tinyrnn.demo.scores import softmax
 from tinyrnn.errors import ShapeError
@@ -31,8 +32,6 @@ SHOWN = 6
 """frames in the terminal"""
 SHARES = 4
 """letters whose shares are drawn"""
-DOTS = ((0, 3), (1, 4), (2, 5), (6, 7))
-"""bits of a Braille character's dots, by row and column"""
 
 DRAWN: dict[str, list[Any]] = {
     "k": [[(0.25, 0.0), (0.25, 1.0)], [(0.7, 0.35), (0.27, 0.68), (0.75, 1.0)]],
@@ -143,16 +142,6 @@ def _read(path: Path) -> Track:
         raise ShapeError(f"{path}: point {late[0] + 1} is earlier than the one before: seconds, the third column, must ascend")
     strokes = table[:, 3] if table.shape[1] == 4 else np.zeros(len(table))
     return Track(fitted(table[:, :2]), table[:, 2], strokes)
-
-
-def as_dots(image: Array) -> list[str]:
-    """Lines of a grey image, float from 0 to 1, as Braille characters of 2 x 4 pixels: a dot where it is above a half."""
-    height, width = (-(-image.shape[0] // 4) * 4, -(-image.shape[1] // 2) * 2)
-    dark = np.zeros((height, width), np.int64)
-    dark[: image.shape[0], : image.shape[1]] = image > 0.5
-    cells = dark.reshape(height // 4, 4, width // 2, 2).transpose(0, 2, 1, 3)
-    codes = (cells << np.array(DOTS)).sum(axis=(2, 3))
-    return ["".join(chr(0x2800 + code) for code in row) for row in codes]
 
 
 def _tell(watched: Watched, letter: str | None, say: Say) -> None:

@@ -46,7 +46,7 @@ def written_out(model: onnx.ModelProto, path: Path, version: int) -> onnx.ModelP
             model = inliner.inline_selected_functions(model, found, inline_schema_functions=True)
             left, found = found, _to_write_out(model, version)
             if set(left) & set(found):
-                raise ValueError("nothing defines it for what it is given here")
+                raise ValueError("ONNX has no definition for these inputs")
     except Exception as error:
         names = ", ".join(op for _, op in found)
         raise UnsupportedError(

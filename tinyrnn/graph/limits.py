@@ -169,7 +169,7 @@ def spend(count: int) -> None:
 def check_work(count: int) -> None:
     """Raise `Refused` for a constant whose computation would take `count` iterations, if that is too many."""
     if count > ITERATIONS:
-        raise Refused(f"computing it would take {count:,} steps, absurdly many for a constant; the most is {ITERATIONS:,}")
+        raise Refused(f"computing it would take {count:,} iterations, absurdly many for a constant; the most is {ITERATIONS:,}")
 
 
 def check_weights(count: int) -> None:

@@ -160,7 +160,7 @@ def _plan(path: str | PathLike[str], model: Model, target: Target, options: Load
         raise UnsupportedError(f"{model.name}: its code has to know its sizes. Fix them: {sizes}, for instance")
     if model._layout.batches:
         names = ", ".join(model._layout.batches)
-        raise UnsupportedError(f"{model.name}: the constants {names} have a batch axis, which build has not")
+        raise UnsupportedError(f"{model.name}: the constants {names} have a batch axis, which build does not support")
     alignment = max(8, 4 * target.machine.lanes) if target.system in ("none", "web") else ALIGNMENT
     return plan_for(path, target.machine, alignment, **options)
 

@@ -149,7 +149,7 @@ def _x86_level(cpu: str, described: bool) -> set[str]:
     known = {name: features for features, names in levels for name in names}
     if cpu not in known and not described:
         raise TargetError(
-            f"cpu {cpu!r}: which vectors it has is not known here; say it: --features +avx2,+fma (or +avx512f,+avx512vl), or "
+            f"cpu {cpu!r}: which vectors it has is not known here; state it: --features +avx2,+fma (or +avx512f,+avx512vl), or "
             f"-fma. Known are {', '.join(known)}"
         )
     return known.get(cpu, set())

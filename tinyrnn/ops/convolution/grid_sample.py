@@ -12,6 +12,7 @@ from tinyrnn.graph.call import Call, Lowering, Rows, Scratch, Value, Weight
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import Array, Axis, Frames, Op, Refused, SizesDiffer, register
 from tinyrnn.lanes import f64, get, i32, kernel, put
+from tinyrnn.ops.convolution.resize import cubic
 from tinyrnn.ops.elementwise.scalars import pointer
 from tinyrnn.ops.movement.strided_copy import pass_through, refuse_twice
 
@@ -221,7 +222,8 @@ class GridSample(Op):
             elements = []
             for t, u, n in zip(tap, places, sizes, strict=True):
                 e = np.floor(u) + t - (taps == 4)
-                weights = weights * {1: lambda d: d * 0 + 1, 2: lambda d: 1 - d, 4: _keys}[taps](np.abs(e - u))
+                d = np.abs(e - u)
+                weights = weights * {1: np.ones_like(d), 2: 1 - d, 4: cubic(d, CUBIC)}[taps]
                 inside = (e >= 0) & (e < n)
                 weights = np.where(inside, weights, 0.0) if padding == "zeros" else weights
                 e = np.clip(e, 0, n - 1) if padding != "reflection" else _mirror(e, *_ends(n, corners))
@@ -252,9 +254,3 @@ def _placed(v: Array, size: int, corners: int, padding: str, mode: str) -> Array
     if padding == "border" and mode != "cubic":
         return np.where(outside, np.clip(u, 0, size - 1), u)
     return np.where(outside, _mirror(u, low, high), u) if padding == "reflection" else u
-
-
-def _keys(d: Array) -> Array:
-    """Weights at distances d (R. Keys, Cubic convolution interpolation, 1981)."""
-    near = ((CUBIC + 2) * d - (CUBIC + 3)) * d**2 + 1
-    return np.where(d <= 1, near, ((CUBIC * d - 5 * CUBIC) * d + 8 * CUBIC) * d - 4 * CUBIC)

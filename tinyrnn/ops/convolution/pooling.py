@@ -19,15 +19,17 @@ from tinyrnn.ops.convolution.operators import Sliding, refuse_same_over_time, sl
 from tinyrnn.ops.convolution.window_offsets import AxisWindow, padded_copy_call, window_offsets
 from tinyrnn.ops.elementwise.operators import larger
 
+KINDS = ("max", "mean", "l1", "l2")
+"""the largest element, the mean, the sum of magnitudes, the root of the sum of squares"""
 MAX, MEAN, L1, L2 = range(4)
-"""kinds of pools"""
+"""kinds of pools, as indices of `KINDS`"""
 
 # fmt: off
 
 
 @kernel
 def pool_f32(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int, kind: int) -> None:
-    """y[r, i] = what `kind` makes of x[places[r] + taps[k] + i] over k."""
+    """y[r, i] = the pool of x[places[r] + taps[k] + i] over k; a sum becomes a mean by divisors[(r * n + i) % period]."""
     y = f32(y)
     x = f32(x)
     taps = i32(taps)
@@ -59,33 +61,7 @@ def pool_f32(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs
             store_part(y, r * n + i, total, left)
 
 
-@kernel
-def pool_max(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int) -> None:
-    """The largest."""
-    pool_f32(y, x, taps, places, divisors, K, runs, n, period, MAX)
-
-
-@kernel
-def pool_mean(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int) -> None:
-    """The sum, divided by divisors[(r * n + i) % period], or by divisors[0]."""
-    pool_f32(y, x, taps, places, divisors, K, runs, n, period, MEAN)
-
-
-@kernel
-def pool_l1(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int) -> None:
-    """The sum of magnitudes."""
-    pool_f32(y, x, taps, places, divisors, K, runs, n, period, L1)
-
-
-@kernel
-def pool_l2(y: Any, x: Any, taps: Any, places: Any, divisors: Any, K: int, runs: int, n: int, period: int) -> None:
-    """The square root of the sum of squares."""
-    pool_f32(y, x, taps, places, divisors, K, runs, n, period, L2)
-
-
 # fmt: on
-
-KERNELS = {"max": pool_max, "mean": pool_mean, "l1": pool_l1, "l2": pool_l2}
 
 
 @register
@@ -122,10 +98,8 @@ class Pool(Op):
         if offsets.copied:
             value = "-1e999" if kind == "max" else "0.0"
             lines.append("        " + padded_copy_call(offsets, "s", "start", at[3], at[4], value))
-        sizes = f"{offsets.taps.size}, {places.size}, {n}, {divisors.size}"
-        lines.append(
-            f"        {KERNELS[kind].__name__}(to, {'s' if offsets.copied else 'start'}, {at[0]}, {at[1]}, {at[2]}, {sizes})"
-        )
+        sizes = f"{offsets.taps.size}, {places.size}, {n}, {divisors.size}, {KINDS.index(kind)}"
+        lines.append(f"        pool_f32(to, {'s' if offsets.copied else 'start'}, {at[0]}, {at[1]}, {at[2]}, {sizes})")
         scratch = Scratch("slots", offsets.elements if offsets.copied else 1)
         operands = (Value(output), Value(source), scratch, Weight(np.concatenate(tables).astype(np.int32)), Rows())
         return [Call("\n".join(lines) + "\n", operands, f"{output} = {kind} pool of {source}")]

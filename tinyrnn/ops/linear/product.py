@@ -196,7 +196,7 @@ class Product(Op):
             function = _scalar_text("f64" if dtype.kind == "f" else f"i{8 * dtype.itemsize}")
             pointer(output, dtype)
         else:
-            raise Refused(f"{output!r} is {dtype}; products are taken of float32, float64, int32, int64, uint32 and uint64")
+            raise Refused(f"{output!r} is {dtype}; products take float32, float64, int32, int64, uint32 and uint64")
         return _calls(env, function, dtype, a, b, y, made, sizes)
 
 
@@ -205,7 +205,7 @@ def sizes_of(read: Sequence[Labels], shapes: Sequence[Sequence[int]]) -> Sizes:
     sizes: Sizes = {}
     for labels, shape in zip(read, shapes, strict=True):
         if len(labels) != len(shape):
-            raise Refused(f"an operand of shape {list(shape)} has not {len(labels)} axes")
+            raise Refused(f"an operand of shape {list(shape)} does not have {len(labels)} axes")
         for label, size in zip(labels, shape, strict=True):
             if sizes.setdefault(label, size) == 1:
                 sizes[label] = size

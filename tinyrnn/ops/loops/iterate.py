@@ -225,8 +225,8 @@ class Iterate(ControlFlow):
             for call in op_of(each).lower(each, env):
                 if isinstance(call, Call) and any(isinstance(operand, State) for operand in call.operands):
                     raise Refused(
-                        f"in it, node {each.name!r} ({each.op}) keeps a state from frame to frame, which all iterations would "
-                        f"share; supported are loops over time, and loops without such a state. Unroll the loop before the export"
+                        f"in its body, node {each.name!r} ({each.op}) keeps a state from frame to frame, which all iterations "
+                        f"would share; supported are loops over time, and loops without such a state. Unroll it before the export"
                     )
 
     def _lower_over_time(self, node: Node, env: Lowering) -> list[Block]:

@@ -99,7 +99,7 @@ class Loop(ControlFlow):
         scans = [body.specs[name] for name in body.outputs[1 + n :]]
         if scans and trip is None:
             raise Refused(
-                f"how often it is gone through is known only at run time, so that its output {node.outputs[n]!r} would have no "
+                f"its trip count is known only at run time, so that its output {node.outputs[n]!r} would have no "
                 f"fixed size. Fix the trip count: bind={{{node.inputs[0] or 'its name'!r}: 16}}"
             )
         return [*carried, *(Spec(s.dtype, (trip, *s.shape)) for s in scans)]

@@ -93,7 +93,7 @@ def over_time(node: Node) -> Node:
 def _check(node: Node, env: Lowering) -> int:
     spec = env.specs[node.inputs[0]]
     if spec.dtype != np.float32:
-        raise Refused(f"{node.inputs[0]!r} is {spec.dtype}; what a sequence comes to is taken of float32")
+        raise Refused(f"{node.inputs[0]!r} is {spec.dtype}; reductions over time take float32")
     return spec.elements
 
 

@@ -92,7 +92,7 @@ class _Blocks(Rearranged):
 
     def frame(self, node: Node, frames: Frames) -> Node:
         if any(axis > 0 for axis in frames.rows(node.inputs[0])):
-            raise Refused("it takes channels or positions apart along the time or batch axis")
+            raise Refused("it splits channels or positions along the time or batch axis")
         return frames.node(node)
 
 

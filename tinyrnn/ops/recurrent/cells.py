@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from tinyrnn.graph.ir import Node
-from tinyrnn.graph.op import Array, register
-from tinyrnn.ops.recurrent import reference as recurrent_reference
+from tinyrnn.graph.op import register
+from tinyrnn.ops.recurrent import reference
 from tinyrnn.ops.recurrent.kernel_text import Cell
 from tinyrnn.ops.recurrent.operators import Recurrent
-
-
-def _expected(function: Any, op: Recurrent, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-    given = [*arrays, *[None] * (8 - len(arrays))]
-    values = {k: op.attribute(node, k) for k in op.attributes if k not in "WRBP"}
-    starts = given[4:7] if "c" in op.parts else given[4:6]
-    weights = [node.attributes.get(k) for k in "WRB"]
-    extra = [node.attributes.get("P")] if "P" in op.attributes else []
-    results: tuple[Array, ...] = function(given[0], *weights, *starts, *extra, **values)
-    return results
 
 
 @register
@@ -33,10 +21,8 @@ class RNN(Recurrent):
     inputs = ("X", "W", "R", "B?", "sequence_lens?", "initial_h?")
     outputs = ("Y?", "Y_h?")
     gates = 1
+    oracle = staticmethod(reference.rnn)
     default_activations = ("Tanh",)
-
-    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        return _expected(recurrent_reference.rnn, self, node, arrays)
 
 
 @register
@@ -48,6 +34,7 @@ class GRU(Recurrent):
     outputs = ("Y?", "Y_h?")
     attributes = {**Recurrent.attributes, "linear_before_reset": 0}
     gates = 3
+    oracle = staticmethod(reference.gru)
     default_activations = ("Sigmoid", "Tanh")
 
     def cell(self, node: Node, direction: int) -> Cell:
@@ -63,9 +50,6 @@ class GRU(Recurrent):
             )
         return None
 
-    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        return _expected(recurrent_reference.gru, self, node, arrays)
-
 
 @register
 class LSTM(Recurrent):
@@ -77,6 +61,7 @@ class LSTM(Recurrent):
     attributes = {**Recurrent.attributes, "input_forget": 0, "P": None}
     parameters = {**Recurrent.parameters, "P": 7}
     gates = 4
+    oracle = staticmethod(reference.lstm)
     default_activations = ("Sigmoid", "Tanh", "Tanh")
     parts = ("h", "c")
 
@@ -86,6 +71,3 @@ class LSTM(Recurrent):
             input_forget=bool(self.attribute(node, "input_forget")),
             peepholes=node.attributes.get("P") is not None,
         )
-
-    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        return _expected(recurrent_reference.lstm, self, node, arrays)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -45,6 +45,8 @@ class Recurrent(Op):
     """Base of RNN, GRU and LSTM; a subclass defines the number of gates and the parts of the state."""
 
     gates: ClassVar[int]
+    oracle: ClassVar[Callable[..., tuple[Array, ...]]]
+    """the operator in plain float64 NumPy"""
     default_activations: ClassVar[tuple[str, ...]]
     parts: ClassVar[tuple[str, ...]] = ("h",)
     attributes: ClassVar[dict[str, Any]] = {
@@ -208,6 +210,13 @@ class Recurrent(Op):
         inside = 1 if node.attributes["rows_are_time"] else node.attributes["steps"]
         shared = 0 if TABLE in node.attributes else self.attribute(node, "W").size
         return int(inside * node.attributes["batch"]) * int(shared + self.attribute(node, "R").size)
+
+    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        given = [*arrays, *[None] * (8 - len(arrays))]
+        values = {k: self.attribute(node, k) for k in self.attributes if k not in "WRBP"}
+        weights = [node.attributes.get(k) for k in "WRB"]
+        extra = [node.attributes.get("P")] if "P" in self.attributes else []
+        return self.oracle(given[0], *weights, *given[4 : 5 + len(self.parts)], *extra, **values)
 
     def lower(self, node: Node, env: Lowering) -> list[Call]:
         given = () if TABLE in node.attributes else node.inputs[:1]

@@ -27,12 +27,15 @@ directions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tinyrnn.ops.elementwise.activations import Array, BoundActivation, bind_activations
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Floats = NDArray[np.floating[Any]]
 
@@ -42,8 +45,23 @@ State = tuple[Array, ...]
 Cell = Callable[[Array, State], State]
 """One step: Xt [I] and the state before it, to the state after it."""
 
-CellMaker = Callable[[int, Sequence[BoundActivation]], Cell]
-"""The cell of a direction (0, 1) with the activation functions of that direction."""
+Gates = tuple[Sequence[Array], Sequence[Array], Sequence[Array]]
+"""W, R and B of one direction, split by gates; B has those of W, then those of R."""
+
+CellMaker = Callable[[int, Gates, Sequence[BoundActivation], Callable[[Array], Array]], Cell]
+"""The cell of a direction (0, 1), of its weights, its activation functions, and the bound that `clip` sets."""
+
+
+class Attributes(TypedDict, total=False):
+    """The attributes that RNN, GRU and LSTM share; a missing one has ONNX's default."""
+
+    activations: Sequence[str] | None
+    activation_alpha: Sequence[float] | None
+    activation_beta: Sequence[float] | None
+    clip: float | None
+    direction: str
+    hidden_size: int | None
+    layout: int
 
 
 def rnn(
@@ -53,14 +71,7 @@ def rnn(
     B: Floats | None = None,
     sequence_lens: NDArray[np.integer[Any]] | None = None,
     initial_h: Floats | None = None,
-    *,
-    activations: Sequence[str] | None = None,
-    activation_alpha: Sequence[float] | None = None,
-    activation_beta: Sequence[float] | None = None,
-    clip: float | None = None,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    layout: int = 0,
+    **attributes: Unpack[Attributes],
 ) -> tuple[Array, Array]:
     """ONNX RNN: Ht = f(Xt*(Wi^T) + Ht-1*(Ri^T) + Wbi + Rbi), by default f = Tanh.
 
@@ -71,26 +82,22 @@ def rnn(
     Two activations are accepted for one direction and the first is taken: the schema's default is a list of
     two. Raises ValueError where a shape, a name or a length does not fit.
     """
-    D = _num_directions(direction)
-    H = _hidden_size(R, hidden_size)
-    W, R, B = _weights(W, R, B, D, H, gates=1)
-    if activations is not None and D == 1 and len(activations) == 2:
-        activations = activations[:1]
+    names = attributes.get("activations")
+    if names is not None and attributes.get("direction") != "bidirectional" and len(names) == 2:
+        attributes["activations"] = names[:1]
 
-    def cell_of(d: int, functions: Sequence[BoundActivation]) -> Cell:
-        Wi, Ri = W[d], R[d]
-        Wbi, Rbi = np.split(B[d], 2)
+    def cell_of(d: int, gates: Gates, functions: Sequence[BoundActivation], clip: Callable[[Array], Array]) -> Cell:
+        (Wi,), (Ri,), (Wbi, Rbi) = gates
         (f,) = functions
 
         def cell(Xt: Array, state: State) -> State:
             (Ht_1,) = state
             # Ht = f(Xt*(Wi^T) + Ht-1*(Ri^T) + Wbi + Rbi)
-            return (f(_clip(Xt @ Wi.T + Ht_1 @ Ri.T + Wbi + Rbi, clip)),)
+            return (f(clip(Xt @ Wi.T + Ht_1 @ Ri.T + Wbi + Rbi)),)
 
         return cell
 
-    functions = _functions(activations, activation_alpha, activation_beta, ("Tanh",), D)
-    Y, (Y_h,) = _scan(X, sequence_lens, {"initial_h": initial_h}, cell_of, functions, direction, H, layout)
+    Y, (Y_h,) = _scan(X, W, R, B, sequence_lens, {"initial_h": initial_h}, cell_of, 1, ("Tanh",), **attributes)
     return Y, Y_h
 
 
@@ -102,14 +109,8 @@ def gru(
     sequence_lens: NDArray[np.integer[Any]] | None = None,
     initial_h: Floats | None = None,
     *,
-    activations: Sequence[str] | None = None,
-    activation_alpha: Sequence[float] | None = None,
-    activation_beta: Sequence[float] | None = None,
-    clip: float | None = None,
-    direction: str = "forward",
-    hidden_size: int | None = None,
-    layout: int = 0,
     linear_before_reset: int = 0,
+    **attributes: Unpack[Attributes],
 ) -> tuple[Array, Array]:
     """ONNX GRU, gates in the order z, r, h; by default f = Sigmoid, g = Tanh.
 
@@ -123,35 +124,30 @@ def gru(
     initial_h [D, N, H] give Y [T, D, N, H] and Y_h [D, N, H]; layout 1 as in `rnn`. `activations` are (f, g)
     for each direction. Raises ValueError where a shape, a name or a length does not fit.
     """
-    D = _num_directions(direction)
-    H = _hidden_size(R, hidden_size)
-    W, R, B = _weights(W, R, B, D, H, gates=3)
 
-    def cell_of(d: int, functions: Sequence[BoundActivation]) -> Cell:
-        Wz, Wr, Wh = np.split(W[d], 3)
-        Rz, Rr, Rh = np.split(R[d], 3)
-        Wbz, Wbr, Wbh, Rbz, Rbr, Rbh = np.split(B[d], 6)
+    def cell_of(d: int, gates: Gates, functions: Sequence[BoundActivation], clip: Callable[[Array], Array]) -> Cell:
+        (Wz, Wr, Wh), (Rz, Rr, Rh), (Wbz, Wbr, Wbh, Rbz, Rbr, Rbh) = gates
         f, g = functions
 
         def cell(Xt: Array, state: State) -> State:
             (Ht_1,) = state
             # zt = f(Xt*(Wz^T) + Ht-1*(Rz^T) + Wbz + Rbz)
-            zt = f(_clip(Xt @ Wz.T + Ht_1 @ Rz.T + Wbz + Rbz, clip))
+            zt = f(clip(Xt @ Wz.T + Ht_1 @ Rz.T + Wbz + Rbz))
             # rt = f(Xt*(Wr^T) + Ht-1*(Rr^T) + Wbr + Rbr)
-            rt = f(_clip(Xt @ Wr.T + Ht_1 @ Rr.T + Wbr + Rbr, clip))
+            rt = f(clip(Xt @ Wr.T + Ht_1 @ Rr.T + Wbr + Rbr))
             if linear_before_reset:
                 # ht = g(Xt*(Wh^T) + (rt (.) (Ht-1*(Rh^T) + Rbh)) + Wbh)
-                ht = g(_clip(Xt @ Wh.T + rt * (Ht_1 @ Rh.T + Rbh) + Wbh, clip))
+                ht = g(clip(Xt @ Wh.T + rt * (Ht_1 @ Rh.T + Rbh) + Wbh))
             else:
                 # ht = g(Xt*(Wh^T) + (rt (.) Ht-1)*(Rh^T) + Rbh + Wbh)
-                ht = g(_clip(Xt @ Wh.T + (rt * Ht_1) @ Rh.T + Rbh + Wbh, clip))
+                ht = g(clip(Xt @ Wh.T + (rt * Ht_1) @ Rh.T + Rbh + Wbh))
             # Ht = (1 - zt) (.) ht + zt (.) Ht-1
             return ((1.0 - zt) * ht + zt * Ht_1,)
 
         return cell
 
-    functions = _functions(activations, activation_alpha, activation_beta, ("Sigmoid", "Tanh"), D)
-    Y, (Y_h,) = _scan(X, sequence_lens, {"initial_h": initial_h}, cell_of, functions, direction, H, layout)
+    initial = {"initial_h": initial_h}
+    Y, (Y_h,) = _scan(X, W, R, B, sequence_lens, initial, cell_of, 3, ("Sigmoid", "Tanh"), **attributes)
     return Y, Y_h
 
 
@@ -165,14 +161,8 @@ def lstm(
     initial_c: Floats | None = None,
     P: Floats | None = None,
     *,
-    activations: Sequence[str] | None = None,
-    activation_alpha: Sequence[float] | None = None,
-    activation_beta: Sequence[float] | None = None,
-    clip: float | None = None,
-    direction: str = "forward",
-    hidden_size: int | None = None,
     input_forget: int = 0,
-    layout: int = 0,
+    **attributes: Unpack[Attributes],
 ) -> tuple[Array, Array, Array]:
     """ONNX LSTM, gates in the order i, o, f, c and peepholes i, o, f; by default f = Sigmoid, g = h = Tanh.
 
@@ -189,59 +179,74 @@ def lstm(
     initial_c and Y_c as initial_h. `activations` are (f, g, h) for each direction. Raises ValueError where a
     shape, a name or a length does not fit.
     """
-    D = _num_directions(direction)
-    H = _hidden_size(R, hidden_size)
-    W, R, B = _weights(W, R, B, D, H, gates=4)
+    D, _, H = np.shape(R)
     P = _array("P", P, (D, 3 * H))
 
-    def cell_of(d: int, functions: Sequence[BoundActivation]) -> Cell:
-        Wi, Wo, Wf, Wc = np.split(W[d], 4)
-        Ri, Ro, Rf, Rc = np.split(R[d], 4)
-        Wbi, Wbo, Wbf, Wbc, Rbi, Rbo, Rbf, Rbc = np.split(B[d], 8)
+    def cell_of(d: int, gates: Gates, functions: Sequence[BoundActivation], clip: Callable[[Array], Array]) -> Cell:
+        (Wi, Wo, Wf, Wc), (Ri, Ro, Rf, Rc), (Wbi, Wbo, Wbf, Wbc, Rbi, Rbo, Rbf, Rbc) = gates
         Pi, Po, Pf = np.split(P[d], 3)
         f, g, h = functions
 
         def cell(Xt: Array, state: State) -> State:
             Ht_1, Ct_1 = state
             # it = f(Xt*(Wi^T) + Ht-1*(Ri^T) + Pi (.) Ct-1 + Wbi + Rbi)
-            it = f(_clip(Xt @ Wi.T + Ht_1 @ Ri.T + Pi * Ct_1 + Wbi + Rbi, clip))
+            it = f(clip(Xt @ Wi.T + Ht_1 @ Ri.T + Pi * Ct_1 + Wbi + Rbi))
             if input_forget:
                 ft = 1.0 - it
             else:
                 # ft = f(Xt*(Wf^T) + Ht-1*(Rf^T) + Pf (.) Ct-1 + Wbf + Rbf)
-                ft = f(_clip(Xt @ Wf.T + Ht_1 @ Rf.T + Pf * Ct_1 + Wbf + Rbf, clip))
+                ft = f(clip(Xt @ Wf.T + Ht_1 @ Rf.T + Pf * Ct_1 + Wbf + Rbf))
             # ct = g(Xt*(Wc^T) + Ht-1*(Rc^T) + Wbc + Rbc)
-            ct = g(_clip(Xt @ Wc.T + Ht_1 @ Rc.T + Wbc + Rbc, clip))
+            ct = g(clip(Xt @ Wc.T + Ht_1 @ Rc.T + Wbc + Rbc))
             # Ct = ft (.) Ct-1 + it (.) ct
             Ct = ft * Ct_1 + it * ct
             # ot = f(Xt*(Wo^T) + Ht-1*(Ro^T) + Po (.) Ct + Wbo + Rbo)
-            ot = f(_clip(Xt @ Wo.T + Ht_1 @ Ro.T + Po * Ct + Wbo + Rbo, clip))
+            ot = f(clip(Xt @ Wo.T + Ht_1 @ Ro.T + Po * Ct + Wbo + Rbo))
             # Ht = ot (.) h(Ct)
             return ot * h(Ct), Ct
 
         return cell
 
-    functions = _functions(activations, activation_alpha, activation_beta, ("Sigmoid", "Tanh", "Tanh"), D)
     initial = {"initial_h": initial_h, "initial_c": initial_c}
-    Y, (Y_h, Y_c) = _scan(X, sequence_lens, initial, cell_of, functions, direction, H, layout)
+    Y, (Y_h, Y_c) = _scan(X, W, R, B, sequence_lens, initial, cell_of, 4, ("Sigmoid", "Tanh", "Tanh"), **attributes)
     return Y, Y_h, Y_c
 
 
 def _scan(
     X: Floats,
+    W: Floats,
+    R: Floats,
+    B: Floats | None,
     sequence_lens: NDArray[np.integer[Any]] | None,
     initial: dict[str, Floats | None],
     cell_of: CellMaker,
-    functions: Sequence[Sequence[BoundActivation]],
-    direction: str,
-    H: int,
-    layout: int,
+    gates: int,
+    default: tuple[str, ...],
+    *,
+    activations: Sequence[str] | None = None,
+    activation_alpha: Sequence[float] | None = None,
+    activation_beta: Sequence[float] | None = None,
+    clip: float | None = None,
+    direction: str = "forward",
+    hidden_size: int | None = None,
+    layout: int = 0,
 ) -> tuple[Array, tuple[Array, ...]]:
     """Run the cell of every direction over every sequence: Y and the final value of each part of the state.
 
     `initial` holds the initial value of each part of the state by the name of the input, None for zeros; the
-    first part is Ht, which is what Y collects. `functions` holds the activations of each direction.
+    first part is Ht, which Y collects. `default` names the activations of one direction. W [D, gates*H, I],
+    R [D, gates*H, H], B [D, 2*gates*H]; H is the last axis of R where `hidden_size` is missing.
     """
+    if direction not in ("forward", "reverse", "bidirectional"):
+        raise ValueError(f"direction must be forward, reverse or bidirectional, not {direction!r}")
+    if clip is not None and clip < 0:
+        raise ValueError(f"clip must not be negative, it is {clip!r}")
+    D = 2 if direction == "bidirectional" else 1
+    H = np.shape(R)[-1] if hidden_size is None else hidden_size
+    W = _array("W", W, (D, gates * H, np.shape(W)[-1]))
+    R = _array("R", R, (D, gates * H, H))
+    B = _array("B", B, (D, 2 * gates * H))
+    functions = _functions(activations, activation_alpha, activation_beta, default, D)
     if layout not in (0, 1):
         raise ValueError(f"layout must be 0 or 1, not {layout!r}")
     X = np.asarray(X, np.float64)
@@ -250,7 +255,6 @@ def _scan(
     if layout == 1:
         X = X.swapaxes(0, 1)  # [N, T, I] -> [T, N, I]
     T, N, _ = X.shape
-    D = len(functions)
 
     lengths = np.full(N, T) if sequence_lens is None else np.asarray(sequence_lens)
     if lengths.shape != (N,) or not np.all((lengths >= 0) & (lengths <= T)):
@@ -263,7 +267,8 @@ def _scan(
     Y = np.zeros((T, D, N, H))
     finals = tuple(np.zeros((D, N, H)) for _ in states)
     for d in range(D):
-        cell = cell_of(d, functions[d])
+        split = np.split(W[d], gates), np.split(R[d], gates), np.split(B[d], 2 * gates)
+        cell = cell_of(d, split, functions[d], lambda x: x if clip is None else np.clip(x, -clip, clip))
         backward = direction == "reverse" or d == 1
         for n in range(N):
             if lengths[n] == 0:
@@ -296,36 +301,6 @@ def _functions(
         raise ValueError(f"activations must be {count * D} names, {count} for each direction, not {names}")
     bound = bind_activations(names, activation_alpha, activation_beta)
     return [bound[d * count : (d + 1) * count] for d in range(D)]
-
-
-def _clip(x: Array, clip: float | None) -> Array:
-    """`x` bounded to [-clip, clip]; None means no bound."""
-    if clip is None:
-        return x
-    if clip < 0:
-        raise ValueError(f"clip must not be negative, it is {clip!r}")
-    return np.clip(x, -clip, clip)
-
-
-def _num_directions(direction: str) -> int:
-    """D: 2 if bidirectional, else 1."""
-    if direction not in ("forward", "reverse", "bidirectional"):
-        raise ValueError(f"direction must be forward, reverse or bidirectional, not {direction!r}")
-    return 2 if direction == "bidirectional" else 1
-
-
-def _hidden_size(R: Floats, hidden_size: int | None) -> int:
-    """H: `hidden_size`, or the last axis of R [D, G*H, H] where the attribute is missing."""
-    return np.shape(R)[-1] if hidden_size is None else hidden_size
-
-
-def _weights(W: Floats, R: Floats, B: Floats | None, D: int, H: int, *, gates: int) -> tuple[Array, Array, Array]:
-    """W [D, gates*H, I], R [D, gates*H, H] and B [D, 2*gates*H], zeros where missing, in float64."""
-    return (
-        _array("W", W, (D, gates * H, np.shape(W)[-1])),
-        _array("R", R, (D, gates * H, H)),
-        _array("B", B, (D, 2 * gates * H)),
-    )
 
 
 def _array(name: str, value: Floats | None, shape: tuple[int, ...]) -> Array:
