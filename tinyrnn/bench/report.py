@@ -156,7 +156,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Result:
-    """What `bench` measured. `step` and `run` are medians over rounds of the time per frame; `latency` is of single steps."""
+    """The result of `bench`. `step` and `run`: time per frame, medians over rounds; `latency`: of single steps."""
 
     model: str
     kind: str
@@ -213,7 +213,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """What `table` measured."""
+    """The result of `table`."""
 
     rows: tuple[Row, ...]
     frames: int

@@ -23,7 +23,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass
 class Feed:
-    """What a file gives a model."""
+    """The inputs for a model from a file."""
 
     inputs: dict[str, Array]
     states: dict[str, Array] = field(default_factory=dict)

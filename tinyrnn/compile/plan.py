@@ -23,7 +23,7 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value lies: a memory, bytes into it, and bytes per row of capacity."""
+    """The place of a value: a memory, an offset in bytes, and further bytes per row of capacity."""
 
     memory: str
     """'weights', 'state', 'arena', or the name of an argument of the step"""

@@ -23,7 +23,7 @@ EPOCH_NAMES = re.compile(
     r"(unix|epoch|posix)?[ _-]?(time|timestamp|epoch|date|datetime|zeit|zeitstempel|datum|ts)([ _-]?(m|u|n)?s)?", re.I
 )
 EPOCH_FROM = 1e8
-"""seconds, in 1973: a column of larger numbers with a name for times holds points in time"""
+"""seconds since 1970, in 1973: a column of larger numbers under a name for times holds points in time"""
 COMMA = re.compile(r"[+-]?(\d*|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?")
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(\.\d{3})+")
 MISSING = ("", "na", "n/a", "null", "none", "-", "--", "?", "#n/a", "#nv")

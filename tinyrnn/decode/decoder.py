@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PIECE = 4096
 """tokens of one native call, between which progress is reported and interrupts are handled"""
 MOST_LANES = 16
-"""of any target"""
+"""the largest LANES of any target"""
 Tokens = int | Sequence[int] | Array
 KINDS = {None: k.UNKNOWN, "logits": k.LOGITS, "probabilities": k.PROBABILITIES}
 
@@ -60,7 +60,7 @@ class Hypothesis(NamedTuple):
     score: float
     """log_probability / ((5 + n) / 6) ** length_penalty"""
     log_probability: float
-    """of all tokens together, summed in float64"""
+    """sum over all tokens, in float64"""
     stopped: bool
 
 

@@ -25,12 +25,12 @@ ABOUT = About("many to many", "text in the manner of Shakespeare, character by c
 START = "\n"
 """what the model reads first where there is no prompt"""
 LENGTH, TEMPERATURE, SEED = 500, 0.7, 1
-"""of the text, where nothing else is asked"""
+"""defaults: length in characters, temperature, seed"""
 
 
 @dataclass
 class Speed:
-    """Of a generation."""
+    """The speed of a generation."""
 
     characters: int = 0
     nanoseconds: int = 0

@@ -15,7 +15,7 @@ Stroke = Sequence[tuple[float, float]] | Array
 """points (x, y) that a pen joins"""
 
 SAMPLES = 4
-"""along each side of a pixel, of a filled shape"""
+"""samples along each side of a pixel, for filled shapes"""
 
 
 def arc(centre: tuple[float, float], radius: tuple[float, float], start: float, end: float, points: int = 16) -> Array:

@@ -35,9 +35,9 @@ STEP, LARGEST = 0.02, 5.0
 WIDEST = 2.0
 """pictures that a track may span"""
 ASPECT = 16 / 9
-"""of the picture, so that drawn circles are round"""
+"""width of the picture divided by its height, so that drawn circles are round"""
 RADIUS, TREMBLE = 0.06, 0.0012
-"""of the drawn circles and of the hand at rest, in heights of the picture"""
+"""radius of the drawn circles, and movement of the hand at rest, in heights of the picture"""
 LINE = 60
 """frames to a line of text"""
 

@@ -20,7 +20,7 @@ SIZE = 32
 END = "<end>"
 """the first word of the vocabulary: what the decoder reads first, and what ends a name"""
 WIDTH, STEPS = 4, 9
-"""of the beam search, and the most words of a name, its end included"""
+"""width of the beam search, and most words of a name, its end included"""
 PEN = 2 / 24
 """the width of a stroke, of the square's side"""
 
@@ -172,7 +172,7 @@ class Named(NamedTuple):
     seen: Seen
     greedy: str
     tokens: Array
-    """of the likeliest name, the end included"""
+    """tokens of the likeliest name, the end included"""
     names: list[tuple[str, float]]
     """the likeliest names, best first, and the probability of each"""
 

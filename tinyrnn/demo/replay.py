@@ -10,17 +10,17 @@ import numpy as np
 from tinyrnn.graph.arrays import Array
 
 FRAMES, RATE = 24, 3
-"""of a video, and frames a second. A letter that is finished stays; who wrote for longer is replayed faster"""
+"""frames of a video, and frames per second. A finished letter stays; a letter that took longer is replayed faster"""
 SIZE = 28
 """pixels a side"""
 PAUSE = 0.25
 """seconds: the pen is lifted no longer between two strokes (some writers paused for minutes)"""
 SPACING = 0.5 / SIZE
-"""of the points of ink along a line"""
+"""distance of the points of ink along a line"""
 
 
 class Track(NamedTuple):
-    """Where a pen was, and when. Places in a unit square, y downwards."""
+    """The positions of a pen over time, in a unit square, y downwards."""
 
     points: Array
     """[n, 2]"""

@@ -20,7 +20,7 @@ ABOUT = About("many to many, encoder and decoder", "English into French, with at
 UNKNOWN, START, END = MARKS = ("<unk>", "<s>", "</s>")
 """the first words of both vocabularies: any word that is not there, and where a sentence starts and ends"""
 WIDTH, LENGTH_PENALTY, STEPS = 4, 1.0, 14
-"""of the beam search: hypotheses at a time, favour for longer ones, and the most words and marks it writes"""
+"""beam search: width, length penalty, and most words and punctuation marks of a translation"""
 TRAINED = 7
 """the most words and marks of a sentence that the model was trained on"""
 SENTENCE = re.compile(r"[^.!?\n]*\w[^.!?\n]*[.!?]*")

@@ -25,9 +25,9 @@ ABOUT = About(
     "a pen's track, .npy or .csv: columns x, y (downwards), seconds and, where the pen was lifted, the number of the stroke",
 )
 FILLED = 0.6
-"""of the square's side: the longer side of a letter"""
+"""longer side of a letter, as a share of the square's side"""
 SPEED, LIFTED = 0.5, 0.2
-"""of the pen, in sides of the letter a second; seconds between two strokes"""
+"""speed of the pen, in sides of the letter per second; seconds between two strokes"""
 SHOWN = 6
 """frames in the terminal"""
 SHARES = 4

@@ -91,7 +91,7 @@ class Answered(NamedTuple):
     guesses: list[str]
     """the likeliest answer after each word"""
     probability: float
-    """of the last one"""
+    """probability of the last answer"""
 
     @property
     def answer(self) -> str:

@@ -28,7 +28,7 @@ class Translated:
 
     arrays: dict[str, Array] = field(default_factory=dict)
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """by prefix"""
+    """prefix of a layer → its options"""
     origins: dict[str, str] = field(default_factory=dict)
 
 

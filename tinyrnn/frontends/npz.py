@@ -175,7 +175,7 @@ def _metadata(path: Path, document: Mapping[str, Any]) -> dict[str, str]:
 
 
 class _Container:
-    """A container, every entry checked for what it is."""
+    """Reads a container, and checks the type of every entry."""
 
     def __init__(self, path: Path, document: dict[str, Any], arrays: dict[str, Array]) -> None:
         self.path, self.document, self.arrays = path, document, arrays

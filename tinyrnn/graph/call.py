@@ -122,7 +122,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Lowering:
-    """What an operator may ask for while it is lowered."""
+    """The properties of a model and a machine that an operator needs for lowering."""
 
     specs: dict[str, Spec]
     constants: dict[str, Array]

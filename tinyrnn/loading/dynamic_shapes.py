@@ -129,11 +129,11 @@ class DynamicShapeModel(Model):
             raise ShapeError(f"{self.name}: input {name!r} has shape {list(found)}; the file says [{said}]")
 
     def _whole(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        """What a new size needs is made ready first."""
+        """Run a whole sequence; new sizes are prepared first."""
         return self._at_size(inputs, named).run(dict(zip(self._layout.file_inputs, self._values(inputs, named), strict=True)))
 
     def trace(self, *inputs: Any, entry: int = 0, **named: Any) -> Any:
-        """As `Model.trace`; what a new size needs is made ready first."""
+        """As `Model.trace`; new sizes are prepared first."""
         values = dict(zip(self._layout.file_inputs, self._values(inputs, named), strict=True))
         return self._at_size(inputs, named).trace(values, entry=entry)
 
@@ -168,7 +168,7 @@ class DynamicShapeStream(Stream):
         self.__dict__.pop("step", None)  # a short step knows one size
         self._drivers: OrderedDict[tuple[int, ...], Driver] = OrderedDict()
         self._last: Driver | None = None
-        """of the size of the last step: it declines arrays of another"""
+        """the driver for the sizes of the last step; it declines arrays of other sizes"""
 
     def fork(self) -> Stream:
         """A new stream of the same model that continues from this one's state."""

@@ -223,8 +223,7 @@ def _tail(clock: Any, layout: Any) -> int:
 
 
 def _selftest(model: Model, target: Target, most: int) -> SelfTest:
-    """At most so many random frames and those of a delay, and what must come out: of the cpu target, or, where fma is split,
-    of this machine's code with it split."""
+    """Random frames, at most `most` and those of a delay, with the outputs of this machine's code, fma split as on the target."""
     layout = model._layout
     frame = sum(prod(p.shape) * p.dtype.itemsize for p in (*model.inputs, *model.outputs) if p.per_frame)
     frames = min(most, SELFTEST_FRAMES, max(2, SELFTEST_BYTES // max(frame, 1))) + (model.delay if layout.waits else 0)

@@ -30,7 +30,7 @@ MOST_VALUES = 98
 LINE = 80
 """characters in a line of coloured text"""
 CELL_LINES = 60
-"""of coloured text in one picture"""
+"""most lines of coloured text in one picture"""
 RED, BLUE = (255, 80, 70), (85, 130, 255)
 ONE_BY_ONE = (0.0, 1.0)
 """the times of rows if every frame has one"""

@@ -11,7 +11,7 @@ from tinyrnn.ops.loops.control_flow import framed, give_names, rename
 from tinyrnn.ops.recurrent.operators import Recurrent
 
 Parts = tuple[list[str], list[tuple[str, str, str, str]], list[str], list[tuple[str, str]]]
-"""of a loop: [condition] in the body, (before, start, end, after) of the carried, slices, (made, output) of the stacked"""
+"""parts of a loop: [condition in the body], (before, start, end, after) of carried values, slices, (made, output) of stacks"""
 
 
 def frames_of(node: Node, parts: Parts, sources: list[str], defaults: Mapping[str, Any], frames: Frames) -> list[Node]:

@@ -168,7 +168,7 @@ class _Nest:
     kept: list[_Axis]
     reduced: list[_Axis]
     elements: int
-    """of the input's frame"""
+    """number of elements of the input's frame"""
     along_lanes: bool
     """whether the last axis is kept"""
 
