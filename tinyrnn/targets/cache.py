@@ -216,7 +216,7 @@ def unpack(archive: bytes, machine: str) -> list[str]:
                 raise ValueError("it holds other files")
             files = {name: opened.read(name) for name in names}
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, RuntimeError, NotImplementedError, zlib.error) as error:
-        raise TargetError(f"not an archive of `tinyrnn cache pack`: {error}") from None
+        raise TargetError(f"this is nothing that `tinyrnn cache pack` wrote: {error}") from None
     if made_for != machine:
         raise TargetError(f"it was packed for another machine: {made_for}; this one is {machine}")
     for name, data in files.items():
