@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
-from numba.core import compiler, typed_passes, types, untyped_passes
+from numba.core import base, compiler, interpreter, ir, postproc, ssa, transforms, typed_passes, types, untyped_passes
 from numba.core.compiler_machinery import PassManager
 from numba.core.errors import TypingError
 from numba.core.types.misc import Omitted
@@ -57,15 +58,60 @@ def _remembered(self: Any, context: Any, args: tuple[Any, ...], kws: Any) -> Any
     return known[args]
 
 
+def _post_processed(self: Any, emit_dels: bool = False, extend_lifetimes: bool = False) -> None:
+    """Which variables live where only generators and reference counts ask."""
+    self.func_ir.blocks = transforms.canonicalize_cfg(self.func_ir.blocks)
+    self.func_ir.generator_info = None
+
+
+def _block_rewritten(blocks: Mapping[int, Any], states: dict[str, Any], handler: Any) -> dict[int, Any]:
+    """What makes static single assignments of one variable goes through the blocks that name it; Numba goes through all."""
+    new: dict[int, Any] = {}
+    for label, block in blocks.items():
+        names = block.__dict__.get("_tinyrnn_names")
+        if names is None:
+            names = block._tinyrnn_names = {each.name for line in block.body for each in line.list_vars()}
+        if states["varname"] not in names:
+            new[label] = block
+            continue
+        states["label"], states["block"] = label, block
+        new[label] = ir.Block(scope=block.scope, loc=block.loc)
+        new[label].body = [*ssa._run_ssa_block_pass(states, block, handler)]
+        new[label]._tinyrnn_names = names
+    return new
+
+
+def _without_with(self: Any, peepholes: list[Any], function: Any) -> Any:
+    """The kernel language has no `with` and no dictionaries."""
+    unneeded = ("peep_hole_delete_with_exit", "peep_hole_fuse_dict_add_updates")
+    for peep in peepholes:
+        if peep.__name__ not in unneeded:
+            function = peep(function)
+    return function
+
+
+_MEANWHILE: list[tuple[Any, str, Any]] = [
+    (_FUNCTIONS, "get_call_type", _remembered),
+    (postproc.PostProcessor, "run", _post_processed),
+    (ssa, "_run_block_rewrite", _block_rewritten),
+    (interpreter.Interpreter, "post_process", _without_with),
+    (base, "_has_loc", lru_cache(1 << 12)(base._has_loc)),
+]
+"""what takes the place of Numba's own while kernels are compiled: an object, an attribute of it, and its value"""
+
+
 @contextlib.contextmanager
 def remembering() -> Iterator[None]:
     """A context in which kernels are compiled with these caches, under Numba's lock."""
     collecting = gc.isenabled()
-    _FUNCTIONS.get_call_type = _remembered
+    before = [getattr(owner, name) for owner, name, _ in _MEANWHILE]
+    for owner, name, value in _MEANWHILE:
+        setattr(owner, name, value)
     gc.disable()  # all that is made lives until the kernel is
     try:
         yield
     finally:
-        _FUNCTIONS.get_call_type = _resolve
+        for (owner, name, _), value in zip(_MEANWHILE, before, strict=True):
+            setattr(owner, name, value)
         if collecting:
             gc.enable()

@@ -66,11 +66,18 @@ class _Codegen(AOTCPUCodegen):
     def set_env(self, env_name: str, env: Any) -> None:
         pass
 
+    def _check_llvm_bugs(self) -> None:
+        """That LLVM's numbers are right is tested by the bits of kernels."""
+
 
 class _Context(cpu.CPUContext):
     def load_additional_registries(self) -> None:
         """Numbers, ranges and tuples; the rest of Python and NumPy, which takes long to load, is not in the kernel language."""
         from numba.cpython import builtins, iterators, numbers, rangeobj, tupleobj  # noqa: F401
+
+    def get_abi_sizeof(self, ty: Any) -> int:
+        """Asked for by debuggers' tables, which are not made; it parses a module for each variable."""
+        return 0
 
     def post_lowering(self, mod: Any, library: Any) -> None:
         if self.fastmath:
