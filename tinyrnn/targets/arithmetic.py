@@ -19,7 +19,7 @@ _DIVISION = re.compile(r"= ([su])(div|rem) (?:exact )?i64 ([^,\n]+), ([^\s,]+)")
 def rewritten(text: str, machine: Machine) -> str:
     """A module's text with what the machine lacks defined in it. The bits are those of machines that have it, but for a
     split fma."""
-    lacking = machine.lacks | ({"fma"} if machine.fma != "unit" else set())
+    lacking = machine.lacking
     defined: list[str] = []
     helpers: dict[str, str] = {}
     """LLVM intrinsics that the definitions call: name → declaration"""

@@ -83,6 +83,9 @@ class _Context(cpu.CPUContext):
         if self.fastmath:
             fastmathpass.rewrite_module(mod, self.fastmath)
 
+    def create_cfunc_wrapper(self, library: Any, fndesc: Any, env: Any, call_helper: Any) -> None:
+        pass
+
     def get_executable(self, library: Any, fndesc: Any, env: Any) -> Any:
         return [].append  # never called; Numba keys user functions on it, so it must be unique
 
@@ -120,7 +123,9 @@ class Compiler:
             compiled = self._lower(function, [types.float64 if kind == "d" else types.intp for kind in kinds])
         except Exception as error:
             raise TargetError(f"{function.__name__} is no kernel for {self._codegen._machine}: {error}") from error
-        module = llvm.parse_assembly(rewritten(str(compiled.library._final_module), self._codegen._machine))
+        module, machine = compiled.library._final_module, self._codegen._machine
+        if machine.lacking or machine.thumb:
+            module = llvm.parse_assembly(rewritten(str(module), machine))
         for inner in module.functions:
             if inner.name == compiled.fndesc.llvm_func_name:
                 inner.name = symbol

@@ -43,6 +43,11 @@ class Machine:
         return cls(**{**given, "lacks": frozenset(given["lacks"])})
 
     @property
+    def lacking(self) -> frozenset[str]:
+        """The operations that `tinyrnn.targets.arithmetic` writes out."""
+        return self.lacks if self.fma == "unit" else self.lacks | {"fma"}
+
+    @property
     def architecture(self) -> str:
         return self.triple.split("-", 1)[0]
 

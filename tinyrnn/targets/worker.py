@@ -134,7 +134,7 @@ def _work(folder: Path) -> None:
         text = rewritten(translated(page, entries, machine.bits, kernels, "noinline"), machine)
         around = unit.around
         for name, data in unit.data.items():
-            around = around.replace(f"DATA({name})", 'c"' + "".join([f"\\{byte:02X}" for byte in data]) + '"')
+            around = around.replace(f"DATA({name})", 'c"' + ("\\" + data.hex("\\") if data else "") + '"')
         compiled = modules(kernels)
         before = (folder / PRINTED).stat().st_size
         made = emit(machine, [text, around], compiled, unit.exports, unit.externals, kernels.shared(), alone=True)
