@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests import ROOT
-from tinyrnn import guide
+from tinyrnn import __version__, guide
 from tinyrnn.cli import main
 from tinyrnn.cli.guide import guide as command
 
@@ -51,6 +51,20 @@ def test_a_terminal_gets_bold_headings_through_the_pager(monkeypatch: pytest.Mon
     command.callback("streaming")
     assert click.unstyle(shown[0]) == guide.read("streaming")
     assert shown[0].splitlines()[0] == click.style("# Streaming and time", bold=True)
+
+
+def test_version_and_names_of_the_release() -> None:
+    """The page of changes begins with this version, which is that of the citation."""
+    assert guide.read("changes").split("\n## ")[1].split()[0] == __version__
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert re.search(r"^version: (.*)$", citation, re.M)[1] == __version__
+
+
+def test_versions_of_python_are_those_of_the_page() -> None:
+    """That the project is said to run on: those that were tried."""
+    claimed = set(re.findall(r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "pyproject.toml").read_text("utf-8")))
+    rows = re.findall(r"^\| ((?:3\.\d+(?:, )?)+) \| (.*) \|$", guide.read("installing"), re.M)
+    assert claimed == {version for versions, said in rows for version in versions.split(", ") if said != "not tried"}
 
 
 # Links

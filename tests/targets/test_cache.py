@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -115,6 +116,22 @@ def test_a_packed_model_starts_in_another_cache_without_numba(folder: Path, tmp_
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True).stdout
     assert answer.split() == ["True", "False"]
     np.testing.assert_array_equal(np.asarray(tinyrnn.load(STEP).stream().run(xs)[0]), np.asarray(expected[0]))
+
+
+def test_a_device_needs_numpy_and_llvmlite_alone(folder: Path) -> None:
+    """What the page on installing says of small devices."""
+    tinyrnn.load(STEP)
+    code = f"""import sys
+sys.modules.update(dict.fromkeys(("numba", "onnx", "onnxruntime", "click", "google", "ml_dtypes"), None))
+import numpy as np, tinyrnn
+model = tinyrnn.load({str(STEP)!r})
+model.stream().run(np.zeros((3, *model.inputs[0].shape), np.float32))
+try:
+    tinyrnn.load({str(OTHER)!r})
+except tinyrnn.TargetError as error:
+    print(error)"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True).stdout
+    assert re.search(r"cell_rnn_legacy.*compiling it needs (onnx|numba), which is not installed.*cache pack", said)
 
 
 @pytest.mark.parametrize("kind", ["text", "other files", "other machine", "no machine", "cut short"])

@@ -82,7 +82,7 @@ def test_runtime_needs_numpy_alone() -> None:
 def test_all_of_the_package_is_installed() -> None:
     section = (ROOT / "pyproject.toml").read_text().split("[tool.setuptools]")[1].split("]")[0]
     folders = {".".join(p.parent.relative_to(ROOT).parts) for p in PACKAGE.rglob("__init__.py")}
-    assert set(re.findall(r'"(tinyrnn[\w.]*)"', section)) == {*folders, "tinyrnn_export"}
+    assert set(re.findall(r'"(tinyrnn[\w.]*)"', section)) == {*folders, "tinyrnn.models", "tinyrnn_export"}
 
 
 def test_tests_stand_in_the_rooms_of_the_package() -> None:
@@ -107,6 +107,17 @@ def _python(code: str, **environment: str) -> str:
 def test_import_is_lazy() -> None:
     loaded = _python("import sys, tinyrnn; print(*sys.modules)").split()
     assert not {"numba", "llvmlite", "onnx", "onnxruntime", "numpy"} & set(loaded)
+
+
+def test_a_model_is_compiled_and_run_without_onnxruntime(tmp_path: Path) -> None:
+    code = f"""import sys, numpy as np, tinyrnn
+sys.modules["onnxruntime"] = None
+model = tinyrnn.load({str(FILES[0])!r})
+xs = np.zeros((3, *model.inputs[0].shape), np.float32)
+model.stream().run(xs)
+model.run(np.zeros([size if isinstance(size, int) else 3 for size in model.inputs[0].file_shape], np.float32))
+print(model._code.from_cache)"""
+    assert _python(code, TINYRNN_CACHE=str(tmp_path)).strip() == "False"
 
 
 def test_cached_load_does_without_numba(model: tinyrnn.Model) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from tinyrnn.errors import LoadError, Refused, TinyRNNError, UnsupportedError
+from tinyrnn.errors import LoadError, Refused, TargetError, TinyRNNError, UnsupportedError
 
 MEGABYTE = 1 << 20
 LARGEST_FILE = 1 << 31
@@ -107,6 +107,11 @@ def one_load(name: str) -> Iterator[None]:
         raise
     except Refused as error:
         raise UnsupportedError(f"{name}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise TargetError(
+            f"{name}: it is not in the cache, and compiling it needs {error.name}, which is not installed; "
+            "`tinyrnn cache pack` on a machine that has it writes a file for this one"
+        ) from error
     except Exception as error:
         text = "it nests too deeply" if isinstance(error, RecursionError) else f"{type(error).__name__}: {error}"
         raise LoadError(f"{name}: the model is not sound ({text})") from error

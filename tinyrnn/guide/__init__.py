@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 
 PAGES = (
+    "installing",
     "streaming",
     "loading",
     "uses",
@@ -19,6 +20,7 @@ PAGES = (
     "contract",
     "architecture",
     "contributing",
+    "changes",
 )
 
 
