@@ -1,6 +1,8 @@
-"""Print the table of operators in the guide, from the registry: `python bench/operators.py`."""
+"""Writes the table of operators in the guide, from the registry: `python bench/operators.py`."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import onnx
 
@@ -52,4 +54,7 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    page = Path(__file__).parents[1] / "tinyrnn" / "guide" / "operators.md"
+    begin, end = "<!-- operators -->\n", "\n<!-- end of operators -->"
+    before, _, rest = page.read_text("utf-8").partition(begin)
+    page.write_text(before + begin + table() + end + rest.partition(end)[2], "utf-8")
