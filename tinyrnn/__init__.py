@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tinyrnn.loading.load import load
     from tinyrnn.loading.stages import save
     from tinyrnn.native import build
-    from tinyrnn.runtime import Model, Stream, load_built
+    from tinyrnn.runtime import Model, Pool, Stream, load_built
 
 __version__ = "0.1.0"
 
@@ -34,6 +34,7 @@ _HOMES = {
     "load_built": "runtime",
     "save": "loading.stages",
     "Model": "runtime",
+    "Pool": "runtime",
     "Stream": "runtime",
     **dict.fromkeys(
         (
@@ -55,6 +56,7 @@ __all__ = [
     "DecodeError",
     "LoadError",
     "Model",
+    "Pool",
     "ShapeError",
     "Stream",
     "StreamError",

@@ -27,7 +27,7 @@ from tests.whole.random_models import random_models
 from tinyrnn.bench.counts import HARMLESS, cached_objects, count_allocations, resident, undefined_symbols
 from tinyrnn.compile.codegen import Source
 from tinyrnn.compile.plan import ALIGNMENT
-from tinyrnn.compile.planner import _Planner
+from tinyrnn.compile.planner import Planner
 from tinyrnn.demo import Models
 from tinyrnn.graph.call import Scratch, Value
 from tinyrnn.graph.op import REGISTRY
@@ -168,7 +168,7 @@ def test_what_lives_at_once_does_not_overlap(proto: onnx.ModelProto) -> None:
         path.write_bytes(proto.SerializeToString())
         graph = bound(read(path)[0], None, None)
     for lanes, registers in ((16, 32), (4, 16), (1, 16)):
-        planner = _Planner(prepare(graph), lanes, registers, ALIGNMENT)
+        planner = Planner(prepare(graph), lanes, registers, ALIGNMENT)
         planner._place_ports()
         calls = planner._lower()
         planner._place_arena(calls)

@@ -90,8 +90,12 @@ def generate(plan: Plan, shared: bool = True) -> Source:
 
 
 def page_text(plan: Plan, page: list[str]) -> str:
-    """The lines of a page under a title, with their imports."""
-    title = f"# The step of {one_line(plan.program.graph.name)}."
+    """The page of a plan."""
+    return page_of(f"# The step of {one_line(plan.program.graph.name)}.", page)
+
+
+def page_of(title: str, page: list[str]) -> str:
+    """The lines under a title, with what they import."""
     return "\n".join([title, "", *_imports(page), "", "", *page]) + "\n"
 
 
@@ -104,6 +108,8 @@ def program(plan: Plan, shared: bool = True) -> tuple[list[str], list[str], list
         if isinstance(step.kernel, Open):
             lines.append(indent + step.kernel.text.format(*(_operand(o) for o in step.operands)))
             indent += "    "
+            if plan.streams and step.kernel.by_row:
+                lines.append(indent + own_state(plan, step.kernel.text.split()[1]))
             continue
         if isinstance(step.kernel, Close):
             if lines[-1].endswith(":"):
@@ -119,14 +125,16 @@ def program(plan: Plan, shared: bool = True) -> tuple[list[str], list[str], list
         lines.append(f"{indent}{name}({', '.join(_operand(o) for o in step.operands)})")
     if any("started@" in str(o) for step in plan.steps for o in step.operands):
         offset = next(p.offset for p in plan.parts if p.name == "started")
-        lines.append(f"    put(f32(s), {offset}, 1.0)")
+        if plan.streams:
+            lines += ["    for i in range(rows):", f"        {own_state(plan, 'i')}"]
+        lines.append(f"    {'    ' * plan.streams}put(f32(s), {offset}, 1.0)")
 
     graph = plan.program.graph
     inputs, outputs = plan.program.visible_inputs, plan.program.visible_outputs
     hidden = [n for n in graph.inputs if n in plan.program.batches]
     xs = [f"x{i}" for i in range(len(inputs) + len(hidden))]
     ys = [f"y{i}" for i in range(len(outputs))]
-    memory = ["w", "s", "a", "cap"]
+    memory = ["w", "states", "a", "cap", "which", "each"] if plan.streams else ["w", "s", "a", "cap"]
     page: list[str] = []
     for text, name in kernels.items():
         page += [text.replace("KERNEL", name, 1), ""]
@@ -136,6 +144,11 @@ def program(plan: Plan, shared: bool = True) -> tuple[list[str], list[str], list
     parts, lines = _parted(lines, [*memory, *dict.fromkeys([*time, "rows"]), *counted, *xs, *ys])
     page += [*parts, f"def step({', '.join([*memory, *time, *xs, *ys])}):", *_counted(plan), *(lines or ["    pass"]), "", ""]
     return page, memory, xs, ys
+
+
+def own_state(plan: Plan, stream: str) -> str:
+    """The line that finds the state of one stream of a call."""
+    return f"s = states + get(i64(which), {stream}) * {4 * plan.state_stride}"
 
 
 def _parted(lines: list[str], arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -211,7 +224,7 @@ def _counted(plan: Plan) -> list[str]:
     return [*lines, "    rows = rows_0"] if lines else []
 
 
-def _row_bytes(port: Port) -> int:
+def row_bytes(port: Port) -> int:
     return prod(port.frame) * port.dtype.itemsize
 
 
@@ -238,7 +251,7 @@ def passes(plan: Plan, memory: list[str], xs: list[str], ys: list[str]) -> list[
     inputs, outputs = plan.program.visible_inputs, plan.program.visible_outputs
     more = len(xs) - len(inputs)
     sizes = (
-        [_row_bytes(p) if p.per_row else 0 for p in inputs] + [0] * more + [_row_bytes(p) if p.per_row else 0 for p in outputs]
+        [row_bytes(p) if p.per_row else 0 for p in inputs] + [0] * more + [row_bytes(p) if p.per_row else 0 for p in outputs]
     )
     lines = []
     frames = {f"x{i}": p for i, p in enumerate(inputs)}
@@ -320,8 +333,8 @@ def _call(plan: Plan, inputs: list[Port], outputs: list[Port], many: bool, relea
     for i, x in enumerate(inputs):
         for j, y in enumerate(outputs):
             a, b = f"get(c, {PORTS + i})", f"get(c, {PORTS + len(inputs) + j})"
-            x_size = f"{_row_bytes(x)} * frames" if x.per_row else str(_row_bytes(x))
-            y_size = f"{_row_bytes(y)} * {made[j]}"
+            x_size = f"{row_bytes(x)} * frames" if x.per_row else str(row_bytes(x))
+            y_size = f"{row_bytes(y)} * {made[j]}"
             lines += [f"    if good and {a} < {b} + {y_size} and {b} < {a} + {x_size}:", "        good = False"]
     lines += [
         "    if good and frames > 0:",

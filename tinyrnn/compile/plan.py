@@ -81,6 +81,8 @@ class Plan:
     program: Program
     steps: list[Step] = field(default_factory=list)
     weights: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    packed: list[tuple[int, int]] = field(default_factory=list)
+    """offset and bytes of each array in the weights"""
     parts: list[Part] = field(default_factory=list)
     regions: list[Region] = field(default_factory=list)
     arena_fixed: int = 0
@@ -96,11 +98,18 @@ class Plan:
     clocks: list[Clock] = field(default_factory=list)
     """the clocks of the steps' rows, that of the input frames first"""
     lead: int = 0
-    """rows of capacity beyond the frames of a pass, as the first pass of a sequence can make more rows than it has frames"""
+    """rows of capacity beyond the frames of a pass: the first pass of a sequence can make more rows than it has frames"""
+    streams: bool = False
+    """each row is one frame of another stream, see `tinyrnn.compile.stream_planner`"""
 
     @property
     def state_size(self) -> int:
         return max((p.offset + p.size for p in self.parts), default=0)
+
+    @property
+    def state_stride(self) -> int:
+        """float32 elements from one stream's state to the next, where many lie in one array: whole cache lines."""
+        return -(-self.state_size * 4 // ALIGNMENT) * ALIGNMENT // 4
 
     def arena_bytes(self, capacity: int) -> int:
         return self.arena_fixed + self.arena_per_row * capacity

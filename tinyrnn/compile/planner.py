@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,10 +43,10 @@ _Call = tuple[Node, Call | Open | Close]
 
 def make_plan(program: Program, lanes: int, registers: int, alignment: int = ALIGNMENT) -> Plan:
     """Lower every node and place every operand. Raises `UnsupportedError` with all nodes that cannot be lowered."""
-    return _Planner(program, lanes, registers, alignment).plan()
+    return Planner(program, lanes, registers, alignment).plan()
 
 
-class _Planner:
+class Planner:
     """Builds a plan."""
 
     def __init__(self, program: Program, lanes: int, registers: int, alignment: int) -> None:
@@ -54,6 +55,7 @@ class _Planner:
         self.env = Lowering(
             self.graph.specs,
             self.graph.constants,
+            lambda name: name in program.per_row,
             lambda name: name in program.per_row,
             program.clock,
             lambda start, end: (start, end) in program.carried,
@@ -86,11 +88,6 @@ class _Planner:
                 )
             else:
                 plan.steps.append(Step(call.kernel, operands, call.note, node.name))
-        for start, end in program.states.items():
-            if self._root(end) != start:
-                node = Node("copy", start, (end,), (start,))
-                for call in self._copies(end, start, f"state {start} = {end}"):
-                    plan.steps.append(Step(call.kernel, [self._operand(o, node) for o in call.operands], call.note, end))
         plan.weights = np.concatenate(self.weights) if self.weights else np.zeros(0, np.uint8)
         plan.multiply_adds = sum(op_of(n).multiply_adds(n, self.graph.specs) for n in self.graph.nodes)
         self._choose_chunk()
@@ -140,6 +137,10 @@ class _Planner:
                 self.base[end] = aside
         if problems:
             raise UnsupportedError(f"{self.graph.name}: not supported:\n" + "\n".join(problems))
+        for start, end in self.program.states.items():
+            if self._root(end) != start:
+                node = Node("copy", end, (end,), (start,))
+                calls += [(node, call) for call in self._copies(end, start, f"state {start} = {end}")]
         return calls
 
     def _lower_nodes(self, graph: Graph, problems: list[str]) -> list[_Call]:
@@ -157,7 +158,7 @@ class _Planner:
                 self.base[output] = source
                 continue
             try:
-                for call in op.lower(node, self.env):
+                for call in self._lower_node(node):
                     calls += self._lower_nodes(call.graph, problems) if isinstance(call, Body) else [(node, call)]
                 bound = op.index_bound(node, self.env)
                 if bound is not None:
@@ -165,6 +166,9 @@ class _Planner:
             except Refused as error:
                 problems.append(f"  node {node.name!r} ({node.op}): {error}")
         return calls
+
+    def _lower_node(self, node: Node) -> Sequence[Call | Open | Close | Body]:
+        return op_of(node).lower(node, self.env)
 
     def _copy_of(self, source: str, target: str) -> list[_Call]:
         """Calls that make the new value `target` a copy of `source`."""
@@ -221,9 +225,6 @@ class _Planner:
             for life in lives.values():
                 if life[0] < head <= life[1] or life[0] <= tail < life[1]:
                     life[:] = min(life[0], head), max(life[1], tail)
-        for end in self.program.states.values():
-            if self._root(end) in lives:
-                lives[self._root(end)][1] = len(calls)
         tops = {False: 0, True: 0}
         placed = self.result.regions
         for name in sorted(lives, key=lambda n: (-sizes[n][0], lives[n][0])):
@@ -311,6 +312,7 @@ class _Planner:
         if isinstance(operand, Started):
             started = f"started@{4 * self._part('started', np.zeros(1, np.float32))}"
             return f"{started}@{self._row_variable()}" if self._row_variable() else started
+        assert isinstance(operand, (int, float))
         return operand
 
     def _place(self, root: str) -> Place:
@@ -323,6 +325,7 @@ class _Planner:
         place = Place("weights", self.weights_size)
         padding = -len(data) % self.alignment
         self.weights += [data, np.zeros(padding, np.uint8)]
+        self.result.packed.append((self.weights_size, len(data)))
         self.weights_size += len(data) + padding
         check_weights(self.weights_size)
         return place

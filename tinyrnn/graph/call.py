@@ -84,7 +84,29 @@ class TotalRows:
     of: str
 
 
-Operand = Value | Weight | Scratch | State | Rows | Started | PastRows | TotalRows | Iteration | int | float
+Slotted = Value | State | Scratch | Weight
+"""what has a row for each stream, or one for all"""
+
+
+@dataclass(frozen=True)
+class SlotIndex:
+    """The address of int64, one for each stream of the call: where its row of the operand lies, in `SlotStride`."""
+
+    of: Slotted
+
+
+@dataclass(frozen=True)
+class SlotStride:
+    """Elements from one row of the operand to the next."""
+
+    of: Slotted
+    elements: int
+    """where the operand is no state"""
+
+
+Operand = (
+    SlotIndex | SlotStride | Value | Weight | Scratch | State | Rows | Started | PastRows | TotalRows | Iteration | int | float
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +149,9 @@ class Lowering:
     specs: dict[str, Spec]
     constants: dict[str, Array]
     per_row: Callable[[str], bool]
-    """whether a value has one row per frame, rather than one per call or being constant"""
+    """whether a value has rows in a call, each of a frame or of a stream, rather than one value or being constant"""
+    per_frame: Callable[[str], bool]
+    """whether a stream has another value in every frame, rather than one for a call"""
     clock: Callable[[str], Clock]
     """the clock of a value with one row per frame"""
     carries: Callable[[str, str], bool]

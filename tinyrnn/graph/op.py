@@ -24,6 +24,8 @@ Axis = tuple[str, int]
 
 RunGraph = Callable[[Graph, Sequence[Array]], list[Array]]
 
+ROW_BY_ROW = "row_by_row"
+"""attribute of a node of the frame graph that was found to run its nested graphs for one row after the other"""
 REQUIRED = object()
 """marks an attribute without a default"""
 
@@ -131,6 +133,10 @@ class Op:
     def lower(self, node: Node, env: Lowering) -> Sequence[Call | Open | Close | Body]:
         """Kernel calls for a node of the frame graph, in blocks where it has nested graphs."""
         raise Refused("it runs only where its inputs are known at load")
+
+    def lower_streams(self, node: Node, env: Lowering) -> Sequence[Call] | None:
+        """As `lower`, where every row is a frame of another stream; None where what has a state is done stream by stream."""
+        return None
 
     def alias(self, node: Node) -> str | None:
         """The input whose memory is the output, or None."""

@@ -128,9 +128,10 @@ class DynamicShapeModel(Model):
             said = ", ".join(map(str, shape))
             raise ShapeError(f"{self.name}: input {name!r} has shape {list(found)}; the file says [{said}]")
 
-    def _whole(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    def _whole(self, inputs: Sequence[Any], named: Mapping[str, Any], threads: int) -> Any:
         """Run a whole sequence; new sizes are prepared first."""
-        return self._at_size(inputs, named).run(dict(zip(self._layout.file_inputs, self._values(inputs, named), strict=True)))
+        values = dict(zip(self._layout.file_inputs, self._values(inputs, named), strict=True))
+        return self._at_size(inputs, named).run(values, threads=threads)
 
     def trace(self, *inputs: Any, entry: int = 0, **named: Any) -> Any:
         """As `Model.trace`; new sizes are prepared first."""
@@ -142,6 +143,14 @@ class DynamicShapeModel(Model):
 
     def _at_size(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Model:
         return self.specialised(self.sizes_of(dict(zip(self._layout.file_inputs, self._values(inputs, named), strict=True))))
+
+    def _at_frames(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Model:
+        names = [p.name for p in self.inputs]
+        sizes = self.frame_sizes(dict(zip(names, match_inputs(self.name, names, inputs, named), strict=True)))
+        at_size = self.specialised(sizes)
+        if at_size._layout.state_parts != self._layout.state_parts:
+            raise StreamError(f"{self.name}: its state depends on {', '.join(map(repr, self.open_sizes))}: bind= fixes them")
+        return at_size
 
     def stream(self) -> Stream:
         """A new live input. Raises `StreamError` with the node that needs the whole sequence."""
@@ -166,7 +175,7 @@ class DynamicShapeStream(Stream):
     def __init__(self, model: DynamicShapeModel) -> None:
         super().__init__(model)
         self.__dict__.pop("step", None)  # a short step knows one size
-        self._drivers: OrderedDict[tuple[int, ...], Driver] = OrderedDict()
+        self._drivers: OrderedDict[Model, Driver] = OrderedDict()
         self._last: Driver | None = None
         """the driver for the sizes of the last step; it declines arrays of other sizes"""
 
@@ -200,21 +209,13 @@ class DynamicShapeStream(Stream):
         raise StreamError(f"{self.model.name}: a stream of several sizes has no trace; fix them: load(..., bind={{...}})")
 
     def _at_size(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Driver:
-        model = self.model
-        names = [p.name for p in model.inputs]
-        sizes = model.frame_sizes(dict(zip(names, match_inputs(model.name, names, inputs, named), strict=True)))
-        key = tuple(sizes[name] for name in model.open_sizes)
-        driver = self._drivers.pop(key, None)
+        at_size = self.model._at_frames(inputs, named)
+        driver = self._drivers.pop(at_size, None)
         if driver is None:
-            at_size = model.specialised(sizes)
-            if at_size._layout.state_parts != model._layout.state_parts:
-                raise StreamError(
-                    f"{model.name}: its state depends on {', '.join(map(repr, model.open_sizes))}: bind= fixes them"
-                )
             driver = Driver(at_size._layout, at_size._code, at_size._result)
             driver.context.share(self._context.state)
             driver.otherwise = self._declined
-        self._drivers[key] = driver
+        self._drivers[at_size] = driver
         while len(self._drivers) > KEPT:
             self._drivers.popitem(last=False)
         return driver

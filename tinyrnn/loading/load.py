@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tinyrnn.compile.progress import READING, Listener, loading, tell
@@ -89,7 +89,10 @@ def _compiled(name: str, path: ModelSource, options: Mapping[str, Any]) -> tuple
     if model_cache.file_name(path, options) != name:
         return model, said  # the file has changed meanwhile
     model_cache.keep(name, path, model, said, model._source.graph.beside)
-    return model.through(_AtSizes(name, path, lambda: model)) if isinstance(model, DynamicShapeModel) else model, said
+    if isinstance(model, DynamicShapeModel):
+        return model.through(_AtSizes(name, path, lambda: model)), said
+    model._pooled = model_cache.pooled(name, model.name, model._pooled)
+    return model, said
 
 
 def _model(kept: model_cache.Kept, name: str, path: ModelSource, options: Mapping[str, Any]) -> Model:
@@ -105,6 +108,7 @@ def _model(kept: model_cache.Kept, name: str, path: ModelSource, options: Mappin
             return compile_file(path, **options)
 
     model = Model(kept.layout, kept.code, lambda: anew()._source, lambda: anew().traced())
+    model._pooled = model_cache.pooled(name, model.name, lambda slots: anew()._pooled(slots))
     return (
         model
         if kept.dynamic_shapes is None
@@ -125,7 +129,8 @@ class _AtSizes:
         name = model_cache.at_sizes(self.name, sizes)
         kept = model_cache.find(name, self.path)
         if kept is not None:
-            return Model(kept.layout, kept.code, lambda: self.made(sizes)._source, lambda: self.made(sizes).traced())
+            made = partial(self.made, sizes)
+            return Model(kept.layout, kept.code, lambda: made()._source, lambda: made().traced(), lambda n: made()._pooled(n))
         model = self.made(sizes)
         if first:
             model_cache.keep(name, self.path, model, (), self.compiled()._source.graph.beside)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from math import prod
 from os import PathLike
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from tinyrnn.frontends.source import label
 from tinyrnn.graph.arrays import Array, SizeRule
 from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
-from tinyrnn.runtime import Model
+from tinyrnn.runtime import Model, PoolCode
 from tinyrnn.runtime.built import layout_from, layout_value
 from tinyrnn.runtime.memory import ALIGNMENT, Layout, aligned
 from tinyrnn.targets import cache
@@ -122,6 +123,27 @@ def keep(name: str, source: Any, model: Model, said: Sequence[str], beside: Mapp
         "dynamic_shapes": model._described if isinstance(model, DynamicShapeModel) else None,
     }
     cache.write(name, _closed(header, arrays))
+
+
+def pooled(name: str, called: str, compiled: Callable[[int], PoolCode]) -> Callable[[int], PoolCode]:
+    """What pools of the model `called` so, in the file `name`, run on: from the cache, or `compiled` and put there."""
+    file = _file_name(name, "pool") if name else ""
+
+    @lru_cache
+    def tick() -> PoolCode:
+        data = cache.read(file) if file else None
+        header = _opened(data)[0] if data is not None else {}
+        code = cache.read(header["code"]) if header else None
+        if code is not None:
+            return PoolCode(Code(header["code"], objects_in(code), header["entries"], True), **header["made"])
+        made = compiled(1)
+        if file and made.weights is None:
+            numbers = {f: getattr(made, f) for f in ("tick", "arena_fixed", "arena_per_row", "chunk")}
+            header = {"name": f"{called}, of pools", "code": made.code.name, "entries": made.code.entries, "made": numbers}
+            cache.write(file, _closed(header, ()))
+        return made
+
+    return lambda slots: tick() if slots else compiled(0)
 
 
 def name_in(name: str) -> str:

@@ -16,7 +16,9 @@ from tinyrnn import ops
 from tinyrnn.compile.codegen import PORTS, Source, generate
 from tinyrnn.compile.plan import ALIGNMENT, Plan
 from tinyrnn.compile.planner import make_plan
+from tinyrnn.compile.pool_page import generate_pool, stream_by_stream
 from tinyrnn.compile.progress import PAGE, PASSES, PLAN, tell
+from tinyrnn.compile.stream_planner import make_stream_plan
 from tinyrnn.errors import LoadError, TinyRNNError, UnsupportedError
 from tinyrnn.frontends.source import ModelSource, label, read
 from tinyrnn.graph.arrays import Port as UserPort
@@ -29,14 +31,16 @@ from tinyrnn.loading.parametric_page import ParametricPages
 from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
 from tinyrnn.passes.suggest_sizes import advice, example
 from tinyrnn.passes.widen import has_doubles
-from tinyrnn.runtime import Layout, Model, aligned
+from tinyrnn.runtime import Layout, Model, PoolCode, aligned
 from tinyrnn.targets.cpu import compile_source
-from tinyrnn.targets.machine import Machine, host
+from tinyrnn.targets.machine import Machine, host, second_level_cache
 from tinyrnn.trace import Tracer
 from tinyrnn.trace.program import traced_program
 
 __all__ = ["Stages", "compile_file", "compile_graph", "ops", "read", "save"]
 
+COMPANY = 16
+"""slots from which a pool of a model with run-time sizes has code of its own for each size"""
 EXAMPLE_SIZES = (17, 257, 2053)
 """example sizes for axes that are known at run time only; the first that fits the shapes is taken"""
 
@@ -118,7 +122,13 @@ def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: T
             raise error from None
     plan = stages.plan
     check_arena(4 * plan.state_size + plan.arena_fixed + plan.arena_per_row * max(plan.chunk, 1))
-    return Model(layout_of(plan), compile_source(stages.source), stages, cache(partial(tracer_of, stages)))
+    return Model(
+        layout_of(plan),
+        compile_source(stages.source),
+        stages,
+        cache(partial(tracer_of, stages)),
+        cache(partial(pooled_of, stages, 1)),
+    )
 
 
 def warnings_of(model: Model) -> Iterator[str]:
@@ -148,6 +158,20 @@ def tracer_of(stages: Stages) -> Tracer:
     plan = make_plan(program, machine.lanes, machine.registers)
     assert [(p.name, p.offset, p.shape) for p in plan.parts] == [(p.name, p.offset, p.shape) for p in stages.plan.parts]
     return Tracer(Model(layout_of(plan), compile_source(generate(plan))), kept)
+
+
+def pooled_of(stages: Stages, least: int, slots: int) -> PoolCode:
+    """What a pool of so many slots runs on: from `least` on a tick where there is one, else the page for one stream in a loop."""
+    machine = host()
+    plan = slots >= least and make_stream_plan(stages.plan, machine.lanes, machine.registers, second_level_cache() // 2)
+    if not plan:
+        return PoolCode(compile_source(stream_by_stream()), tick=False)
+    own = len(plan.weights) > len(stages.plan.weights)
+    weights = aligned(len(plan.weights)) if own else None
+    if weights is not None:
+        weights[:] = plan.weights
+    code = compile_source(generate_pool(stages.plan, plan))
+    return PoolCode(code, True, plan.arena_fixed, plan.arena_per_row, plan.chunk, weights)
 
 
 def _stages(
@@ -201,7 +225,8 @@ def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | 
         ranks.update({p.name: len(p.shape) for p in (*layout.inputs, *layout.outputs) if p.name not in ranks})
         layout = replace(layout, inputs=_ranked(layout.inputs, ranks), outputs=_ranked(layout.outputs, ranks))
         code, table, weights = shared.code(stages.source, layout.weights, lambda: staged(_others(sizes)).source)
-        return Model(replace(layout, table=table, weights=weights), code, stages, cache(partial(tracer_of, stages)))
+        pooled = cache(partial(pooled_of, stages, COMPANY))
+        return Model(replace(layout, table=table, weights=weights), code, stages, cache(partial(tracer_of, stages)), pooled)
 
     try:
         batches = open_batches(graph, time)

@@ -206,7 +206,7 @@ class Random(Op):
         output = node.outputs[0]
         seed = int(np.array(self.seed(node), np.float32).view(np.uint32))
         counted = State(f"{node.name}.drawn", np.zeros(1, np.int64))
-        return Value(output), counted, Rows(), env.specs[output].elements, seed, int(env.per_row(output))
+        return Value(output), counted, Rows(), env.specs[output].elements, seed, int(env.per_frame(output))
 
     def check(self, name: str, env: Lowering, supported: Sequence[np.dtype[Any]] = (FLOAT,)) -> np.dtype[Any]:
         """The type of a value. Raises `Refused` unless it is supported."""

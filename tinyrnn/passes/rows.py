@@ -5,6 +5,7 @@ The axes of time and batch leave the shapes: what is left is a frame, and a kern
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from tinyrnn.graph.arrays import SizeRule
 from tinyrnn.graph.clock import FRAMES, Clock, meeting
 from tinyrnn.graph.ir import Graph, Node, Size, Spec
 from tinyrnn.graph.limits import check_time
-from tinyrnn.graph.op import Axis, Frames, Refused, op_of
+from tinyrnn.graph.op import ROW_BY_ROW, Axis, Frames, Refused, op_of
 from tinyrnn.passes.carried_states import CarriedStates, carried_states
 from tinyrnn.passes.causality import not_causal
 from tinyrnn.passes.dead_code import remove_dead
@@ -100,15 +101,16 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
             raise UnsupportedError(f"node {node.name!r} ({node.op}): {error}") from None
         nodes += [made_of] if isinstance(made_of, Node) else made_of
     timed = any("time" in role for role in roles.values())
-    per_row = {
-        name
-        for name, spec in graph.specs.items()
-        if name not in graph.constants and (not timed or any("time" in roles.get((name, a), "") for a in range(len(spec.shape))))
-    } | set(frames.made)
+    if timed:
+        per_row = {n for n, spec in graph.specs.items() if any("time" in roles.get((n, a), "") for a in range(len(spec.shape)))}
+    else:
+        per_row = depending(nodes, graph.inputs)
+    per_row = (per_row - graph.constants.keys()) | set(frames.made)
     nodes, clocks = _clocked(nodes, frames, per_row)
     for node in nodes:
         check_time()
         if op_of(node).row_by_row(node, per_row.__contains__):
+            node.attributes[ROW_BY_ROW] = True
             per_row -= inside(node) - set(node.outputs)
     framed = Graph(
         graph.name,
@@ -223,6 +225,16 @@ def _read_instead(node: Node, name: str, other: str) -> None:
         inner.outputs = [other if i == name else i for i in inner.outputs]
         for each in inner.nodes:
             _read_instead(each, name, other)
+
+
+def depending(nodes: Iterable[Node], names: Iterable[str]) -> set[str]:
+    """The values that depend on those named, or on chance, and these."""
+    found = set(names)
+    for node in nodes:
+        if op_of(node).random or any(name in found for name in (*node.inputs, *node.outputs)):
+            found.update(name for name in node.outputs if name)
+            found |= inside(node)
+    return found
 
 
 def inside(node: Node) -> set[str]:

@@ -84,8 +84,16 @@ def aligned(count: int, dtype: Any = np.uint8) -> Array:
     return raw[start : start + size].view(dtype)
 
 
+def state_rows(layout: Layout, count: int) -> Array:
+    """Many states in their first value, float32, one a row; a row begins on a boundary and may have room at its end."""
+    stride = -(-max(layout.initial_state.size, 1) * 4 // ALIGNMENT) * ALIGNMENT // 4
+    rows = aligned(count * stride, np.float32).reshape(count, stride)
+    rows[:, : layout.initial_state.size] = layout.initial_state
+    return rows
+
+
 class Context(ProcessLocal):
-    """The memory of one live input: state, arena, and the array of addresses for compiled code."""
+    """The memory of one live input: state, arena, and the addresses that compiled code takes."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout

@@ -12,6 +12,8 @@ from tinyrnn.errors import ShapeError, StreamError
 from tinyrnn.graph.arrays import Array, Port, check_outputs, pick, session_call, shape_text
 from tinyrnn.runtime.driver import Driver, Progress
 from tinyrnn.runtime.memory import Layout, part_views
+from tinyrnn.runtime.pool import Pool
+from tinyrnn.runtime.pool_runner import PoolCode
 from tinyrnn.runtime.process_local import ProcessLocal
 from tinyrnn.runtime.sequences import run_sequences
 
@@ -27,10 +29,19 @@ class Model(ProcessLocal):
         "(compiled code comes from the cache)"
     )
 
-    def __init__(self, layout: Layout, code: Any, source: Any = None, tracer: Callable[[], Any] | None = None) -> None:
-        """source: the stages of its compilation, or a function that returns them; tracer: returns the tracer for `trace`."""
+    def __init__(
+        self,
+        layout: Layout,
+        code: Any,
+        source: Any = None,
+        tracer: Callable[[], Any] | None = None,
+        pooled: Callable[[int], PoolCode] | None = None,
+    ) -> None:
+        """`source` is what it was compiled from, or makes that when it is first asked for; `tracer` makes what `trace` uses,
+        `pooled` what a pool of so many slots runs on."""
         self._layout, self._code = layout, code
         self._made_from, self._tracer = source, tracer
+        self._pooled = pooled or (lambda slots: PoolCode(None, tick=False))
         self._result = _named(layout.name, [p.name for p in layout.outputs])
         self._file_result = _named(layout.name, list(layout.file_outputs))
 
@@ -88,26 +99,50 @@ class Model(ProcessLocal):
 
         Raises `StreamError`, naming the node that forbids it, if the model needs the whole sequence.
         """
-        if self._layout.refuses_stream:
-            raise StreamError(f"{self.name} cannot stream: {self._layout.refuses_stream}. Run whole sequences with model.run(x)")
+        self._check_streams()
         return Stream(self)
 
-    def run(self, *inputs: Any, **named: Any) -> Any:
+    def pool(self, slots: int, threads: int = 1) -> Pool:
+        """Many new live inputs in their initial state, which step together: `slots` states in one array.
+
+        threads: native threads over which the streams of a call are split, where it is long enough
+        Raises `StreamError` where the model needs the whole sequence.
+        """
+        self._check_streams()
+        return Pool(self, slots, threads)
+
+    def _check_streams(self) -> None:
+        if self._layout.refuses_stream:
+            raise StreamError(f"{self.name} cannot stream: {self._layout.refuses_stream}. Run whole sequences with model.run(x)")
+
+    def _at_frames(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Model:
+        """The model for frames of these sizes: itself, where all are known."""
+        return self
+
+    def _stream_over(self, state: Array, ended: bool) -> Stream:
+        """A stream whose state is a row of a pool."""
+        stream = self.stream()
+        stream._context.share(state)
+        stream._context.ended = ended
+        return stream
+
+    def run(self, *inputs: Any, threads: int = 1, **named: Any) -> Any:
         """Run whole sequences, inputs and outputs in the file's own shapes; no state is kept.
 
         Inputs are positional in the file's order, by keyword, or one dict. One output comes back as an array,
         several as a named tuple. `run(None, {...})` and `run(["y"], {...})`, as onnxruntime has it, give a list of all or
-        of the named outputs. Raises `ShapeError`.
+        of the named outputs. The entries of a batch are streams of one native call, which `threads` share where there is
+        enough to do. Raises `ShapeError`.
         """
         asked = session_call(inputs, named)
         if asked is None:
-            return self._whole(inputs, named)
+            return self._whole(inputs, named, threads)
         names, feed = asked
         check_outputs(self.name, names, self._layout.file_outputs)
-        return pick(names, self._layout.file_outputs, self._whole((), feed))
+        return pick(names, self._layout.file_outputs, self._whole((), feed, threads))
 
-    def _whole(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
-        return run_sequences(self._layout, self._code, self._file_result, inputs, named)
+    def _whole(self, inputs: Sequence[Any], named: Mapping[str, Any], threads: int) -> Any:
+        return run_sequences(self._layout, self._code, self._pooled, self._file_result, inputs, named, threads)
 
     def trace(self, *inputs: Any, entry: int = 0, **named: Any) -> Any:
         """As `run`, with everything that recurrent layers compute: a `tinyrnn.trace.Trace`; of a batch the sequence `entry`.

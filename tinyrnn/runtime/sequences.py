@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 from tinyrnn.errors import ShapeError
 from tinyrnn.graph.arrays import (
     Array,
+    Port,
     as_dtype,
     batch_entry,
     check_file_shape,
@@ -20,16 +23,32 @@ from tinyrnn.graph.arrays import (
     put_batch_entry,
     rows_first,
 )
-from tinyrnn.runtime.memory import Context, Layout, part_views
+from tinyrnn.runtime.memory import Context, Layout, part_views, state_rows
+from tinyrnn.runtime.pool_driver import PoolDriver
+from tinyrnn.runtime.pool_runner import INDEX, PoolCode, Work
+
+TICK_WORK = 1 << 27
+"""multiply-adds of a batch from which its sequences go side by side, for which code is compiled once"""
 
 
-def run_sequences(layout: Layout, code: Any, answer: Any, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
-    """Run every sequence of a batch from its initial state.
+def run_sequences(
+    layout: Layout,
+    code: Any,
+    pooled: Callable[[int], PoolCode],
+    answer: Any,
+    inputs: Sequence[Any],
+    named: Mapping[str, Any],
+    threads: int = 1,
+) -> Any:
+    """Run every sequence of a batch from its initial state, as streams of one native call.
 
     inputs, named: arrays in the file's shapes, by position and by name
+    pooled:        what a pool of so many streams runs on
     answer:        makes the result of several outputs; None where there is one, which is returned itself
     Raises `ShapeError` where the arrays do not fit the file or a sequence is too short.
     """
+    if not isinstance(threads, (int, np.integer)) or isinstance(threads, bool) or threads < 1:
+        raise ShapeError(f"{layout.name}: threads={threads!r}; it takes a number from 1 up")
     ports = {p.name: p for p in (*layout.inputs, *layout.state_inputs)}
     values = dict(zip(layout.file_inputs, match_inputs(layout.name, layout.file_inputs, inputs, named), strict=True))
     arrays: dict[str, Array] = {}
@@ -50,37 +69,108 @@ def run_sequences(layout: Layout, code: Any, answer: Any, inputs: Sequence[Any],
         raise ShapeError(f"{layout.name}: a sequence of {frames} frames is too short; it takes {least} or more")
     outputs = {p.name: p for p in (*layout.outputs, *layout.state_outputs)}
     results = {name: np.empty(full_shape(port, batch, frames), port.dtype) for name, port in outputs.items()}
-    context = Context(layout)
-    end = frames if layout.waits else -1
-    ends = dict(zip([p.name for p in layout.state_outputs], [p[0] for p in layout.state_parts], strict=False))
-    views = part_views(layout, context.state)
     by_entry = all("batch" in p.roles and p.per_frame for p in (*layout.inputs, *layout.outputs)) and not layout.batches
+    call = _Whole(layout, code, arrays, results, frames)
     if layout.kind == "static" and by_entry:
-        given = [np.asarray(rows_first(arrays[p.name], p), order="C") for p in layout.inputs]
-        made = [np.empty((batch, *p.shape), p.dtype) for p in layout.outputs]
-        context.execute(code.run, [*given, *made], batch)  # without state, batch entries are frames
-        for port, array in zip(layout.outputs, made, strict=True):
-            target = rows_first(results[port.name], port)
-            target[...] = array.reshape(target.shape)
-        batch = 0
-    for entry in range(batch):
-        context.reset()
-        for port in layout.state_inputs:
-            views[port.name][...] = batch_entry(arrays[port.name], port, entry).reshape(views[port.name].shape)
-        given = [batch_entry(arrays[p.name], p, entry) for p in layout.inputs]
-        made = [
-            np.empty((p.clock.whole(frames), *p.shape) if p.per_frame and layout.kind == "sequence" else p.shape, p.dtype)
-            for p in layout.outputs
-        ]
-        context.execute(
-            code.run,
-            [*given, *(np.ascontiguousarray(c[entry]) for c in layout.batches.values()), *made],
-            layout.last(frames),
-            end,
-        )
-        for port, array in zip(layout.outputs, made, strict=True):
-            put_batch_entry(results[port.name], port, entry, array)
-        for port in layout.state_outputs:
-            put_batch_entry(results[port.name], port, entry, views[ends[port.name]])
+        call.as_frames(batch)
+    elif batch == 1 or layout.batches:
+        call.one_after_the_other(batch)
+    else:
+        enough = batch * frames * layout.multiply_adds >= TICK_WORK
+        call.as_streams(batch, pooled(batch if enough else 0), threads)
     final = [results[name] for name in layout.file_outputs]
     return final[0] if answer is None else answer(*final)
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Sequences of one length, in the file's shapes."""
+
+    layout: Layout
+    code: Any
+    arrays: Mapping[str, Array]
+    results: Mapping[str, Array]
+    frames: int
+
+    @property
+    def _end(self) -> int:
+        return self.frames if self.layout.waits else -1
+
+    def _shape(self, port: Port) -> tuple[int, ...]:
+        """What one sequence makes of an output."""
+        timed = port.per_frame and self.layout.kind == "sequence"
+        return (port.clock.whole(self.frames), *port.shape) if timed else port.shape
+
+    def as_frames(self, batch: int) -> None:
+        """Without state, batch entries are frames."""
+        layout = self.layout
+        given = [np.asarray(rows_first(self.arrays[p.name], p), order="C") for p in layout.inputs]
+        made = [np.empty((batch, *p.shape), p.dtype) for p in layout.outputs]
+        Context(layout).execute(self.code.run, [*given, *made], batch)
+        for port, array in zip(layout.outputs, made, strict=True):
+            target = rows_first(self.results[port.name], port)
+            target[...] = array.reshape(target.shape)
+
+    def one_after_the_other(self, batch: int) -> None:
+        """In one memory, each from its initial state."""
+        layout, context = self.layout, Context(self.layout)
+        for entry in range(batch):
+            context.reset()
+            self._start(entry, context.state)
+            given = [batch_entry(self.arrays[p.name], p, entry) for p in layout.inputs]
+            given += [np.ascontiguousarray(c[entry]) for c in layout.batches.values()]
+            made = [np.empty(self._shape(p), p.dtype) for p in layout.outputs]
+            context.execute(self.code.run, [*given, *made], layout.last(self.frames), self._end)
+            self._put(entry, made, context.state)
+
+    def as_streams(self, batch: int, made_for: PoolCode, threads: int) -> None:
+        """Each a stream, in one native call."""
+        layout = self.layout
+        rows = state_rows(layout, batch)
+        for entry in range(batch if layout.state_inputs else 0):
+            self._start(entry, rows[entry])
+        timed = [p.per_frame for p in (*layout.inputs, *layout.outputs)]
+        given = [self._of_all(self.arrays[p.name], p, batch) for p in layout.inputs]
+        if made_for.tick:
+            given = [np.ascontiguousarray(a.swapaxes(0, 1) if t else a) for a, t in zip(given, timed, strict=False)]
+            made = [np.empty((*((self.frames,) if p.per_frame else ()), batch, *p.shape), p.dtype) for p in layout.outputs]
+            lengths, frames = None, self.frames
+        else:
+            made = [np.empty((batch, *self._shape(p)), p.dtype) for p in layout.outputs]
+            frames = layout.last(self.frames)
+            lengths = np.full(batch, frames, INDEX)
+        workers = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        try:
+            driver = PoolDriver(layout, self.code.run, made_for, None, rows, workers, threads)
+            slots = np.arange(batch, dtype=INDEX)
+            driver.run_native(Work(slots, [*given, *made], timed, frames, lengths, self._end))
+        finally:
+            if workers is not None:
+                workers.shutdown()
+        if made_for.tick:
+            made = [m.swapaxes(0, 1) if p.per_frame else m for p, m in zip(layout.outputs, made, strict=True)]
+        for entry in range(batch):
+            self._put(entry, [array[entry] for array in made], rows[entry])
+
+    def _of_all(self, array: Array, port: Port, batch: int) -> Array:
+        """[batch, rows, *frame], or [batch, *shape] of what belongs to a call; what all sequences share lies once."""
+        if "batch" in port.roles:
+            entries = np.asarray(rows_first(array, port), order="C")
+        else:
+            one = batch_entry(array, port, 0)
+            entries = np.broadcast_to(one, (batch, *one.shape))
+        return entries.reshape((batch, -1, *port.shape) if port.per_frame else (batch, *port.shape))
+
+    def _start(self, entry: int, state: Array) -> None:
+        """The states that come as inputs, in the state of one entry."""
+        views = part_views(self.layout, state)
+        for port in self.layout.state_inputs:
+            views[port.name][...] = batch_entry(self.arrays[port.name], port, entry).reshape(views[port.name].shape)
+
+    def _put(self, entry: int, made: Sequence[Array], state: Array) -> None:
+        """What one entry made, and its states, where the results want them."""
+        layout, views = self.layout, part_views(self.layout, state)
+        for port, array in zip(layout.outputs, made, strict=True):
+            put_batch_entry(self.results[port.name], port, entry, array)
+        for port, part in zip(layout.state_outputs, layout.state_parts, strict=False):
+            put_batch_entry(self.results[port.name], port, entry, views[part[0]])

@@ -321,6 +321,8 @@ class Values:
         given = ", ".join(f"i64 {self._as(v, 'i64', node).text}" for v in values)
         return self._new(f"call i64 {function.text}({given})", "i64")
 
+    _call_invoke2 = _call_invoke
+
     def _call_min(self, node: ast.Call, *values: Typed) -> Typed:
         return self._least(node, "slt", values)
 

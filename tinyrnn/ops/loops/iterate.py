@@ -10,7 +10,7 @@ import numpy as np
 
 from tinyrnn.graph.call import Body, Call, Close, Iteration, Lowering, Open, Operand, Started, State, Value
 from tinyrnn.graph.ir import Graph, Node, Spec
-from tinyrnn.graph.op import REQUIRED, Axis, Frames, Op, Refused, op_of, register
+from tinyrnn.graph.op import REQUIRED, ROW_BY_ROW, Axis, Frames, Op, Refused, op_of, register
 from tinyrnn.lanes import f32, i32, i64
 from tinyrnn.ops.loops.control_flow import ControlFlow, by_row, copies, framed, over_rows, same_axes
 from tinyrnn.ops.loops.over_steps import Parts, frames_of
@@ -215,7 +215,8 @@ class Iterate(ControlFlow):
         blocks.append(Close())
         blocks += copies(env, [(after, start) for _, start, _, after in carried])
         rows = next((name for name in node.outputs if name), "")
-        return by_row(blocks, rows) if self.row_by_row(node, env.per_row) else blocks
+        alone = node.attributes.get(ROW_BY_ROW) or self.row_by_row(node, env.per_row)
+        return by_row(blocks, rows) if alone else blocks
 
     def _check_states(self, node: Node, env: Lowering) -> None:
         """Raise `Refused` where the iterations of a loop within a frame would share the state of one of its nodes."""

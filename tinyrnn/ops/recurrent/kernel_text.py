@@ -93,7 +93,7 @@ def panels_together(gates: int, panels: int, registers: int, weights: int, lanes
     return min(panels, fit, -(-sums // gates))
 
 
-class _Text:
+class Text:
     """Collects the lines of a kernel, indented by `depth`."""
 
     def __init__(self) -> None:
@@ -111,7 +111,7 @@ def kernel_text(cell: Cell, layout: SequenceLayout, lanes: int, registers: int) 
     s scratch of 2·H, lens the lengths, rows the number of rows of the call. A traced cell takes one more, kept
     [step][KEPT][H], which lies as y does with KEPT times its strides.
     """
-    H, text = cell.H, _Text()
+    H, text = cell.H, Text()
     lstm, kept = cell.op == "LSTM", len(KEPT[cell.op])
     text(f"def KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows{', kept' if cell.traced else ''}):")
     text.depth = 1
@@ -142,7 +142,7 @@ def kernel_text(cell: Cell, layout: SequenceLayout, lanes: int, registers: int) 
     if lstm:
         text(
             f"c = at(co, {_sum(frame, layout.after_frame, item, layout.state_batch)})",
-            *_copy("c", f"at(ci, {_sum(frame, layout.c_before_frame, item, layout.state_batch)})", H),
+            *copy_lines("c", f"at(ci, {_sum(frame, layout.c_before_frame, item, layout.state_batch)})", H),
         )
     end = "length - 1" if layout.backward else "0"
     text(
@@ -160,7 +160,7 @@ def kernel_text(cell: Cell, layout: SequenceLayout, lanes: int, registers: int) 
     if cell.traced:
         text(f"kt = at(kt, {sign}{layout.y_step * kept})")
     text.depth -= 1
-    text(*_copy("h", "before", H))
+    text(*copy_lines("h", "before", H))
     if layout.lengths:
         rest = f"at(y, {_sum(frame, layout.y_frame, item, layout.y_batch)})"
         text("if length == 0:", *(f"    {line}" for line in _zero("h", H)))
@@ -186,7 +186,7 @@ def _sum(*terms: str | int) -> str:
     return " + ".join(f"({name}) * {stride}" for name, stride in pairs if name != "0" and stride) or "0"
 
 
-def _copy(to: str, start: str, count: int) -> list[str]:
+def copy_lines(to: str, start: str, count: int) -> list[str]:
     return [f"for k in range(0, {count}, lanes()):", f"    store_part({to}, k, load_part({start}, k, {count} - k), {count} - k)"]
 
 
@@ -194,7 +194,7 @@ def _zero(to: str, count: int) -> list[str]:
     return [f"for k in range(0, {count}, lanes()):", f"    store_part({to}, k, splat(0.0), {count} - k)"]
 
 
-def _step(text: _Text, cell: Cell, lanes: int, registers: int) -> None:
+def _step(text: Text, cell: Cell, lanes: int, registers: int) -> None:
     """Write one time step: yt from pt and `before`."""
     panels = -(-cell.H // lanes)
     base = 0
@@ -245,7 +245,7 @@ def _step(text: _Text, cell: Cell, lanes: int, registers: int) -> None:
 
 
 def _group(
-    text: _Text,
+    text: Text,
     cell: Cell,
     gates: Sequence[int],
     phase: int,
@@ -294,7 +294,7 @@ def _group(
             tail_text: str | int = f"{cell.H} - ({unit})"
         else:
             tail_text = tail
-        _cell(text, cell, phase, panel, unit, tail_text, lanes, extra, first)
+        cell_equations(text, cell, phase, panel, unit, tail_text, lanes, extra, first)
 
 
 def _load(pointer: str, unit: str, tail: str | int) -> str:
@@ -305,8 +305,8 @@ def _store(pointer: str, unit: str, value: str, tail: str | int) -> str:
     return f"store_part({pointer}, {unit}, {value}, {tail})" if tail else f"store({pointer}, {unit}, {value})"
 
 
-def _cell(
-    text: _Text, cell: Cell, phase: int, panel: int, unit: str, tail: str | int, lanes: int, extra: int, first: str
+def cell_equations(
+    text: Text, cell: Cell, phase: int, panel: int, unit: str, tail: str | int, lanes: int, extra: int, first: str
 ) -> None:
     """Write the equations of one panel, from its gate sums g{gate}{panel}."""
 

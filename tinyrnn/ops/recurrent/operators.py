@@ -8,7 +8,20 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinyrnn.graph.call import Call, Lowering, Operand, Rows, Scratch, Started, State, Value, Weight
+from tinyrnn.graph.call import (
+    Call,
+    Lowering,
+    Operand,
+    Rows,
+    Scratch,
+    SlotIndex,
+    SlotStride,
+    Slotted,
+    Started,
+    State,
+    Value,
+    Weight,
+)
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, SizesDiffer
 from tinyrnn.lanes import kernel
@@ -18,6 +31,7 @@ from tinyrnn.ops.movement.gather import look_up
 from tinyrnn.ops.movement.strided_copy import copy_f32
 from tinyrnn.ops.recurrent.kernel_text import KEPT, Cell, SequenceLayout, kernel_text, takes_input
 from tinyrnn.ops.recurrent.packing import pack_input, pack_state
+from tinyrnn.ops.recurrent.stream_tile import Strides, scratch_for_sums, tile_text
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 TABLE = "table"
@@ -226,10 +240,15 @@ class Recurrent(Op):
         calls = self._begin(node, env)
         for direction in range(self._directions(node)):
             calls += self._lower_direction(node, env, direction)
-        for part, name in zip(self.parts, node.outputs[1:], strict=False):
-            if name and isinstance(self._after(node, env, part), State):
-                calls.append(Call(copy_f32, (Value(name), self._after(node, env, part), env.specs[name].elements)))
-        return calls
+        return calls + self._final_copies(node, env)
+
+    def _final_copies(self, node: Node, env: Lowering) -> list[Call]:
+        """Calls that hand out the last state, where the runtime keeps it."""
+        return [
+            Call(copy_f32, (Value(name), after, env.specs[name].elements))
+            for part, name in zip(self.parts, node.outputs[1:], strict=False)
+            if name and isinstance(after := self._after(node, env, part), State)
+        ]
 
     def _initial(self, node: Node, part: str) -> str:
         index = 5 + self.parts.index(part)
@@ -286,6 +305,66 @@ class Recurrent(Op):
         axes = ("batch", "step", "direction") if self.attribute(node, "layout") else ("step", "direction", "batch")
         return (*(sizes[a] for a in axes), len(KEPT[self.name]), self._hidden(node)), (*axes, "value", "unit")
 
+    def _projected(
+        self, node: Node, env: Lowering, cell: Cell, W: Array, B: Array | None, inside: int
+    ) -> tuple[Cell, list[Call], Operand, int]:
+        """The cell with what it takes as p; the calls that make that; p, and its elements for each of `inside` steps of a row."""
+        x, inputs = node.inputs[0], W.shape[1]
+        table = node.attributes.get(TABLE)
+        if table is not None:
+            products = multiplied(table, *pack_input(cell, W, B, env.lanes))
+            width = products.shape[1]
+            p = Scratch("p", per_row=inside * width, of=x)
+            return cell, [look_up(env, p, products, x, Rows(of=x))], p, width
+        if takes_input(cell.gates, inputs, cell.H, env.lanes):
+            return replace(cell, inputs=inputs), [], Value(x), inputs
+        matrix, bias = pack_input(cell, W, B, env.lanes)
+        width = matrix.shape[1]
+        p = Scratch("p", per_row=inside * width, of=x)
+        stride = inputs if inside > 1 or env.per_row(x) else 0
+        call = Call(
+            linear(env),
+            (p, Value(x), linear_weights(matrix, bias, env), Rows(of=x, times=inside), stride, inputs, width),
+            f"the input's share of {node.op} {node.name}",
+        )
+        return cell, [call], p, width
+
+    def lower_streams(self, node: Node, env: Lowering) -> list[Call] | None:
+        attributes = node.attributes
+        one_step = attributes["rows_are_time"] or attributes["steps"] == 1
+        lengths = len(node.inputs) > 4 and node.inputs[4]
+        if not one_step or attributes["batch"] != 1 or self._directions(node) > 1 or lengths:
+            return None
+        W, R = attributes["W"][0], attributes["R"][0]
+        B, P = (None if attributes.get(k) is None else attributes[k][0] for k in "BP")
+        x, y = node.inputs[0], node.outputs[0]
+        cell, projected, p, width = self._projected(node, env, self.cell(node, 0), W, B, 1)
+        H = cell.H
+        where: Operand = Value(y) if y else Scratch("y", per_row=H, of=x)
+        places = [place for part in ("h", "c") for place in self._slots(node, env, part if part in self.parts else "h")]
+        kernel_of = tile_text(cell, Strides(H, width), not self._persists(node, env, self.parts[-1]), env.lanes, env.registers)
+        packed = Weight(pack_state(cell, W, R, B, P, env.lanes, env.registers))
+        applied = Scratch("applied", per_row=2 * H if len(cell.phases) > 1 else 1, of=x)
+        sums = Scratch("sums", fixed=scratch_for_sums(env.lanes))
+        rows = [
+            operand for place in places for operand in (SlotIndex(place), SlotStride(place, self._row_elements(place, env, H)))
+        ]
+        note = f"{node.op} {node.name}, H = {H}, a tile of streams"
+        calls = [*self._begin(node, env), *projected]
+        calls.append(Call(kernel_of, (where, p, packed, *places, applied, sums, *rows, Rows(of=x)), note))
+        return [*calls, *self._final_copies(node, env)]
+
+    def _slots(self, node: Node, env: Lowering, part: str) -> tuple[Slotted, Slotted]:
+        """Where a part of the state is read and where it is written."""
+        before, after = self._before(node, env, part)[0], self._after(node, env, part)
+        assert isinstance(before, Slotted) and isinstance(after, Slotted)
+        return before, after
+
+    @staticmethod
+    def _row_elements(place: Slotted, env: Lowering, H: int) -> int:
+        """Elements from one stream's row of what is no state to the next."""
+        return 0 if isinstance(place, Weight) else env.row_stride(place.name) if isinstance(place, Value) else H
+
     def _lower_direction(self, node: Node, env: Lowering, d: int) -> list[Call]:
         cell, attributes = self.cell(node, d), node.attributes
         layout = self.attribute(node, "layout")
@@ -294,30 +373,8 @@ class Recurrent(Op):
         x, y = node.inputs[0], node.outputs[0]
         W, R = node.attributes["W"][d], node.attributes["R"][d]
         B, P = (None if node.attributes.get(k) is None else node.attributes[k][d] for k in "BP")
-        inputs = W.shape[1]
         inside = (L or 1) * N
-        calls: list[Call] = []
-        p: Operand
-        table = attributes.get(TABLE)
-        if table is not None:
-            products = multiplied(table, *pack_input(cell, W, B, env.lanes))
-            width = products.shape[1]
-            p = Scratch("p", per_row=inside * width, of=x)
-            calls.append(look_up(env, p, products, x, Rows(of=x)))
-        elif takes_input(cell.gates, inputs, H, env.lanes):
-            cell, p, width = replace(cell, inputs=inputs), Value(x), inputs
-        else:
-            matrix, bias = pack_input(cell, W, B, env.lanes)
-            width = matrix.shape[1]
-            p = Scratch("p", per_row=inside * width, of=x)
-            stride = inputs if inside > 1 or env.per_row(x) else 0
-            calls.append(
-                Call(
-                    linear(env),
-                    (p, Value(x), linear_weights(matrix, bias, env), Rows(of=x, times=inside), stride, inputs, width),
-                    f"the input's share of {node.op} {node.name}",
-                )
-            )
+        cell, calls, p, width = self._projected(node, env, cell, W, B, inside)
         if layout:
             y_step, y_batch, y_direction, p_step, p_batch = (D * H, (L or 1) * D * H, H, 1, L or 1)
             state_batch, state_direction = D * H, H

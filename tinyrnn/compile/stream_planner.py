@@ -1,0 +1,164 @@
+"""The plan of a tick: one frame of each of many streams, every row a stream's.
+
+The weights and the state lie as in the plan of one stream, so that both share them. Calls without state take all streams
+as their rows; operators with kernels for many streams get their states where they lie; what else has a state is done
+stream by stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.compile.plan import ALIGNMENT, Part, Place, Plan
+from tinyrnn.compile.planner import Planner
+from tinyrnn.graph.call import (
+    Body,
+    Call,
+    Close,
+    Open,
+    Operand,
+    PastRows,
+    Rows,
+    SlotIndex,
+    SlotStride,
+    Started,
+    State,
+    TotalRows,
+    Value,
+)
+from tinyrnn.graph.ir import Node
+from tinyrnn.graph.op import op_of
+from tinyrnn.passes import Program
+from tinyrnn.passes.rows import depending
+
+MOST_STREAMS = 1 << 10
+"""streams of one pass at most"""
+
+_Calls = list[tuple[Node, Call | Open | Close]]
+
+
+def make_stream_plan(plan: Plan, lanes: int, registers: int, cache: int) -> Plan | None:
+    """The plan of a tick for a model with that plan; None where streams have rows of their own number.
+
+    cache: bytes next to a core that the values of one pass should fit
+    Raises `UnsupportedError` as `make_plan`.
+    """
+    if plan.clocks or plan.program.refuses_stream or plan.program.batches:
+        return None
+    return _StreamPlanner(plan, lanes, registers, cache).plan()
+
+
+def _of_streams(program: Program) -> Program:
+    """The program with all as rows that is not the same for all streams."""
+    graph = replace(program.graph, specs=dict(program.graph.specs))
+    per_row = depending(graph.nodes, {*program.per_row, *graph.inputs})
+    return replace(
+        program,
+        graph=graph,
+        per_row=per_row - graph.constants.keys(),
+        inputs=[replace(p, per_row=True) for p in program.inputs],
+        outputs=[replace(p, per_row=True) for p in program.outputs],
+    )
+
+
+class _StreamPlanner(Planner):
+    """A plan of a tick in the making."""
+
+    def __init__(self, plan: Plan, lanes: int, registers: int, cache: int) -> None:
+        super().__init__(_of_streams(plan.program), lanes, registers, ALIGNMENT)
+        self.single, self.cache = plan, cache
+        per_row, constants = self.program.per_row, self.graph.constants
+        self.env = replace(
+            self.env,
+            per_row=lambda name: name in per_row and name not in constants,
+            per_frame=lambda name: name in plan.program.per_row,
+        )
+        self.outside = {id(node) for node in self.graph.nodes}
+        self.result.streams = True
+        self.result.parts = list(plan.parts)
+        self.weights, self.weights_size = [plan.weights], len(plan.weights)
+        self.packed = {_digest(plan.weights[start : start + size]): start for start, size in plan.packed}
+
+    def _place_ports(self) -> None:
+        super()._place_ports()
+        for index, port in enumerate(self.program.visible_outputs):
+            if port.name not in self.program.per_row and self.places.pop(port.name, None) is not None:
+                self.copied.append((index, port.name))
+
+    def _lower_node(self, node: Node) -> Sequence[Call | Open | Close | Body]:
+        outside = id(node) in self.outside  # in a block the states of all streams are not at hand
+        made = op_of(node).lower_streams(node, self.env) if outside else None
+        return super()._lower_node(node) if made is None else made
+
+    def _lower(self) -> _Calls:
+        """All calls, those that need one state at a time in loops over the streams."""
+        calls: _Calls = []
+        depth, looping = 0, False
+        lowered = super()._lower()
+        self.program.per_row.difference_update(self.graph.constants)  # lowering a loop tells some of what it comes to
+        for node, call in lowered:
+            alone = depth == 0 and self._stream_by_stream(call)
+            own = isinstance(call, Open) and call.by_row
+            if depth == 0 and looping and (own or not alone):
+                calls.append((node, Close()))
+                looping = False
+            if depth == 0 and alone and not own and not looping:
+                calls.append((node, Open("for ITERATION in range({}):", (Rows(),), by_row=True)))
+                looping = True
+            depth += isinstance(call, Open) - isinstance(call, Close)
+            calls.append((node, call))
+        if looping:
+            calls.append((node, Close()))
+        return calls
+
+    def _copy_of(self, source: str, target: str) -> _Calls:
+        self.program.per_row.add(target)
+        return super()._copy_of(source, target)  # type: ignore[return-value]
+
+    def _stream_by_stream(self, call: Call | Open | Close) -> bool:
+        if not isinstance(call, Call):
+            return True
+        in_slots = [o.of for o in call.operands if isinstance(o, SlotIndex)]
+        return not any(isinstance(o, Rows) for o in call.operands) or any(
+            self._of_state(o) for o in call.operands if o not in in_slots
+        )
+
+    def _of_state(self, operand: Operand) -> bool:
+        if isinstance(operand, Value):
+            root = self._root(operand.name)
+            return root in self.places and self.places[root].memory == "state"
+        return isinstance(operand, (State, Started, PastRows, TotalRows))
+
+    def _operand(self, operand: Operand, node: Node) -> Place | int | float | str:
+        if isinstance(operand, Started):
+            return f"started@{4 * self._part('started', np.zeros(1, np.float32))}"
+        if isinstance(operand, SlotIndex):
+            return "which" if self._of_state(operand.of) else "each"
+        if isinstance(operand, SlotStride):
+            return self.result.state_stride if self._of_state(operand.of) else operand.elements
+        placed = super()._operand(operand, node)
+        if isinstance(placed, Place) and placed.memory == "state":
+            row = self._row_variable()
+            within = tuple(term for term in placed.terms if term[0] != row)
+            return replace(placed, memory="state" if row else "states", terms=within)
+        return placed
+
+    def _weight(self, array: np.ndarray[Any, Any]) -> Place:
+        found = self.packed.get(_digest(np.ascontiguousarray(array)))
+        return super()._weight(array) if found is None else Place("weights", found)
+
+    def _add_part(self, name: str, initial: np.ndarray[Any, Any]) -> Part:
+        return next(part for part in self.single.parts if part.name == name)
+
+    def _choose_chunk(self) -> None:
+        plan = self.result
+        plan.chunk = max(16, min(MOST_STREAMS, self.cache // max(plan.arena_per_row, 1)))
+
+
+def _digest(array: np.ndarray[Any, Any]) -> bytes:
+    return hashlib.sha256(array.tobytes()).digest()

@@ -1,0 +1,183 @@
+"""Kernels for one step of RNN, GRU or LSTM in many streams, whose weights are read once for a tile of them.
+
+A tile is V streams by as many gate sums as fit the vector registers. Every sum is the chain of fma that
+`tinyrnn.ops.recurrent.kernel_text` takes for one stream, from the same packed weights, so that a stream has the same bits
+in any company. The states are read and written where they lie.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tinyrnn.ops.recurrent.kernel_text import Cell, Text, cell_equations, copy_lines, panels_together
+
+SUMS = {16: 8, 32: 16}
+"""vector registers → gate sums of a tile: they hide the wait of each fma and leave room for weights"""
+
+
+@dataclass(frozen=True)
+class Strides:
+    """Elements from one stream to the next, of what is not the state."""
+
+    y: int
+    p: int
+
+
+def tile_text(cell: Cell, strides: Strides, copies: bool, lanes: int, registers: int) -> str:
+    """The source of KERNEL(y, p, r, hi, ho, ci, co, applied, g, hi_at, hi_by, ho_at, ho_by, ci_at, ci_by, co_at, co_by, rows).
+
+    y [rows][H], p x or the input's share of the gate sums, r from `pack_state`, applied scratch [rows][2·H] for the
+    reset gate's work, g scratch for the sums of a tile. Stream i has its h before the step at element hi_at[i] · hi_by of hi,
+    and so on for h after it (ho) and for c. With `copies` c before and after the step lie in different places.
+    """
+    text = Text()
+    text("def KERNEL(y, p, r, hi, ho, ci, co, applied, g, hi_at, hi_by, ho_at, ho_by, ci_at, ci_by, co_at, co_by, rows):")
+    text.depth = 1
+    text("y, p, r, hi, ho, g = f32(y), f32(p), f32(r), f32(hi), f32(ho), f32(g)", "hi_at, ho_at = i64(hi_at), i64(ho_at)")
+    if len(cell.phases) > 1:
+        text("applied = f32(applied)")
+    if cell.op == "LSTM":
+        text("ci, co, ci_at, co_at = f32(ci), f32(co), i64(ci_at), i64(co_at)")
+        if copies:
+            text(
+                "for i in range(rows):",
+                "    c = at(co, get(co_at, i) * co_by)",
+                *(f"    {line}" for line in copy_lines("c", "at(ci, get(ci_at, i) * ci_by)", cell.H)),
+            )
+    _Tiles(text, cell, strides, lanes, registers).write()
+    text(
+        "for i in range(rows):",
+        *(f"    {line}" for line in copy_lines("at(ho, get(ho_at, i) * ho_by)", f"at(y, i * {strides.y})", cell.H)),
+    )
+    return "\n".join(text.lines) + "\n"
+
+
+def scratch_for_sums(lanes: int) -> int:
+    """float32 elements of g."""
+    return 2 * max(SUMS.values()) * lanes
+
+
+class _Tiles:
+    """The lines of all gate sums and cells."""
+
+    def __init__(self, text: Text, cell: Cell, strides: Strides, lanes: int, registers: int) -> None:
+        self.text, self.cell, self.strides, self.lanes, self.registers = text, cell, strides, lanes, registers
+        self.panels = -(-cell.H // lanes)
+        self.depth = cell.inputs + cell.H
+        self.extra = self.panels * lanes * self.depth * cell.gates
+
+    def write(self) -> None:
+        cell, lanes = self.cell, self.lanes
+        base = 0
+        for phase, gates in enumerate(cell.phases):
+            weights = 4 * cell.gates * cell.H * cell.H
+            together = panels_together(len(gates), self.panels, self.registers, weights, lanes)
+            whole = self.panels // together
+            group = together * len(gates) * lanes * self.depth
+            if whole > 1:
+                self.text(f"for group in range({whole}):")
+                self.text.depth += 1
+                self._group(phase, together, f"{base} + group * {group}", f"group * {together * lanes}")
+                self.text.depth -= 1
+            else:
+                self._group(phase, together, str(base), "0")
+            if self.panels > whole * together:
+                left = self.panels - whole * together
+                self._group(phase, left, str(base + whole * group), str(whole * together * lanes))
+            base += self.panels * len(gates) * lanes * self.depth
+
+    def _group(self, phase: int, count: int, weights: str, unit: str) -> None:
+        """All streams by the `count` panels from `unit` on, whose weights stand side by side from `weights` on."""
+        gates = self.cell.phases[phase]
+        width = min(count, max(1, 4 // len(gates)))
+        whole = count // width
+        if whole > 1:
+            self.text(f"for side in range({whole}):")
+            self.text.depth += 1
+            beside = width * len(gates) * self.lanes
+            self._streams(phase, count, width, f"{weights} + side * {beside}", f"{unit} + side * {width * self.lanes}")
+            self.text.depth -= 1
+        else:
+            self._streams(phase, count, width, weights, unit)
+        if count > whole * width:
+            past = whole * width
+            self._streams(
+                phase,
+                count,
+                count - past,
+                f"{weights} + {past * len(gates) * self.lanes}",
+                f"{unit} + {past * self.lanes}",
+            )
+
+    def _streams(self, phase: int, count: int, width: int, weights: str, unit: str) -> None:
+        """All streams by `width` panels of a group of `count`."""
+        sums = SUMS[32 if self.registers >= 32 else 16]
+        tall = max(1, sums // (width * len(self.cell.phases[phase])))
+        self.text(f"u, first, i = {unit}, {weights}, 0")
+        for height in dict.fromkeys((tall, 1)):
+            self.text(f"while i + {height} <= rows:")
+            self.text.depth += 1
+            self._tile(phase, count, width, height)
+            self.text(f"i += {height}")
+            self.text.depth -= 1
+
+    def _tile(self, phase: int, count: int, width: int, height: int) -> None:
+        """The sums of `height` streams from stream i on by `width` panels from unit u on, then their cells."""
+        cell, lanes, text = self.cell, self.lanes, self.text
+        gates = cell.phases[phase]
+        padded = self.panels * lanes
+        names = [(panel, gate) for panel in range(width) for gate in gates]
+        streams = range(height)
+        late = cell.linear_before_reset
+        for v in streams:
+            text(f"pt{v} = at(p, (i + {v}) * {self.strides.p})")
+            text(f"h{v} = at(applied, (i + {v}) * {2 * cell.H})" if phase else f"h{v} = at(hi, get(hi_at, i + {v}) * hi_by)")
+        for v in streams:
+            for panel, gate in names:
+                here = f"g{gate}{panel}_{v}"
+                if cell.inputs:
+                    text(f"{here} = load(r, {self.extra + (4 + gate) * padded + panel * lanes} + u)")
+                elif not (late and gate == 2):
+                    text(f"{here} = load(pt{v}, u * {cell.gates} + {(panel * cell.gates + gate) * lanes})")
+        text("n = first")
+        kept = [f"g{gate}{panel}" for panel, gate in names]
+        if cell.inputs:
+            self._products("pt", cell.inputs, kept, count * len(gates), streams)
+        if late:
+            for panel, gate in names:
+                for v in streams:
+                    if gate == 2 and cell.inputs:
+                        text(f"x{panel}_{v} = g2{panel}_{v}")
+                    if gate == 2:
+                        text(f"g2{panel}_{v} = load(r, {self.extra + panel * lanes} + u)")
+            if cell.inputs:
+                kept = [*kept, *(f"x{panel}" for panel in range(width))]
+        self._products("h", cell.H, [f"g{gate}{panel}" for panel, gate in names], count * len(gates), streams)
+        for v in streams:
+            text(*(f"store(g, {(v * len(kept) + place) * lanes}, {name}_{v})" for place, name in enumerate(kept)))
+        text(f"for v in range({height}):")
+        text.depth += 1
+        text(
+            f"yt, pt = at(y, (i + v) * {self.strides.y}), at(p, (i + v) * {self.strides.p})",
+            "before = at(hi, get(hi_at, i + v) * hi_by)",
+        )
+        if cell.op == "LSTM":
+            text("c = at(co, get(co_at, i + v) * co_by)")
+        if len(cell.phases) > 1:
+            text(f"s = at(applied, (i + v) * {2 * cell.H})")
+        text(*(f"{name} = load(g, (v * {len(kept)} + {place}) * {lanes})" for place, name in enumerate(kept)))
+        for panel in range(width):
+            tail = f"{cell.H} - u - {panel * lanes}" if cell.H % lanes else 0
+            cell_equations(text, cell, phase, panel, f"u + {panel * lanes}", tail, lanes, self.extra, "u")
+        text.depth -= 1
+
+    def _products(self, vector: str, size: int, sums: list[str], beside: int, streams: range) -> None:
+        """Add to every sum its products by the elements of one vector a stream, in order."""
+        text = self.text
+        text(f"for k in range({size}):")
+        for v in streams:
+            text(f"    v{v} = splat(get({vector}{v}, k))")
+        for place, name in enumerate(sums):
+            text(f"    w = load(r, n + {place * self.lanes})")
+            text(*(f"    {name}_{v} = fma(v{v}, w, {name}_{v})" for v in streams))
+        text(f"    n += {beside * self.lanes}")

@@ -1,0 +1,220 @@
+"""`Pool`: many live inputs of one model, their states in one array, one native call over any of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinyrnn.errors import ShapeError, StreamError
+from tinyrnn.graph.arrays import Array, describe
+from tinyrnn.runtime.memory import state_rows
+from tinyrnn.runtime.pool_driver import PoolDriver
+from tinyrnn.runtime.pool_runner import INDEX
+from tinyrnn.runtime.process_local import ProcessLocal
+
+if TYPE_CHECKING:
+    from tinyrnn.runtime.model import Model, Stream
+
+KEPT = 8
+"""sizes whose memory is kept, of models with run-time sizes"""
+
+
+class Pool(ProcessLocal):
+    """Many live inputs of a model: slots with a state each, any of which step together. For one thread at a time.
+
+    A row of `state` lies as `Stream.state` does: copying it moves a stream into a pool, or out of one. Whatever streams
+    step together, each has the bits that it would have alone.
+    """
+
+    instead = "another process loads the file itself and takes the states, an array: `pool.state.copy()`"
+
+    def __init__(self, model: Model, slots: int, threads: int = 1) -> None:
+        name = model.name
+        for what, number in (("slots", slots), ("threads", threads)):
+            if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < 1:
+                raise ShapeError(f"{name}: a pool of {what}={number!r}; it takes a number from 1 up")
+        self.model, self.slots, self.threads = model, int(slots), int(threads)
+        self._rows = state_rows(model._layout, self.slots)
+        self._state = self._rows[:, : model._layout.initial_state.size]
+        self._seen = np.zeros(self.slots, np.bool_)
+        self._ended = np.zeros(self.slots, np.bool_)
+        self._all = np.arange(self.slots, dtype=INDEX)
+        self._taken: set[int] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._drivers: OrderedDict[Model, PoolDriver] = OrderedDict()
+        self._workers = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="tinyrnn-pool") if threads > 1 else None
+
+    # --- the state ----------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> Array:
+        """[slots, state_size] float32: copy rows to save them, assign to rows to restore."""
+        return self._state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        given = np.asarray(value, np.float32)
+        if given.shape != self._state.shape:
+            raise ShapeError(f"{self.model.name}: the states have shape {list(self._state.shape)}, not {list(given.shape)}")
+        self._state[:] = given
+
+    def __len__(self) -> int:
+        return self.slots
+
+    @property
+    def delay(self) -> int:
+        """Frames by which the outputs are late, see `Model.delay`."""
+        return self.model.delay
+
+    def reset(self, which: Any = None) -> None:
+        """Back to the initial state, all slots or those named."""
+        with self._entered():
+            slots = self._named(which)
+            self._state[slots] = self.model._layout.initial_state
+            self._ended[slots] = False
+
+    def join(self) -> int:
+        """A slot that nobody has, in its initial state. Raises `StreamError` where all are taken."""
+        with self._entered():
+            slot = next((i for i in range(self.slots) if i not in self._taken), None)
+            if slot is None:
+                raise StreamError(f"{self.model.name}: all {self.slots} slots of the pool are taken; leave() gives one back")
+            self._taken.add(slot)
+            self._state[slot] = self.model._layout.initial_state
+            self._ended[slot] = False
+            return slot
+
+    def leave(self, slot: int) -> None:
+        """Give back a slot that `join` handed out. Raises `StreamError` for one that is not taken."""
+        with self._entered():
+            if slot not in self._taken:
+                raise StreamError(f"{self.model.name}: slot {slot!r} was not handed out by join(), or was left already")
+            self._taken.remove(slot)
+
+    @property
+    def joined(self) -> list[int]:
+        """The slots that `join` handed out and nobody left, ascending."""
+        return sorted(self._taken)
+
+    def stream(self, slot: int) -> Stream:
+        """A `Stream` over one row: it and the pool carry the same state on. Not for use while the pool steps."""
+        with self._entered():
+            (index,) = self._named([slot])
+            return self.model._stream_over(self._state[index], bool(self._ended[index]))
+
+    # --- frames -------------------------------------------------------------------------------------------------------
+
+    def step(self, *inputs: Any, which: Any = None, out: Any = None, **named: Any) -> Any:
+        """One frame of each stream: inputs [m, *frame] for the m slots in `which`, in its order; outputs [m, *frame].
+
+        which: different slots, any of them in any order; by default all, in order
+        out:   an array for the output (several outputs: a sequence of arrays), C-contiguous, to write into
+
+        Of a model that looks ahead or has strides over time each stream has its own count of frames: what comes back is a
+        list with what each one's `Stream.step` would give. Raises `ShapeError`, and `StreamError` after `flush` or `close`;
+        nothing is changed then.
+        """
+        with self._entered():
+            slots = self._named(which)
+            self._check_open(slots)
+            driver = self._driver(inputs, named)
+            arrays = driver.given(inputs, named, (len(slots),), "step takes one frame for each of m streams")
+            arrays = [array[None] if port.per_frame else array for port, array in zip(driver.layout.inputs, arrays, strict=True)]
+            return driver.call(slots, arrays, 1, None, out, single=True)
+
+    def run(self, *inputs: Any, lengths: Any = None, which: Any = None, out: Any = None, **named: Any) -> Any:
+        """Many frames of each stream in one native call: inputs [T, m, *frame], outputs [T, m, *frame].
+
+        lengths: [m] whole numbers, the frames that each stream has, from 0 to T; by default all have T. Rows beyond a
+        stream's own length are 0.
+        What belongs to a call, not to a frame, is given and comes back as [m, *shape]. `which`, `out` and errors are as for
+        `step`; a model that looks ahead or has strides gives a list with what each one's `Stream.run` would give.
+        """
+        with self._entered():
+            slots = self._named(which)
+            self._check_open(slots)
+            driver = self._driver(inputs, named)
+            frames = driver.frames(inputs, named)
+            arrays = driver.given(inputs, named, (frames, len(slots)), "run takes T frames for each of m streams, time first")
+            return driver.call(slots, arrays, frames, driver.lengths(lengths, frames, len(slots)), out, single=False)
+
+    def flush(self, which: Any = None) -> Any:
+        """The tails of streams, a list with what each one's `Stream.flush` would give; they then take no more frames until
+        `reset`."""
+        with self._entered():
+            slots = self._named(which)
+            self._check_open(slots)
+            tails = [self.model._stream_over(self._state[slot], False).flush() for slot in slots]
+            self._ended[slots] = bool(self.model._layout.waits)
+            return tails
+
+    def close(self) -> None:
+        """End the threads of the pool; its state remains, and it takes no more frames."""
+        with self._entered():
+            self._closed = True
+            if self._workers is not None:
+                self._workers.shutdown()
+            self._drivers.clear()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    # --- the call -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        if not self._lock.acquire(blocking=False):
+            raise StreamError(f"{self.model.name}: the pool is in use by another thread; one call at a time")
+        try:
+            if self._closed:
+                raise StreamError(f"{self.model.name}: the pool is closed")
+            yield
+        finally:
+            self._lock.release()
+
+    def _driver(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> PoolDriver:
+        """What drives the model at the sizes of these inputs."""
+        model = self.model._at_frames(inputs, named)
+        driver = self._drivers.pop(model, None)
+        if driver is None:
+            made = model._pooled(self.slots)
+            driver = PoolDriver(model._layout, model._code.run, made, self.model._result, self._rows, self._workers, self.threads)
+        self._drivers[model] = driver
+        while len(self._drivers) > KEPT:
+            self._drivers.popitem(last=False)
+        return driver
+
+    def _named(self, which: Any) -> Array:
+        """The slots as int64. Raises `ShapeError` for what are no different slots of the pool."""
+        if which is None:
+            return self._all
+        name, slots = self.model.name, np.asarray(which)
+        if slots.ndim != 1 or (slots.dtype.kind not in "iu" and slots.size):
+            raise ShapeError(f"{name}: which={describe(which)}; it takes different slots: whole numbers in one list or array")
+        slots = np.asarray(slots, INDEX, order="C")
+        if slots.size and (slots.min() < 0 or slots.max() >= self.slots):
+            wrong = int(slots[(slots < 0) | (slots >= self.slots)][0])
+            raise ShapeError(f"{name}: slot {wrong} is not in a pool of {self.slots}; which= takes 0 to {self.slots - 1}")
+        self._seen[:] = False
+        self._seen[slots] = True
+        if np.count_nonzero(self._seen) != len(slots):
+            twice = int(np.flatnonzero(np.bincount(slots) > 1)[0])
+            raise ShapeError(f"{name}: slot {twice} is in which= more than once; a stream has one frame in a step")
+        return slots
+
+    def _check_open(self, slots: Array) -> None:
+        if self._ended[slots].any():
+            slot = int(slots[self._ended[slots]][0])
+            raise StreamError(
+                f"{self.model.name}: the sequence in slot {slot} has ended with flush(); reset([{slot}]) begins another"
+            )

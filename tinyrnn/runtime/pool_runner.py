@@ -1,0 +1,123 @@
+"""One native call over many streams: a tick with a row for each, or the page for one stream in a loop."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinyrnn.graph.arrays import Array
+from tinyrnn.runtime.memory import ALIGNMENT, Context, Layout, aligned
+from tinyrnn.runtime.process_local import ProcessLocal
+
+TICK_HEADER = 9
+"""context entries before the addresses, see `tinyrnn.compile.pool_page`"""
+EACH_HEADER = 8
+INDEX = np.dtype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class PoolCode:
+    """What a model's pools run on."""
+
+    code: Any
+    """a compiled page whose entry is `run`; None where the loop over streams is not compiled"""
+    tick: bool
+    """whether it takes all streams as rows; otherwise one after the other, through the page for one stream"""
+    arena_fixed: int = 0
+    arena_per_row: int = 0
+    chunk: int = 1
+    """streams of one pass"""
+    weights: Array | None = None
+    """where they are not the model's own"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Frames of many streams: arrays [frames, streams, *frame] or [streams, ...] for what belongs to a call.
+
+    Stream by stream they are [streams, rows, *frame] each.
+    """
+
+    slots: Array
+    """int64, the slot of each stream"""
+    arrays: Sequence[Array]
+    timed: Sequence[bool]
+    """of each array, whether it has frames"""
+    frames: int
+    lengths: Array | None
+    """int64 frames of each stream, descending in a tick; None where all have all"""
+    end: int = -1
+    """stream by stream: after how many frames the sequences end, if they end in this call"""
+
+
+class Runner(ProcessLocal):
+    """The memory of one thread, and the calls that it makes."""
+
+    def __init__(self, layout: Layout, made: PoolCode, most: int) -> None:
+        """most: streams of one call at most."""
+        self.layout, self.made = layout, made
+        ports = len(layout.inputs) + len(layout.outputs)
+        if made.tick:
+            self.capacity = min(most, made.chunk)
+            self.arena = aligned(made.arena_fixed + made.arena_per_row * self.capacity + ALIGNMENT)
+            self.arena[:] = 0
+            self.each = np.arange(self.capacity, dtype=INDEX)
+            self.table = np.zeros(TICK_HEADER + ports, INDEX)
+            weights = layout.weights if made.weights is None else made.weights
+            self.table[:6] = (weights.ctypes.data, 0, self.arena.ctypes.data, self.capacity, 0, self.each.ctypes.data)
+        else:
+            self.table = np.zeros(EACH_HEADER + 2 * ports, INDEX)
+        self.pointer = self.table.ctypes.data
+
+    def prepare_each(self, run: Any, context: Context) -> None:
+        """Take the page for one stream, and the memory in which it works."""
+        self.run, self.context = run, context
+        entry = ctypes.cast(run, ctypes.c_void_p).value or 0
+        self.table[:2] = entry, context.pointer
+        self.table[7] = self.layout.header
+
+    def tick(self, states: Array, work: Work, first: int, count: int) -> int:
+        """Run the streams from `first` on; 0, or 1 + the number of an input whose indices are out of range."""
+        table, across = self.table, len(work.slots)
+        lengths = 0 if work.lengths is None else work.lengths.ctypes.data + 8 * first
+        table[1] = states.ctypes.data
+        table[4] = work.slots.ctypes.data + 8 * first
+        table[6:TICK_HEADER] = lengths, count, across
+        for place, (array, timed) in enumerate(zip(work.arrays, work.timed, strict=True), TICK_HEADER):
+            streams = array.shape[1] if timed else array.shape[0]
+            assert streams == across
+            table[place] = array.ctypes.data + first * array.strides[1 if timed else 0]
+        return int(self.made.code.run(self.pointer, work.frames))
+
+    def one_by_one(self, states: Array, work: Work, first: int, count: int) -> int:
+        """As `tick`, where each stream has rows of its own number."""
+        assert work.lengths is not None
+        table, context = self.table, self.context
+        if self.layout.chunk == 0 and work.frames + self.layout.lead > context.capacity:
+            context.reserve(work.frames + self.layout.lead)
+        table[2:7] = (
+            states.ctypes.data,
+            states.strides[0],
+            work.slots.ctypes.data + 8 * first,
+            work.lengths.ctypes.data + 8 * first,
+            count,
+        )
+        for place, array in enumerate(work.arrays):
+            table[EACH_HEADER + 2 * place] = array.ctypes.data + first * array.strides[0]
+            table[EACH_HEADER + 2 * place + 1] = array.strides[0]
+        context.addresses[4] = work.end
+        if self.made.code is not None:
+            return int(self.made.code.run(self.pointer, len(work.arrays)))
+        first_state, addresses = states.ctypes.data, context.addresses
+        for i in range(first, first + count):
+            addresses[1] = first_state + int(work.slots[i]) * states.strides[0]
+            for place, array in enumerate(work.arrays, self.layout.header):
+                addresses[place] = array.ctypes.data + i * array.strides[0]
+            status = int(self.run(context.pointer, int(work.lengths[i]))) if work.lengths[i] else 0
+            if status:
+                return status
+        return 0
