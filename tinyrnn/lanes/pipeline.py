@@ -8,9 +8,22 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from numba.core import base, compiler, interpreter, ir, postproc, ssa, transforms, typed_passes, types, untyped_passes
+from numba.core import (
+    base,
+    compiler,
+    errors,
+    interpreter,
+    ir,
+    lowering,
+    postproc,
+    ssa,
+    transforms,
+    typed_passes,
+    typeinfer,
+    types,
+    untyped_passes,
+)
 from numba.core.compiler_machinery import PassManager
-from numba.core.errors import TypingError
 from numba.core.types.misc import Omitted
 
 
@@ -35,6 +48,7 @@ class Pipeline(compiler.CompilerBase):
 
 
 _FUNCTIONS: Any = types.functions.BaseFunction
+_ERRORS: Any = errors
 _resolve = _FUNCTIONS.get_call_type
 
 
@@ -49,12 +63,12 @@ def _remembered(self: Any, context: Any, args: tuple[Any, ...], kws: Any) -> Any
     if args not in known:
         try:
             known[args] = _resolve(self, context, args, kws)
-        except TypingError:
+        except errors.TypingError:
             if not any(isinstance(each, Omitted) for each in args):
                 raise
             known[args] = None
     if known[args] is None:
-        raise TypingError("nothing takes an operand left out")
+        raise errors.TypingError("nothing takes an operand left out")
     return known[args]
 
 
@@ -90,11 +104,35 @@ def _without_with(self: Any, peepholes: list[Any], function: Any) -> Any:
     return function
 
 
+class _ErrorContext:
+    """What adds to the text of an error what Numba was doing: its own is a generator, and is asked for at each line."""
+
+    def __init__(self, fmt_: str, *args: Any, **kwargs: Any) -> None:
+        self._text, self._args, self._kwargs = fmt_, args, kwargs
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, errors.NumbaError):
+            error.add_context(_ERRORS._format_msg(self._text, self._args, self._kwargs))
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+def _unwatched(self: Any, filename: Any = None, lineno: Any = None) -> Any:
+    """Typing of the kernel language warns of nothing."""
+    return _NOTHING
+
+
 _MEANWHILE: list[tuple[Any, str, Any]] = [
     (_FUNCTIONS, "get_call_type", _remembered),
     (postproc.PostProcessor, "run", _post_processed),
     (ssa, "_run_block_rewrite", _block_rewritten),
     (interpreter.Interpreter, "post_process", _without_with),
+    (_ERRORS.WarningsFixer, "catch_warnings", _unwatched),
+    *((module, "new_error_context", _ErrorContext) for module in (errors, typeinfer, lowering)),
     (base, "_has_loc", lru_cache(1 << 12)(base._has_loc)),
 ]
 """what takes the place of Numba's own while kernels are compiled: an object, an attribute of it, and its value"""
