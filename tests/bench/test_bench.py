@@ -303,3 +303,27 @@ def test_script() -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("| RNN | 8 |")
+
+
+def test_streams(lstm: Path, tmp_path: Path) -> None:
+    open_batch = tmp_path / "open.onnx"
+    benchmark.cell_model("LSTM", 8, open_batch, batch="N")
+    result = benchmark.streams(open_batch, [1, 5], versus="onnxruntime", seconds=0.02, threads=2)
+    assert [row.streams for row in result.rows] == [1, 5]
+    for row in result.rows:
+        assert min(row.pool, row.half, row.lone, row.peer or 0) > 0
+        assert row.difference is not None and row.difference < 1e-5
+        assert row.ratio == pytest.approx((row.peer or 0) / row.pool)
+    assert result.state == 64
+    assert json.loads(json.dumps(result.as_dict()))["rows"][1]["streams"] == 5
+    benchmark.plot_streams(result, tmp_path / "streams.png")
+    assert (tmp_path / "streams.png").stat().st_size > 1000
+    fixed = benchmark.streams(lstm, [2], versus="onnxruntime", seconds=0.02)
+    assert "no open batch" in str(fixed) and fixed.rows[0].peer is None
+    for counts, options in (([], {}), ([0], {}), ([2], {"seconds": 0})):
+        with pytest.raises(TinyRNNError, match="from 1 up"):
+            benchmark.streams(lstm, counts, **options)
+    with pytest.raises(UnsupportedError, match="versus="):
+        benchmark.streams(lstm, [2], versus="torch")
+    with pytest.raises(StreamError, match="reverse|bidirectional"):
+        benchmark.streams(BIDIRECTIONAL, [2])

@@ -240,7 +240,7 @@ def test_an_index_out_of_range_changes_nothing(tmp_path: Path) -> None:
 def test_one_call_at_a_time(model: Model) -> None:
     pool = model.pool(2)
     (x,) = frames(model, np.random.default_rng(7), 2)
-    with pool._entered():
+    with pool._call:
         failed: list[BaseException] = []
 
         def step() -> None:

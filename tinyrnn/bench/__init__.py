@@ -46,6 +46,7 @@ from tinyrnn.bench.report import (
     here,
     plot,
 )
+from tinyrnn.bench.streams import Streams, StreamsRow, plot_streams, streams
 from tinyrnn.errors import TinyRNNError
 from tinyrnn.graph.arrays import Array
 from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
@@ -65,12 +66,16 @@ __all__ = [
     "Result",
     "Row",
     "Setting",
+    "Streams",
+    "StreamsRow",
     "Table",
     "allocations",
     "bench",
     "cell_model",
     "count_allocations",
     "plot",
+    "plot_streams",
+    "streams",
     "table",
 ]
 

@@ -82,10 +82,10 @@ def _initial(model: Model, name: str) -> Array:
     return np.zeros(1, np.float32)
 
 
-def cell_model(cell: str, hidden: int, path: Path, seed: int = 0) -> None:
+def cell_model(cell: str, hidden: int, path: Path, seed: int = 0, batch: int | str = 1) -> None:
     """Write an .onnx file (opset 17) of one RNN, LSTM or GRU with `hidden` inputs and units and random weights.
 
-    X [T, 1, hidden], initial_h and initial_c [1, 1, hidden] → Y [T, 1, 1, hidden], Y_h, Y_c.
+    X [T, batch, hidden], initial_h and initial_c [1, batch, hidden] → Y [T, 1, batch, hidden], Y_h, Y_c.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -105,8 +105,8 @@ def cell_model(cell: str, hidden: int, path: Path, seed: int = 0) -> None:
     graph = helper.make_graph(
         [node],
         f"{cell}_{hidden}",
-        [value("X", ["T", 1, hidden]), *(value(f"initial_{s}", [1, 1, hidden]) for s in carried)],
-        [value("Y", ["T", 1, 1, hidden]), *(value(f"Y_{s}", [1, 1, hidden]) for s in carried)],
+        [value("X", ["T", batch, hidden]), *(value(f"initial_{s}", [1, batch, hidden]) for s in carried)],
+        [value("Y", ["T", 1, batch, hidden]), *(value(f"Y_{s}", [1, batch, hidden]) for s in carried)],
         weights,
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))

@@ -49,7 +49,7 @@ class Session:
             self.load_s = time.perf_counter() - start
             self._names = [o.name for o in self._session.get_outputs()] if outputs is None else list(layout.file_outputs)
             inputs = self._session.get_inputs()
-            self._constants = {i.name: _constant(i, bound) for i in inputs if i.name not in layout.file_inputs}
+            self._constants = {i.name: constant(i, bound) for i in inputs if i.name not in layout.file_inputs}
             ends = zip(layout.state_inputs, layout.state_outputs, strict=True)
             self._pairs = [(i.name, self._names.index(o.name)) for i, o in ends]
             self._frames = [{n: a for n, a in data.feed(t, 1).items() if n not in data.states} for t in range(POOL)]
@@ -140,7 +140,7 @@ def _only(path: Path, outputs: Sequence[str]) -> bytes:
     return bytes(kept.SerializeToString())
 
 
-def _constant(port: Any, bound: Mapping[str, Any]) -> Array:
+def constant(port: Any, bound: Mapping[str, Any]) -> Array:
     """The value of an input of the file that the loaded model does not have, because it is bound or unused."""
     kind = port.type.removeprefix("tensor(").removesuffix(")")
     dtype = np.dtype({"float": "float32", "double": "float64"}.get(kind, kind))

@@ -220,6 +220,8 @@ def check(
 )
 @click.option("--vs", "versus", type=click.Choice(["onnxruntime"]), help="Measure this runtime too, interleaved in the same run.")
 @click.option("--frames", type=click.IntRange(1), help="Frames of a whole run.  [default: 1000]")
+@click.option("--streams", metavar="N,N,…", help="Measure pools of so many streams instead: 1,64,1024,16384.")
+@click.option("--threads", type=click.IntRange(1), help="Threads that share the streams of a pool.  [default: 1]")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="About how long to measure.  [default: 3]")
 @click.option("--plot", metavar="FILE.png", type=FILE, help="Draw the distribution of the latency (needs matplotlib).")
 @json_option
@@ -229,16 +231,24 @@ def bench(
     rate: float | None,
     versus: str | None,
     frames: int | None,
+    streams: str | None,
+    threads: int | None,
     seconds: float | None,
     plot: Path | None,
     as_json: bool,
 ) -> None:
     """Measure MODEL: latency of a step, whole runs, allocations, loading, memory.
 
-    Without MODEL: a table over RNN, LSTM and GRU of 16 to 512 units.
+    Without MODEL: a table over RNN, LSTM and GRU of 16 to 512 units. With --streams: what a frame of one stream takes in
+    pools of so many, all of them and a random half, and one stream after the other.
     """
     from tinyrnn import bench as measure
 
+    if streams is not None:
+        _bench_streams(model, how, streams, threads or 1, {"--rate": rate, "--frames": frames}, versus, seconds, plot, as_json)
+        return
+    if threads is not None:
+        raise click.UsageError("--threads: for --streams")
     settings: dict[str, Any] = {"versus": versus, **({} if frames is None else {"frames": frames})}
     if model is None:
         useless = [f"--{n}" for n, v in (*how.items(), ("rate", rate), ("seconds", seconds), ("plot", plot)) if v is not None]
@@ -256,3 +266,35 @@ def bench(
         click.echo(str(result))
     if plot:
         measure.plot(result, plot)
+
+
+def _bench_streams(
+    model: Path | None,
+    how: dict[str, Any],
+    counts: str,
+    threads: int,
+    useless: dict[str, Any],
+    versus: str | None,
+    seconds: float | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    from tinyrnn import bench as measure
+
+    given = [name for name, value in useless.items() if value is not None]
+    if given or model is None:
+        raise click.UsageError(f"{', '.join(given)}: not with --streams" if given else "--streams: needs a MODEL")
+    numbers = [part.strip() for part in counts.split(",")]
+    if not all(n.isdecimal() and int(n) for n in numbers):
+        raise click.UsageError(f"--streams {counts}: takes numbers of streams from 1 up, separated by commas")
+    spent: dict[str, Any] = {} if seconds is None else {"seconds": seconds}
+    with progress_bar(f"measuring {model.name}") as progress:
+        result = measure.streams(
+            model, [int(n) for n in numbers], threads=threads, versus=versus, progress=progress, **spent, **how
+        )
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        click.echo(str(result))
+    if plot:
+        measure.plot_streams(result, plot)

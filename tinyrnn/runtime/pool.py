@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +22,24 @@ if TYPE_CHECKING:
 
 KEPT = 8
 """sizes whose memory is kept, of models with run-time sizes"""
+
+
+class _Call:
+    """Entered by one thread at a time, while the pool is open."""
+
+    def __init__(self, model: str) -> None:
+        self.model, self.closed = model, False
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise StreamError(f"{self.model}: the pool is in use by another thread; one call at a time")
+        if self.closed:
+            self._lock.release()
+            raise StreamError(f"{self.model}: the pool is closed")
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
 
 class Pool(ProcessLocal):
@@ -46,8 +63,8 @@ class Pool(ProcessLocal):
         self._ended = np.zeros(self.slots, np.bool_)
         self._all = np.arange(self.slots, dtype=INDEX)
         self._taken: set[int] = set()
-        self._lock = threading.Lock()
-        self._closed = False
+        self._call = _Call(model.name)
+        self._last: PoolDriver | None = None
         self._drivers: OrderedDict[Model, PoolDriver] = OrderedDict()
         self._workers = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="tinyrnn-pool") if threads > 1 else None
 
@@ -75,14 +92,14 @@ class Pool(ProcessLocal):
 
     def reset(self, which: Any = None) -> None:
         """Back to the initial state, all slots or those named."""
-        with self._entered():
+        with self._call:
             slots = self._named(which)
             self._state[slots] = self.model._layout.initial_state
             self._ended[slots] = False
 
     def join(self) -> int:
         """A slot that nobody has, in its initial state. Raises `StreamError` where all are taken."""
-        with self._entered():
+        with self._call:
             slot = next((i for i in range(self.slots) if i not in self._taken), None)
             if slot is None:
                 raise StreamError(f"{self.model.name}: all {self.slots} slots of the pool are taken; leave() gives one back")
@@ -93,7 +110,7 @@ class Pool(ProcessLocal):
 
     def leave(self, slot: int) -> None:
         """Give back a slot that `join` handed out. Raises `StreamError` for one that is not taken."""
-        with self._entered():
+        with self._call:
             if slot not in self._taken:
                 raise StreamError(f"{self.model.name}: slot {slot!r} was not handed out by join(), or was left already")
             self._taken.remove(slot)
@@ -105,7 +122,7 @@ class Pool(ProcessLocal):
 
     def stream(self, slot: int) -> Stream:
         """A `Stream` over one row: it and the pool carry the same state on. Not for use while the pool steps."""
-        with self._entered():
+        with self._call:
             (index,) = self._named([slot])
             return self.model._stream_over(self._state[index], bool(self._ended[index]))
 
@@ -121,10 +138,16 @@ class Pool(ProcessLocal):
         list with what each one's `Stream.step` would give. Raises `ShapeError`, and `StreamError` after `flush` or `close`;
         nothing is changed then.
         """
-        with self._entered():
+        with self._call:
             slots = self._named(which)
             self._check_open(slots)
+            last = self._last
+            if last is not None and not named:
+                made = last.quick(slots, inputs, out)
+                if made is not None:
+                    return made
             driver = self._driver(inputs, named)
+            self._last = driver if driver.layout is self.model._layout else None
             arrays = driver.given(inputs, named, (len(slots),), "step takes one frame for each of m streams")
             arrays = [array[None] if port.per_frame else array for port, array in zip(driver.layout.inputs, arrays, strict=True)]
             return driver.call(slots, arrays, 1, None, out, single=True)
@@ -137,7 +160,7 @@ class Pool(ProcessLocal):
         What belongs to a call, not to a frame, is given and comes back as [m, *shape]. `which`, `out` and errors are as for
         `step`; a model that looks ahead or has strides gives a list with what each one's `Stream.run` would give.
         """
-        with self._entered():
+        with self._call:
             slots = self._named(which)
             self._check_open(slots)
             driver = self._driver(inputs, named)
@@ -148,7 +171,7 @@ class Pool(ProcessLocal):
     def flush(self, which: Any = None) -> Any:
         """The tails of streams, a list with what each one's `Stream.flush` would give; they then take no more frames until
         `reset`."""
-        with self._entered():
+        with self._call:
             slots = self._named(which)
             self._check_open(slots)
             tails = [self.model._stream_over(self._state[slot], False).flush() for slot in slots]
@@ -157,8 +180,9 @@ class Pool(ProcessLocal):
 
     def close(self) -> None:
         """End the threads of the pool; its state remains, and it takes no more frames."""
-        with self._entered():
-            self._closed = True
+        with self._call:
+            self._call.closed = True
+            self._last = None
             if self._workers is not None:
                 self._workers.shutdown()
             self._drivers.clear()
@@ -170,17 +194,6 @@ class Pool(ProcessLocal):
         self.close()
 
     # --- the call -----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _entered(self) -> Iterator[None]:
-        if not self._lock.acquire(blocking=False):
-            raise StreamError(f"{self.model.name}: the pool is in use by another thread; one call at a time")
-        try:
-            if self._closed:
-                raise StreamError(f"{self.model.name}: the pool is closed")
-            yield
-        finally:
-            self._lock.release()
 
     def _driver(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> PoolDriver:
         """What drives the model at the sizes of these inputs."""
@@ -213,7 +226,7 @@ class Pool(ProcessLocal):
         return slots
 
     def _check_open(self, slots: Array) -> None:
-        if self._ended[slots].any():
+        if self.model.has_tail and self._ended[slots].any():
             slot = int(slots[self._ended[slots]][0])
             raise StreamError(
                 f"{self.model.name}: the sequence in slot {slot} has ended with flush(); reset([{slot}]) begins another"

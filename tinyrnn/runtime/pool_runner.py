@@ -93,6 +93,13 @@ class Runner(ProcessLocal):
             table[place] = array.ctypes.data + first * array.strides[1 if timed else 0]
         return int(self.made.code.run(self.pointer, work.frames))
 
+    def one_frame(self, states: int, slots: Array, addresses: Sequence[int]) -> int:
+        """`tick` for one frame of each stream in `slots`, with arrays by their addresses."""
+        table, count = self.table, len(slots)
+        table[1], table[4] = states, slots.ctypes.data
+        table[6:] = (0, count, count, *addresses)
+        return int(self.made.code.run(self.pointer, 1))
+
     def one_by_one(self, states: Array, work: Work, first: int, count: int) -> int:
         """As `tick`, where each stream has rows of its own number."""
         assert work.lengths is not None
