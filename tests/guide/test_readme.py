@@ -81,7 +81,9 @@ def _denoiser(folder: Path) -> None:
 
 PROGRAMS = ("contributing",)
 """pages whose blocks are a program of their own, run in a fresh process: what they register stays there"""
-PREPARED: dict[str, Callable[[Path], None]] = {"README": _model, "streaming": _model, "loading": _weights, "sound": _denoiser}
+PREPARED: dict[str, Callable[[Path], None]] = {
+    "README": _model, "streaming": _model, "pools": _model, "loading": _weights, "sound": _denoiser
+}
 """what the code of a page finds in its folder"""
 GIVEN = {"sound": {"noisy": np.random.default_rng(0).uniform(-0.5, 0.5, 4000).astype(np.float32)}}
 """names that the text of a page gives a meaning"""
@@ -110,7 +112,7 @@ def test_python_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     names = _ran(page, tmp_path)
     if PREPARED.get(page) is _model:
-        assert np.shape(names["ys"]) == (100, 1, 8)
+        assert np.shape(names["ys"]) == ((20, 3, 1, 8) if page == "pools" else (100, 1, 8))
     if page == "streaming":
         assert (tmp_path / "model.npz").is_file()
         np.testing.assert_array_equal(names["y"], names["again"])
@@ -131,7 +133,7 @@ def test_programs_run(page: str, tmp_path: Path) -> None:
 
 
 def test_pages_with_python() -> None:
-    assert {"README", "streaming", "loading", "generation", "sound", *PROGRAMS} == {page for page in PAGES if _blocks(page)}
+    assert {"README", "streaming", "pools", "loading", "generation", "sound", *PROGRAMS} == {page for page in PAGES if _blocks(page)}
 
 
 # The command line

@@ -7,6 +7,7 @@ from importlib.resources import files
 PAGES = (
     "installing",
     "streaming",
+    "pools",
     "loading",
     "uses",
     "inside",
