@@ -5,14 +5,16 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import tinyrnn
 from tests import MODELS, ROOT
-from tinyrnn.cli import main
+from tinyrnn.cli import Commands, main
 
 STEP = MODELS / "packed_state_lstm_step_legacy.onnx"
 SEQUENCE = MODELS / "lstm_layernorm_lstm_dynT_legacy.onnx"
@@ -53,6 +55,21 @@ def python(*arguments):
 
 
 # All commands
+
+
+def test_a_package_that_is_missing_is_named():
+    @click.group(cls=Commands)
+    def program():
+        pass
+
+    @program.command()
+    @click.argument("package")
+    def needs(package):
+        import_module(package)
+
+    result = CliRunner().invoke(program, ["needs", "no_such_package.part"])
+    assert result.exit_code == 1 and result.stderr == "Error: this needs no_such_package, which is not installed\n"
+    assert isinstance(CliRunner().invoke(program, ["needs", "tinyrnn.no_such_part"]).exception, ModuleNotFoundError)
 
 
 @pytest.mark.parametrize("arguments", [(), *((c,) for c in COMMANDS)])

@@ -28,13 +28,17 @@ RANDOM_FRAMES = 256
 
 
 class Commands(click.Group):
-    """Commands that print a TinyRNNError as one message, with exit status 1; other exceptions keep their traceback."""
+    """Commands that print a TinyRNNError or the name of a missing package, with exit status 1; others keep their traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except TinyRNNError as error:
             raise click.ClickException(str(error)) from None
+        except ModuleNotFoundError as error:
+            if not error.name or error.name.startswith("tinyrnn"):
+                raise
+            raise click.ClickException(f"this needs {error.name}, which is not installed") from None
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
