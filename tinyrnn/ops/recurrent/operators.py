@@ -26,7 +26,7 @@ from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, SizesDiffer
 from tinyrnn.lanes import kernel
 from tinyrnn.ops.elementwise.activations import ACTIVATIONS, bind_activations
-from tinyrnn.ops.linear.operators import linear, linear_weights
+from tinyrnn.ops.linear.operators import GROUP, linear, linear_weights
 from tinyrnn.ops.movement.gather import look_up
 from tinyrnn.ops.movement.strided_copy import copy_f32
 from tinyrnn.ops.recurrent.kernel_text import KEPT, Cell, SequenceLayout, kernel_text, takes_input
@@ -339,10 +339,16 @@ class Recurrent(Op):
         B, P = (None if attributes.get(k) is None else attributes[k][0] for k in "BP")
         x, y = node.inputs[0], node.outputs[0]
         cell, projected, p, width = self._projected(node, env, self.cell(node, 0), W, B, 1)
-        H = cell.H
+        H, inputs = cell.H, 0
+        weights: Operand = 0
+        if projected and cell.gates == GROUP and env.lanes > 1 and TABLE not in attributes:  # the sums take x as they take h
+            inputs = width = W.shape[1]
+            weights = linear_weights(*pack_input(cell, W, B, env.lanes), env)
+            projected, p = [], Value(x)
         where: Operand = Value(y) if y else Scratch("y", per_row=H, of=x)
         places = [place for part in ("h", "c") for place in self._slots(node, env, part if part in self.parts else "h")]
-        kernel_of = tile_text(cell, Strides(H, width), not self._persists(node, env, self.parts[-1]), env.lanes, env.registers)
+        copies = not self._persists(node, env, self.parts[-1])
+        kernel_of = tile_text(cell, Strides(H, width), copies, env.lanes, env.registers, inputs)
         packed = Weight(pack_state(cell, W, R, B, P, env.lanes, env.registers))
         applied = Scratch("applied", per_row=2 * H if len(cell.phases) > 1 else 1, of=x)
         sums = Scratch("sums", fixed=scratch_for_sums(env.lanes))
@@ -351,7 +357,7 @@ class Recurrent(Op):
         ]
         note = f"{node.op} {node.name}, H = {H}, a tile of streams"
         calls = [*self._begin(node, env), *projected]
-        calls.append(Call(kernel_of, (where, p, packed, *places, applied, sums, *rows, Rows(of=x)), note))
+        calls.append(Call(kernel_of, (where, p, weights, packed, *places, applied, sums, *rows, Rows(of=x)), note))
         return [*calls, *self._final_copies(node, env)]
 
     def _slots(self, node: Node, env: Lowering, part: str) -> tuple[Slotted, Slotted]:

@@ -23,17 +23,20 @@ class Strides:
     p: int
 
 
-def tile_text(cell: Cell, strides: Strides, copies: bool, lanes: int, registers: int) -> str:
-    """The source of KERNEL(y, p, r, hi, ho, ci, co, applied, g, hi_at, hi_by, ho_at, ho_by, ci_at, ci_by, co_at, co_by, rows).
+def tile_text(cell: Cell, strides: Strides, copies: bool, lanes: int, registers: int, inputs: int = 0) -> str:
+    """The source of KERNEL(y, p, w, r, hi, ho, ci, co, applied, g, hi_at, hi_by, ho_at, ho_by, ci_at, ci_by, co_at, co_by, rows).
 
-    y [rows][H], p x or the input's share of the gate sums, r from `pack_state`, applied scratch [rows][2·H] for the
-    reset gate's work, g scratch for the sums of a tile. Stream i has its h before the step at element hi_at[i] · hi_by of hi,
-    and so on for h after it (ho) and for c. With `copies` c before and after the step lie in different places.
+    y [rows][H], p x or the input's share of the gate sums, r from `pack_state`, applied scratch [rows][2·H] for the reset
+    gate's work, g scratch for the sums of a tile. Where the kernel takes `inputs` elements of x, which it can for LSTM, w are
+    their weights from `pack`, in which the four gates of a panel stand side by side. Stream i has its h before the step at
+    element hi_at[i] · hi_by of hi, and so on for h after it (ho) and for c. With `copies` c before and after the step lie in
+    different places.
     """
     text = Text()
-    text("def KERNEL(y, p, r, hi, ho, ci, co, applied, g, hi_at, hi_by, ho_at, ho_by, ci_at, ci_by, co_at, co_by, rows):")
+    text("def KERNEL(y, p, w, r, hi, ho, ci, co, applied, g, hi_at, hi_by, ho_at, ho_by, ci_at, ci_by, co_at, co_by, rows):")
     text.depth = 1
-    text("y, p, r, hi, ho, g = f32(y), f32(p), f32(r), f32(hi), f32(ho), f32(g)", "hi_at, ho_at = i64(hi_at), i64(ho_at)")
+    text("w, y, p, r, hi, ho, g = f32(w), f32(y), f32(p), f32(r), f32(hi), f32(ho), f32(g)")
+    text("hi_at, ho_at = i64(hi_at), i64(ho_at)")
     if len(cell.phases) > 1:
         text("applied = f32(applied)")
     if cell.op == "LSTM":
@@ -44,7 +47,7 @@ def tile_text(cell: Cell, strides: Strides, copies: bool, lanes: int, registers:
                 "    c = at(co, get(co_at, i) * co_by)",
                 *(f"    {line}" for line in copy_lines("c", "at(ci, get(ci_at, i) * ci_by)", cell.H)),
             )
-    _Tiles(text, cell, strides, lanes, registers).write()
+    _Tiles(text, cell, strides, lanes, registers, inputs).write()
     text(
         "for i in range(rows):",
         *(f"    {line}" for line in copy_lines("at(ho, get(ho_at, i) * ho_by)", f"at(y, i * {strides.y})", cell.H)),
@@ -60,8 +63,9 @@ def scratch_for_sums(lanes: int) -> int:
 class _Tiles:
     """The lines of all gate sums and cells."""
 
-    def __init__(self, text: Text, cell: Cell, strides: Strides, lanes: int, registers: int) -> None:
+    def __init__(self, text: Text, cell: Cell, strides: Strides, lanes: int, registers: int, inputs: int) -> None:
         self.text, self.cell, self.strides, self.lanes, self.registers = text, cell, strides, lanes, registers
+        self.inputs = inputs
         self.panels = -(-cell.H // lanes)
         self.depth = cell.inputs + cell.H
         self.extra = self.panels * lanes * self.depth * cell.gates
@@ -137,12 +141,17 @@ class _Tiles:
                 here = f"g{gate}{panel}_{v}"
                 if cell.inputs:
                     text(f"{here} = load(r, {self.extra + (4 + gate) * padded + panel * lanes} + u)")
+                elif self.inputs:
+                    text(f"{here} = load(w, u * {cell.gates} + {gate * lanes})" if v == 0 else f"{here} = g{gate}{panel}_0")
                 elif not (late and gate == 2):
                     text(f"{here} = load(pt{v}, u * {cell.gates} + {(panel * cell.gates + gate) * lanes})")
-        text("n = first")
         kept = [f"g{gate}{panel}" for panel, gate in names]
+        if self.inputs:
+            text(f"n = {cell.gates * padded} + u * {cell.gates * self.inputs}")
+            self._products("w", "pt", self.inputs, kept, len(gates), streams)
+        text("n = first")
         if cell.inputs:
-            self._products("pt", cell.inputs, kept, count * len(gates), streams)
+            self._products("r", "pt", cell.inputs, kept, count * len(gates), streams)
         if late:
             for panel, gate in names:
                 for v in streams:
@@ -152,7 +161,7 @@ class _Tiles:
                         text(f"g2{panel}_{v} = load(r, {self.extra + panel * lanes} + u)")
             if cell.inputs:
                 kept = [*kept, *(f"x{panel}" for panel in range(width))]
-        self._products("h", cell.H, [f"g{gate}{panel}" for panel, gate in names], count * len(gates), streams)
+        self._products("r", "h", cell.H, [f"g{gate}{panel}" for panel, gate in names], count * len(gates), streams)
         for v in streams:
             text(*(f"store(g, {(v * len(kept) + place) * lanes}, {name}_{v})" for place, name in enumerate(kept)))
         text(f"for v in range({height}):")
@@ -171,13 +180,13 @@ class _Tiles:
             cell_equations(text, cell, phase, panel, f"u + {panel * lanes}", tail, lanes, self.extra, "u")
         text.depth -= 1
 
-    def _products(self, vector: str, size: int, sums: list[str], beside: int, streams: range) -> None:
+    def _products(self, weights: str, vector: str, size: int, sums: list[str], beside: int, streams: range) -> None:
         """Add to every sum its products by the elements of one vector a stream, in order."""
         text = self.text
         text(f"for k in range({size}):")
         for v in streams:
             text(f"    v{v} = splat(get({vector}{v}, k))")
         for place, name in enumerate(sums):
-            text(f"    w = load(r, n + {place * self.lanes})")
-            text(*(f"    {name}_{v} = fma(v{v}, w, {name}_{v})" for v in streams))
+            text(f"    b = load({weights}, n + {place * self.lanes})")
+            text(*(f"    {name}_{v} = fma(v{v}, b, {name}_{v})" for v in streams))
         text(f"    n += {beside * self.lanes}")
