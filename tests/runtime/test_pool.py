@@ -16,12 +16,16 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
+from tests import ROOT, SHARED
 from tests.driving import in_onnxruntime, loaded
 from tests.ops.recurrent_cases import build, recurrent_cases
 from tests.pools import agree_in_pool, frames, same, same_states
+from tinyrnn.compile.pool_page import generate_pool
+from tinyrnn.compile.stream_planner import make_stream_plan
 from tinyrnn.errors import CopyError, ShapeError, StreamError
 from tinyrnn.runtime import Model
 
+PACKAGED = ROOT / "tinyrnn" / "models"
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
 
@@ -330,3 +334,25 @@ def test_pools_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tinyrnn.load(path).pool(4).step(np.ones((4, 5), np.float32))
     monkeypatch.setattr(cpu, "_compile", lambda *given: pytest.fail("compiled again"))
     agree_in_pool(tinyrnn.load(path))
+
+
+@pytest.mark.parametrize("name", ["vqa", "char_lm", "gesture", "video", "sentiment", "caption_decoder", "digits"])
+def test_packaged_models(name: str) -> None:
+    """vqa and the caption's decoder have inputs that belong to a call: what follows from them is computed once."""
+    agree_in_pool(tinyrnn.load(PACKAGED / f"{name}.onnx"))
+
+
+def test_what_belongs_to_a_call_is_computed_with_its_first_frame() -> None:
+    model = tinyrnn.load(PACKAGED / "vqa.onnx")
+    plan = make_stream_plan(model._source.plan, 16, 32, 1 << 20)
+    assert plan is not None
+    page = generate_pool(model._source.plan, plan).text
+    first = page[page.index("if frame == 0:") :]
+    assert " ∗ W" in first and " ∗ W" not in page[: page.index("if frame == 0:")], "the convolutions of the image"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED}, with real models, is not here")
+@pytest.mark.parametrize("name", ["dtln_model_1", "dtln_model_2", "gtcrn_simple", "silero_vad_16k_op15", "g2p_id_decoder"])
+def test_real_models(name: str) -> None:
+    model = tinyrnn.load(SHARED / "models" / f"{name}.onnx", bind={"sr": 16000} if "silero" in name else None)
+    agree_in_pool(model, slots=20)

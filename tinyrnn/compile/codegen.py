@@ -134,7 +134,7 @@ def program(plan: Plan, shared: bool = True) -> tuple[list[str], list[str], list
     hidden = [n for n in graph.inputs if n in plan.program.batches]
     xs = [f"x{i}" for i in range(len(inputs) + len(hidden))]
     ys = [f"y{i}" for i in range(len(outputs))]
-    memory = ["w", "states", "a", "cap", "which", "each"] if plan.streams else ["w", "s", "a", "cap"]
+    memory = ["w", "states", "a", "cap", "which", "each", "frame"] if plan.streams else ["w", "s", "a", "cap"]
     page: list[str] = []
     for text, name in kernels.items():
         page += [text.replace("KERNEL", name, 1), ""]

@@ -227,6 +227,7 @@ class Planner:
                     life[:] = min(life[0], head), max(life[1], tail)
         tops = {False: 0, True: 0}
         placed = self.result.regions
+        self._extend(lives, calls)
         for name in sorted(lives, key=lambda n: (-sizes[n][0], lives[n][0])):
             check_time()
             size, per_row = sizes[name]
@@ -244,6 +245,9 @@ class Planner:
         self.result.lead = max((clock.lead for clock in used), default=0)
         for r in placed:
             self.places[r.name] = Place("arena", tops[False], r.offset) if r.per_row else Place("arena", r.offset)
+
+    def _extend(self, lives: dict[str, list[int]], calls: list[_Call]) -> None:
+        """Let values live longer than from their first to their last call."""
 
     def _scratch(self, operand: Scratch, node: Node) -> str:
         return f"scratch:{node.name}:{node.outputs}:{operand.key}"

@@ -62,7 +62,7 @@ def generate_pool(single: Plan, plan: Plan) -> Source:
         "                while rows > 0 and get(i64(lengths), done + rows - 1) <= t:",
         "                    rows -= 1",
         "            if rows > 0:",
-        f"                step({', '.join([*memory[:4], 'which + 8 * done', 'each', 'rows', *ahead])})",
+        f"                step({', '.join([*memory[:4], 'which + 8 * done', 'each', 't', 'rows', *ahead])})",
         "        done = ended",
         "    return 0",
         "",

@@ -101,7 +101,13 @@ class _StreamPlanner(Planner):
         depth, looping = 0, False
         lowered = super()._lower()
         self.program.per_row.difference_update(self.graph.constants)  # lowering a loop tells some of what it comes to
+        self.once = once = self._timeless(lowered)
+        opened = False
         for node, call in lowered:
+            if depth == 0 and opened != (node.name in once):
+                calls += [(node, Close())] * looping
+                looping, opened = False, not opened
+                calls.append((node, Open("if frame == 0:") if opened else Close()))
             alone = depth == 0 and self._stream_by_stream(call)
             own = isinstance(call, Open) and call.by_row
             if depth == 0 and looping and (own or not alone):
@@ -112,9 +118,31 @@ class _StreamPlanner(Planner):
                 looping = True
             depth += isinstance(call, Open) - isinstance(call, Close)
             calls.append((node, call))
-        if looping:
-            calls.append((node, Close()))
+        calls += [(node, Close())] * (looping + opened)
         return calls
+
+    def _timeless(self, calls: _Calls) -> set[str]:
+        """The names of the nodes whose values follow from what belongs to a call alone: they are made with its first frame."""
+        single = self.single.program
+        stateful = {node.name for node, call in calls if isinstance(call, Call) and any(map(self._of_state, call.operands))}
+        stateful |= {node.name for node in self.graph.nodes if any(True for _ in node.nested())}
+        known = {p.name for p in single.visible_inputs if not p.per_row} | self.graph.constants.keys()
+        found: set[str] = set()
+        for node in self.graph.nodes:
+            if not op_of(node).random and node.name not in stateful and all(n in known for n in node.inputs if n):
+                known.update(n for n in node.outputs if n)
+                if not any(n in single.per_row for n in node.outputs):
+                    found.add(node.name)
+        return found if known - self.graph.constants.keys() else set()
+
+    def _extend(self, lives: dict[str, list[int]], calls: _Calls) -> None:
+        """What is made with the first frame lives for all of them."""
+        used: dict[bool, set[str]] = {True: set(), False: set()}
+        for node, call in calls:
+            values = [o for o in getattr(call, "operands", ()) if isinstance(o, Value)]
+            used[node.name in self.once].update(self._root(value.name) for value in values)
+        for root in used[True] & used[False] & lives.keys():
+            lives[root][:] = 0, len(calls)
 
     def _copy_of(self, source: str, target: str) -> _Calls:
         self.program.per_row.add(target)
