@@ -20,6 +20,15 @@ class PeerError(TinyRNNError):
     """onnxruntime cannot run the file."""
 
 
+def import_onnxruntime() -> Any:
+    """The module onnxruntime. Raises `TinyRNNError` where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise TinyRNNError("versus='onnxruntime' needs onnxruntime: pip install onnxruntime") from None
+    return onnxruntime
+
+
 class Session:
     """The file in onnxruntime, on one thread, with the same input; states are fed back as a stream would."""
 
@@ -32,10 +41,7 @@ class Session:
             raise UnsupportedError(f"versus={peer!r}: supported is {self.name!r}")
         if path.suffix.lower() != ".onnx":
             raise UnsupportedError(f"{path}: onnxruntime runs .onnx files only; bench this file without versus=")
-        try:
-            import onnxruntime
-        except ImportError:
-            raise TinyRNNError("versus='onnxruntime' needs onnxruntime: pip install onnxruntime") from None
+        onnxruntime = import_onnxruntime()
         layout = model._layout
         self.version = str(onnxruntime.__version__)
         self._model, self._data = model, data

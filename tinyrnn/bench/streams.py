@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyrnn.bench.counts import undisturbed
-from tinyrnn.bench.peer import PeerError, constant
+from tinyrnn.bench.peer import PeerError, constant, import_onnxruntime
 from tinyrnn.bench.report import Setting, here
 from tinyrnn.data import terminal as picture
 from tinyrnn.data.text import columns, plain
@@ -203,10 +203,7 @@ class Batches:
 
     def __init__(self, path: Path, model: Model, frames: Sequence[Array], bound: Mapping[str, Any]) -> None:
         """Raises `PeerError` where the file has no open batch, or onnxruntime cannot run it."""
-        try:
-            import onnxruntime
-        except ImportError:
-            raise TinyRNNError("versus='onnxruntime' needs onnxruntime: pip install onnxruntime") from None
+        onnxruntime = import_onnxruntime()
         layout = model._layout
         if path.suffix.lower() != ".onnx":
             raise PeerError(f"{path}: onnxruntime runs .onnx files only")
