@@ -107,12 +107,12 @@ def test_a_folder_that_others_may_write_to_is_not_used(place: str, folder: Path)
 
 def test_a_packed_model_starts_in_another_cache_without_numba(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tmp_path / "model.pack"
-    assert "2 files" in command("cache", "pack", STEP, "-o", archive)
+    assert "4 files" in command("cache", "pack", STEP, "-o", archive)
     xs = np.random.default_rng(0).standard_normal((5, *tinyrnn.load(STEP).inputs[0].shape)).astype(np.float32)
     expected = tinyrnn.load(STEP).stream().run(xs)
     monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "there"))
-    assert "2 files" in command("cache", "unpack", archive)
-    code = f"import sys, tinyrnn; m = tinyrnn.load({str(STEP)!r}); print(m._code.from_cache, 'numba' in sys.modules)"
+    assert "4 files" in command("cache", "unpack", archive)
+    code = f"import sys, tinyrnn; m = tinyrnn.load({str(STEP)!r}); m._pooled(2); print(m._code.from_cache, 'numba' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True).stdout
     assert answer.split() == ["True", "False"]
     np.testing.assert_array_equal(np.asarray(tinyrnn.load(STEP).stream().run(xs)[0]), np.asarray(expected[0]))

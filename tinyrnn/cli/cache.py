@@ -74,8 +74,8 @@ def clear() -> None:
 def pack(model: Path, output: Path, how: dict[str, Any]) -> None:
     """Write what the cache has of MODEL to a file, for `tinyrnn cache unpack` on a machine with the same processor.
 
-    MODEL loaded there with the same options, by the same version of tinyrnn, starts at once, without Numba. A model with
-    sizes at run time is packed for the sizes it was compiled for.
+    MODEL loaded there with the same options, by the same version of tinyrnn, starts at once, without Numba, and so do its pools.
+    A model with sizes at run time is packed for the sizes it was compiled for.
     """
     from tinyrnn import load
     from tinyrnn.data.files import replace_file
@@ -85,9 +85,12 @@ def pack(model: Path, output: Path, how: dict[str, Any]) -> None:
 
     _folder()
     loaded = load(model, **how)
-    names = sorted({code.name for code in loaded._codes})
+    codes = {code.name for code in loaded._codes}
     whole = model_cache.file_name(model, how)
-    names += [whole] if read(whole) else []
+    pools = model_cache.of_pools(whole)
+    if not loaded._layout.refuses_stream:
+        codes.add(loaded._pooled(1).code.name)
+    names = [*sorted(codes), *(name for name in (whole, pools) if read(name))]
     archive = packed(names, repr(host()))
     replace_file(output, lambda file: file.write(archive))
     click.echo(f"{output}: {len(names)} file{'s' * (len(names) > 1)}, {output.stat().st_size:,} bytes, for {host()}")

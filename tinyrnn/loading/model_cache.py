@@ -125,9 +125,14 @@ def keep(name: str, source: Any, model: Model, said: Sequence[str], beside: Mapp
     cache.write(name, _closed(header, arrays))
 
 
+def of_pools(name: str) -> str:
+    """Where the cache has what pools of the model in the file `name` run on."""
+    return _file_name(name, "pool") if name else ""
+
+
 def pooled(name: str, called: str, compiled: Callable[[int], PoolCode]) -> Callable[[int], PoolCode]:
     """What pools of the model `called` so, in the file `name`, run on: from the cache, or `compiled` and put there."""
-    file = _file_name(name, "pool") if name else ""
+    file = of_pools(name)
 
     @lru_cache
     def tick() -> PoolCode:
