@@ -250,9 +250,7 @@ def passes(plan: Plan, memory: list[str], xs: list[str], ys: list[str]) -> list[
     """Lines that check the indices in the inputs and run all frames, `cap` rows at a time."""
     inputs, outputs = plan.program.visible_inputs, plan.program.visible_outputs
     more = len(xs) - len(inputs)
-    sizes = (
-        [row_bytes(p) if p.per_row else 0 for p in inputs] + [0] * more + [row_bytes(p) if p.per_row else 0 for p in outputs]
-    )
+    sizes = [row_bytes(p) if p.per_row else 0 for p in inputs] + [0] * more + [row_bytes(p) if p.per_row else 0 for p in outputs]
     lines = []
     frames = {f"x{i}": p for i, p in enumerate(inputs)}
     for name, low, high in plan.bounds:
