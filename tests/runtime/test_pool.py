@@ -207,6 +207,8 @@ def test_bad_lengths_and_types(model: Model) -> None:
     for slots in (0, -1, 2.5, True):
         with pytest.raises(ShapeError, match="slots"):
             model.pool(slots)  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match="no memory for the states"):
+        model.pool(1 << 60)
     with pytest.raises(CopyError):
         import copy
 

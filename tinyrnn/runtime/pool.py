@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from tinyrnn.errors import ShapeError, StreamError
 from tinyrnn.graph.arrays import Array, describe
-from tinyrnn.runtime.memory import state_rows
+from tinyrnn.runtime.memory import Layout, state_rows
 from tinyrnn.runtime.pool_driver import PoolDriver
-from tinyrnn.runtime.pool_runner import INDEX
+from tinyrnn.runtime.pool_runner import INDEX, PoolCode
 from tinyrnn.runtime.process_local import ProcessLocal
-
-if TYPE_CHECKING:
-    from tinyrnn.runtime.model import Model, Stream
 
 KEPT = 8
 """sizes whose memory is kept, of models with run-time sizes"""
+
+
+class Pooled(Protocol):
+    """What a pool needs of its `Model`."""
+
+    _layout: Layout
+    _code: Any
+    _result: Any
+    """makes the answer of several outputs; None for one"""
+    _pooled: Callable[[int], PoolCode]
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def delay(self) -> int: ...
+    @property
+    def has_tail(self) -> bool: ...
+    def _at_frames(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Pooled: ...
+    def _stream_over(self, state: Array, ended: bool) -> Any: ...
 
 
 class _Call:
@@ -51,13 +67,18 @@ class Pool(ProcessLocal):
 
     instead = "another process loads the file itself and takes the states, an array: `pool.state.copy()`"
 
-    def __init__(self, model: Model, slots: int, threads: int = 1) -> None:
+    def __init__(self, model: Pooled, slots: int, threads: int = 1) -> None:
         name = model.name
         for what, number in (("slots", slots), ("threads", threads)):
             if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < 1:
                 raise ShapeError(f"{name}: a pool of {what}={number!r}; it takes a number from 1 up")
         self.model, self.slots, self.threads = model, int(slots), int(threads)
-        self._rows = state_rows(model._layout, self.slots)
+        try:
+            self._rows = state_rows(model._layout, self.slots)
+        except (MemoryError, ValueError):  # NumPy's of a size that no address reaches
+            raise ShapeError(
+                f"{name}: there is no memory for the states of {self.slots:,} slots; make fewer, or several pools"
+            ) from None
         self._state = self._rows[:, : model._layout.initial_state.size]
         self._seen = np.zeros(self.slots, np.bool_)
         self._ended = np.zeros(self.slots, np.bool_)
@@ -65,7 +86,7 @@ class Pool(ProcessLocal):
         self._taken: set[int] = set()
         self._call = _Call(model.name)
         self._last: PoolDriver | None = None
-        self._drivers: OrderedDict[Model, PoolDriver] = OrderedDict()
+        self._drivers: OrderedDict[Pooled, PoolDriver] = OrderedDict()
         self._workers = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="tinyrnn-pool") if threads > 1 else None
 
     # --- the state ----------------------------------------------------------------------------------------------------
@@ -120,7 +141,7 @@ class Pool(ProcessLocal):
         """The slots that `join` handed out and nobody left, ascending."""
         return sorted(self._taken)
 
-    def stream(self, slot: int) -> Stream:
+    def stream(self, slot: int) -> Any:
         """A `Stream` over one row: it and the pool carry the same state on. Not for use while the pool steps."""
         with self._call:
             (index,) = self._named([slot])
