@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -125,20 +126,30 @@ class _Whole:
 
     def as_streams(self, batch: int, made_for: PoolCode, threads: int) -> None:
         """Each a stream, in one native call."""
-        layout = self.layout
+        layout, tick = self.layout, made_for.tick
         rows = state_rows(layout, batch)
-        for entry in range(batch if layout.state_inputs else 0):
-            self._start(entry, rows[entry])
+        for port in layout.state_inputs:
+            start = self._all_states(port.name, rows)
+            start[...] = self._of_all(self.arrays[port.name], port, batch).reshape(start.shape)
         timed = [p.per_frame for p in (*layout.inputs, *layout.outputs)]
         given = [self._of_all(self.arrays[p.name], p, batch) for p in layout.inputs]
-        if made_for.tick:
+        targets = [self._target(p) for p in layout.outputs]
+        if tick:
             given = [np.ascontiguousarray(a.swapaxes(0, 1) if t else a) for a, t in zip(given, timed, strict=False)]
-            made = [np.empty((*((self.frames,) if p.per_frame else ()), batch, *p.shape), p.dtype) for p in layout.outputs]
-            lengths, frames = None, self.frames
+            targets = [
+                t.swapaxes(0, 1) if t is not None and p.per_frame else t for p, t in zip(layout.outputs, targets, strict=True)
+            ]
         else:
-            made = [np.empty((batch, *self._shape(p)), p.dtype) for p in layout.outputs]
-            frames = layout.last(self.frames)
-            lengths = np.full(batch, frames, INDEX)
+            given = [a if a.strides[0] == 0 else np.ascontiguousarray(a) for a in given]
+        made = []
+        for port, target in zip(layout.outputs, targets, strict=True):
+            shape = (batch, *self._shape(port))
+            if tick:
+                shape = (*((self.frames,) if port.per_frame else ()), batch, *port.shape)
+            into = target.reshape(shape) if target is not None and target.flags.c_contiguous else np.empty(shape, port.dtype)
+            made.append(into)
+        frames = self.frames if tick else layout.last(self.frames)
+        lengths = None if tick else np.full(batch, frames, INDEX)
         workers = ThreadPoolExecutor(threads - 1) if threads > 1 else None
         try:
             driver = PoolDriver(layout, self.code.run, made_for, None, rows, workers, threads)
@@ -147,19 +158,38 @@ class _Whole:
         finally:
             if workers is not None:
                 workers.shutdown()
-        if made_for.tick:
-            made = [m.swapaxes(0, 1) if p.per_frame else m for p, m in zip(layout.outputs, made, strict=True)]
-        for entry in range(batch):
-            self._put(entry, [array[entry] for array in made], rows[entry])
+        for port, target, array in zip(layout.outputs, targets, made, strict=True):
+            if target is None:
+                for entry in range(batch):
+                    put_batch_entry(self.results[port.name], port, entry, array[:, entry] if tick else array[entry])
+            elif not np.may_share_memory(target, array):
+                target[...] = array.reshape(target.shape)
+        for port, part in zip(layout.state_outputs, layout.state_parts, strict=False):
+            target = rows_first(self.results[port.name], port)
+            ends = self._all_states(part[0], rows)
+            target[...] = ends.reshape(target.shape) if "batch" in port.roles else ends[-1].reshape(target.shape)
+
+    def _target(self, port: Port) -> Array | None:
+        """The result of an output with batch, then time, first; None where both are one axis, or there is no batch."""
+        return rows_first(self.results[port.name], port) if "batch" in port.roles else None
+
+    def _all_states(self, name: str, rows: Array) -> Array:
+        """One part of all states, [batch, *shape]: a view."""
+        offset, shape, dtype = next(part[1:] for part in self.layout.state_parts if part[0] == name)
+        words = -(-prod(shape) * dtype.itemsize // 4)
+        return rows[:, offset : offset + words].view(dtype)[:, : prod(shape)].reshape(len(rows), *shape)
 
     def _of_all(self, array: Array, port: Port, batch: int) -> Array:
         """[batch, rows, *frame], or [batch, *shape] of what belongs to a call; what all sequences share lies once."""
         if "batch" in port.roles:
-            entries = np.asarray(rows_first(array, port), order="C")
+            entries = rows_first(array, port)
         else:
             one = batch_entry(array, port, 0)
             entries = np.broadcast_to(one, (batch, *one.shape))
-        return entries.reshape((batch, -1, *port.shape) if port.per_frame else (batch, *port.shape))
+        if port in self.layout.state_inputs:
+            return entries
+        lead = (batch, entries.shape[1] if self.layout.kind == "sequence" else 1) if port.per_frame else (batch,)
+        return entries.reshape(*lead, *port.shape)
 
     def _start(self, entry: int, state: Array) -> None:
         """The states that come as inputs, in the state of one entry."""
