@@ -271,10 +271,10 @@ def test_a_closed_pool(model: Model) -> None:
     assert pool.state.any(), "its state remains"
 
 
-def look_ahead(tmp_path: Path) -> Model:
-    """A convolution that sees two frames to come, of every second frame."""
+def convolution(tmp_path: Path, pads: list[int], stride: int) -> Model:
+    """Five frames wide; pads of [4, 0] see the past alone, of [2, 2] two frames to come."""
     weights = numpy_helper.from_array(np.random.default_rng(1).standard_normal((3, 4, 5)).astype(np.float32), "W")
-    node = helper.make_node("Conv", ["X", "W"], ["Y"], pads=[2, 2], strides=[2])
+    node = helper.make_node("Conv", ["X", "W"], ["Y"], pads=pads, strides=[stride])
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [node], "ahead", [value("X", TensorProto.FLOAT, [1, 4, "T"])], [value("Y", TensorProto.FLOAT, [1, 3, "T2"])], [weights]
@@ -283,7 +283,7 @@ def look_ahead(tmp_path: Path) -> Model:
 
 
 def test_streams_that_are_late_have_counts_of_their_own(tmp_path: Path) -> None:
-    model = look_ahead(tmp_path)
+    model = convolution(tmp_path, [2, 2], 2)
     pool = agree_in_pool(model)
     assert pool.delay == model.delay == 2
     alone = [model.stream() for _ in range(5)]
@@ -297,6 +297,12 @@ def test_streams_that_are_late_have_counts_of_their_own(tmp_path: Path) -> None:
         pool.stream(3).step(*(x[0] for x in frames(model, np.random.default_rng(9), 1)))
     pool.reset([1])
     pool.step(*frames(model, np.random.default_rng(9), 2), which=[0, 1])
+
+
+def test_convolutions_over_the_past_go_side_by_side(tmp_path: Path) -> None:
+    model = convolution(tmp_path, [4, 0], 1)
+    assert model._pooled(2).tick
+    agree_in_pool(model)
 
 
 def test_the_whole_sequence_is_refused(tmp_path: Path) -> None:

@@ -123,11 +123,16 @@ def program(plan: Plan, shared: bool = True) -> tuple[list[str], list[str], list
         if step.note:
             lines.append(f"{indent}# {one_line(step.note)}")
         lines.append(f"{indent}{name}({', '.join(_operand(o) for o in step.operands)})")
+    offsets = {part.name: part.offset for part in plan.parts}
+    after = []
     if any("started@" in str(o) for step in plan.steps for o in step.operands):
-        offset = next(p.offset for p in plan.parts if p.name == "started")
-        if plan.streams:
-            lines += ["    for i in range(rows):", f"        {own_state(plan, 'i')}"]
-        lines.append(f"    {'    ' * plan.streams}put(f32(s), {offset}, 1.0)")
+        after.append(f"put(f32(s), {offsets['started']}, 1.0)")
+    if plan.streams and "frames" in offsets:
+        counter = f"i64(s + {4 * offsets['frames']})"
+        after.append(f"put({counter}, 0, get({counter}, 0) + 1)")
+    if plan.streams and after:
+        lines += ["    for i in range(rows):", f"        {own_state(plan, 'i')}"]
+    lines += ["    " * (1 + plan.streams) + line for line in after]
 
     graph = plan.program.graph
     inputs, outputs = plan.program.visible_inputs, plan.program.visible_outputs

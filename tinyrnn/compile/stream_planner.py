@@ -31,6 +31,7 @@ from tinyrnn.graph.call import (
     TotalRows,
     Value,
 )
+from tinyrnn.graph.clock import FRAMES
 from tinyrnn.graph.ir import Node
 from tinyrnn.graph.op import op_of
 from tinyrnn.passes import Program
@@ -48,7 +49,7 @@ def make_stream_plan(plan: Plan, lanes: int, registers: int, cache: int) -> Plan
     cache: bytes next to a core that the values of one pass should fit
     Raises `UnsupportedError` as `make_plan`.
     """
-    if plan.clocks or plan.program.refuses_stream or plan.program.batches:
+    if any(clock != FRAMES for clock in plan.clocks) or plan.program.refuses_stream or plan.program.batches:
         return None
     return _StreamPlanner(plan, lanes, registers, cache).plan()
 
@@ -165,6 +166,10 @@ class _StreamPlanner(Planner):
     def _operand(self, operand: Operand, node: Node) -> Place | int | float | str:
         if isinstance(operand, Started):
             return f"started@{4 * self._part('started', np.zeros(1, np.float32))}"
+        if isinstance(operand, PastRows):
+            return f"get(i64(s + {4 * self._part('frames', np.zeros(1, np.int64))}), 0)"
+        if isinstance(operand, TotalRows):  # no sequence ends within a tick
+            return -1
         if isinstance(operand, SlotIndex):
             return "which" if self._of_state(operand.of) else "each"
         if isinstance(operand, SlotStride):
