@@ -61,7 +61,7 @@ class Session:
             self._frames = [{n: a for n, a in data.feed(t, 1).items() if n not in data.states} for t in range(POOL)]
             self._whole_feed = self._constants | data.feed(0, data.frames)
             self.whole_runs = data.timed or not data.streams or data.by_file
-            self.steps = data.streams and data.batch == 1 and data.fixed_time in (None, 1)
+            self.steps = data.streams and data.batch == 1 and data.fixed_time in (None, 1) and not layout.waits
             self._session.run(self._names, self._whole_feed)
         except TinyRNNError:
             raise

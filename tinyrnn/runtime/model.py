@@ -16,6 +16,7 @@ from tinyrnn.runtime.pool import Pool
 from tinyrnn.runtime.pool_runner import PoolCode
 from tinyrnn.runtime.process_local import ProcessLocal
 from tinyrnn.runtime.sequences import run_sequences
+from tinyrnn.runtime.single_sequence import Shapes, SingleSequence
 
 
 class Model(ProcessLocal):
@@ -42,6 +43,7 @@ class Model(ProcessLocal):
         self._layout, self._code = layout, code
         self._made_from, self._tracer = source, tracer
         self._pooled = pooled or (lambda slots: PoolCode(None, tick=False))
+        self._prepared: dict[Shapes, list[SingleSequence]] = {}
         self._result = _named(layout.name, [p.name for p in layout.outputs])
         self._file_result = _named(layout.name, list(layout.file_outputs))
 
@@ -142,7 +144,7 @@ class Model(ProcessLocal):
         return pick(names, self._layout.file_outputs, self._whole((), feed, threads))
 
     def _whole(self, inputs: Sequence[Any], named: Mapping[str, Any], threads: int) -> Any:
-        return run_sequences(self._layout, self._code, self._pooled, self._file_result, inputs, named, threads)
+        return run_sequences(self._layout, self._code, self._pooled, self._prepared, self._file_result, inputs, named, threads)
 
     def trace(self, *inputs: Any, entry: int = 0, **named: Any) -> Any:
         """As `run`, with everything that recurrent layers compute: a `tinyrnn.trace.Trace`; of a batch the sequence `entry`.

@@ -27,6 +27,7 @@ from tinyrnn.graph.arrays import (
 from tinyrnn.runtime.memory import Context, Layout, part_views, state_rows
 from tinyrnn.runtime.pool_driver import PoolDriver
 from tinyrnn.runtime.pool_runner import INDEX, PoolCode, Work
+from tinyrnn.runtime.single_sequence import KEPT_SHAPES, Shapes, SingleSequence
 
 TICK_WORK = 1 << 27
 """multiply-adds of a batch from which its sequences go side by side, for which code is compiled once"""
@@ -36,6 +37,7 @@ def run_sequences(
     layout: Layout,
     code: Any,
     pooled: Callable[[int], PoolCode],
+    prepared: dict[Shapes, list[SingleSequence]],
     answer: Any,
     inputs: Sequence[Any],
     named: Mapping[str, Any],
@@ -45,13 +47,23 @@ def run_sequences(
 
     inputs, named: arrays in the file's shapes, by position and by name
     pooled:        what a pool of so many streams runs on
+    prepared:      the model's calls that are prepared, by the shapes of their inputs; more are added
     answer:        makes the result of several outputs; None where there is one, which is returned itself
     Raises `ShapeError` where the arrays do not fit the file or a sequence is too short.
     """
     if not isinstance(threads, (int, np.integer)) or isinstance(threads, bool) or threads < 1:
         raise ShapeError(f"{layout.name}: threads={threads!r}; it takes a number from 1 up")
+    given = match_inputs(layout.name, layout.file_inputs, inputs, named)
+    shapes = tuple([value.shape if type(value) is np.ndarray else (-1,) for value in given])
+    calls = prepared.get(shapes)
+    if calls:
+        call = calls.pop()  # another thread's call finds none, and prepares its own
+        made = call(given)
+        calls.append(call)
+        if made is not None:
+            return made[0] if answer is None else answer(*made)
     ports = {p.name: p for p in (*layout.inputs, *layout.state_inputs)}
-    values = dict(zip(layout.file_inputs, match_inputs(layout.name, layout.file_inputs, inputs, named), strict=True))
+    values = dict(zip(layout.file_inputs, given, strict=True))
     arrays: dict[str, Array] = {}
     sizes: dict[str, int] = {}
     for name, value in values.items():
@@ -71,16 +83,24 @@ def run_sequences(
     outputs = {p.name: p for p in (*layout.outputs, *layout.state_outputs)}
     results = {name: np.empty(full_shape(port, batch, frames), port.dtype) for name, port in outputs.items()}
     by_entry = all("batch" in p.roles and p.per_frame for p in (*layout.inputs, *layout.outputs)) and not layout.batches
-    call = _Whole(layout, code, arrays, results, frames)
+    whole = _Whole(layout, code, arrays, results, frames)
+    if batch == 1 and not layout.batches and shapes not in prepared and (-1,) not in shapes:
+        _prepare(prepared, shapes, SingleSequence.of(layout, code, shapes, frames))
     if layout.kind == "static" and by_entry:
-        call.as_frames(batch)
+        whole.as_frames(batch)
     elif batch == 1 or layout.batches:
-        call.one_after_the_other(batch)
+        whole.one_after_the_other(batch)
     else:
         enough = batch * frames * layout.multiply_adds >= TICK_WORK
-        call.as_streams(batch, pooled(batch if enough else 0), threads)
+        whole.as_streams(batch, pooled(batch if enough else 0), threads)
     final = [results[name] for name in layout.file_outputs]
     return final[0] if answer is None else answer(*final)
+
+
+def _prepare(prepared: dict[Shapes, list[SingleSequence]], shapes: Shapes, call: SingleSequence | None) -> None:
+    while len(prepared) >= KEPT_SHAPES:
+        prepared.pop(next(iter(prepared)), None)
+    prepared[shapes] = [] if call is None else [call]
 
 
 @dataclass(frozen=True)
