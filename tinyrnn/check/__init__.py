@@ -35,6 +35,7 @@ def check(
     frames: int = 256,
     seed: int = 0,
     chunks: Sequence[int] = (1, 7, 64),
+    streams: int | None = None,
     level: str = "close",
     progress: Progress | None = None,
     **options: Unpack[LoadOptions],
@@ -44,6 +45,8 @@ def check(
     data:     arrays by input name, frames [T, *frame] or in the file's shapes; by default seeded random input
     frames:   of random input, where the file leaves their number open
     chunks:   lengths of the chunks in which a stream is run
+    streams:  so many streams in one pool too, each with its own piece of the sample, held against lone streams; and so many
+              entries of a batch of `Model.run`, where the file leaves it open
     level:    of `TOLERANCES`
     progress: called with work done and work in all, in frames
     options:  those of `tinyrnn.load`: bind, states, outputs, time, layers, names
@@ -53,7 +56,18 @@ def check(
     from tinyrnn.loading.load import load
 
     model, bind = load(path, **options), options.get("bind")
-    return check_model(model, path, bind=bind, data=data, frames=frames, seed=seed, chunks=chunks, level=level, progress=progress)
+    return check_model(
+        model,
+        path,
+        bind=bind,
+        data=data,
+        frames=frames,
+        seed=seed,
+        chunks=chunks,
+        streams=streams,
+        level=level,
+        progress=progress,
+    )
 
 
 def check_model(
@@ -65,6 +79,7 @@ def check_model(
     frames: int = 256,
     seed: int = 0,
     chunks: Sequence[int] = (1, 7, 64),
+    streams: int | None = None,
     level: str = "close",
     progress: Progress | None = None,
 ) -> Report:
@@ -76,6 +91,8 @@ def check_model(
         model = model.specialised({name: bind[name] for name in model.open_sizes})
     if frames < 1 or any(n < 1 for n in chunks):
         raise ShapeError(f"{model.name}: frames={frames} and chunks={tuple(chunks)} must be 1 or more")
+    if streams is not None and streams < 1:
+        raise ShapeError(f"{model.name}: streams={streams}; it takes a number from 1 up")
     if level not in TOLERANCES:
         raise ValueError(f"no level of tolerance {level!r}; there are {', '.join(TOLERANCES)}")
-    return Check(model, path, bind, data, frames, seed, tuple(dict.fromkeys(chunks)), level, progress).report
+    return Check(model, path, bind, data, frames, seed, tuple(dict.fromkeys(chunks)), level, progress, streams).report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from tinyrnn.check.oracles import Failure, Session, constants_of, import_onnxrun
 from tinyrnn.check.randomness import random_state_parts, random_values
 from tinyrnn.check.report import Report, Row
 from tinyrnn.check.samples import Sample, fixed_sizes, from_file, given_sample, random_sample, repeated
+from tinyrnn.check.streams import Company
 from tinyrnn.check.tolerances import difference, distance, excess, within
 from tinyrnn.errors import ShapeError, TinyRNNError
 from tinyrnn.frontends.source import ModelSource, is_onnx, label
@@ -59,8 +60,10 @@ class Check:
         chunks: tuple[int, ...],
         level: str,
         progress: Progress | None,
+        company: int | None = None,
     ) -> None:
-        self.model, self.level, self.chunks, self.progress = model, level, chunks, progress
+        """company: streams side by side in one pool, and entries of a batch of `Model.run`; None for neither."""
+        self.model, self.level, self.chunks, self.progress, self.company = model, level, chunks, progress, company
         self.streams = not model._layout.refuses_stream
         time, batch = fixed_sizes(model)
         given = given_sample(model, data) if data is not None else None
@@ -83,7 +86,7 @@ class Check:
         sample = repeated(model, sample.first(model, time or sample.frames), batch or sample.batch)
         self.report.frames, self.report.sequences = sample.frames, sample.batch
         self.reasons: set[str] = set()
-        self.done, self.total = 0, sample.frames * (2 + (len(chunks) + 2 if self.streams else 0))
+        self.done, self.total = 0, sample.frames * (2 + (len(chunks) + 2 + (company is not None) if self.streams else 0))
         self.reference = Reference(model._source.graph, model._source.program.states)
         values = random_values(model._source.graph, model._source.program.states)
         self.drawn = {p.name for p in (*model.outputs, *model._layout.state_inputs)} & values
@@ -95,7 +98,7 @@ class Check:
         self.exact: tuple[Sample, _Outcome, _Outcome] | None = None
         """a sample, and the float64 results for it and for its rounded inputs"""
         self.oracles = self._oracles(path, bind)
-        self._main(sample)
+        self._main(sample, seed)
         if self.longer is not None and self.streams:
             self._invariance(self._streamed(self.longer), f" ({self.longer.frames} frames)")
         self._extra(sample if given else None, time, batch, seed)
@@ -150,24 +153,36 @@ class Check:
         result = self.model.run(feeds)
         return dict(zip(self.model._layout.file_outputs, result if isinstance(result, tuple) else (result,), strict=True))
 
-    def _main(self, sample: Sample) -> None:
+    def _main(self, sample: Sample, seed: int) -> None:
         name, expected = self._expected(sample)
         self.report.oracle = name
         ways = self._streamed(sample) if self.streams else {}
         ways["Model.run"] = self._in_file_shapes(sample, self._own)
         if not self.streams:
-            self._note(f"compared whole only, it cannot stream: {self.model._layout.refuses_stream}")
+            alone = "" if self.company is None else f", not in a pool of {self.company} streams"
+            self._note(f"compared whole only{alone}, it cannot stream: {self.model._layout.refuses_stream}")
         self._invariance(ways)
+        if self.streams and self.company is not None:
+            ways |= self._in_a_pool(sample, self.company, seed)
         if expected is not None:
             for way, outcome in ways.items():
                 self._compare(way, outcome, expected, name, sample)
 
+    def _in_a_pool(self, sample: Sample, streams: int, seed: int) -> dict[str, _Outcome]:
+        """The results of the streams of a pool that have a whole sequence; all of them are held against lone streams."""
+        count = max(streams, sample.batch)
+        company, way = Company(self.model, sample, count, seed, self._tick), f"{count} stream{'s'[: count != 1]} in a pool"
+        self.report.invariance[way] = sorted(company.differing)
+        return {way: _Outcome(*company.outcome())}
+
     def _extra(self, given: Sample | None, time: int | None, batch: int | None, seed: int) -> None:
         """Check several sequences, if the file leaves their number open, and non-zero initial states."""
         layout = self.model._layout
+        if self.company is not None and batch is not None:
+            self._note(f"the file fixes its batch axis at {batch}: no Model.run over a batch of {self.company}")
         if batch is not None and not layout.state_inputs:
             return
-        count = max(2, self.report.sequences) if batch is None else batch
+        count = max(2, self.report.sequences, self.company or 0) if batch is None else batch
         frames = self.report.frames if self.model.kind == "sequence" else min(EXTRA_FRAMES, self.report.frames)
         sample = random_sample(self.model, time or frames, count, seed + 1, random_states=True)
         if given is not None:
@@ -176,8 +191,19 @@ class Check:
             )
         what = [f"{count} sequences"] * (batch is None) + ["random states"] * bool(layout.state_inputs)
         name, expected = self._expected(sample)
+        batched = self.company is not None and batch is None
+        if expected is None and not batched:
+            return
+        outcome = self._in_file_shapes(sample, self._own)
         if expected is not None:
-            self._compare(f"Model.run, {', '.join(what)}", self._in_file_shapes(sample, self._own), expected, name, sample)
+            self._compare(f"Model.run, {', '.join(what)}", outcome, expected, name, sample)
+        if batched:
+            each = [self._in_file_shapes(sample.entry(i), self._own) for i in range(count)]
+            alone = _Outcome(
+                {n: np.concatenate([one.outputs[n] for one in each]) for n in outcome.outputs},
+                {n: np.concatenate([one.states[n] for one in each]) for n in outcome.states},
+            )
+            self.report.invariance[f"Model.run of {count} sequences"] = self._differing(outcome, alone, self.drawn)
 
     def _in_file_shapes(self, sample: Sample, run: Run) -> _Outcome:
         """Run in the file's shapes: the whole sequence at once, or frame by frame with the states fed back."""
@@ -250,9 +276,14 @@ class Check:
             return
         for way, outcome in ways.items():
             anew = self.drawn if way == "Model.run" and self.model.kind != "sequence" else ()  # every call draws from the start
-            pairs = [(n, a, first.outputs[n]) for n, a in outcome.outputs.items() if n not in anew]
-            pairs += [(n, a, first.states[n]) for n, a in outcome.states.items() if n in first.states and n not in anew]
-            self.report.invariance[way + note] = [n for n, a, b in pairs if not within("exact", a, b)]
+            self.report.invariance[way + note] = self._differing(outcome, first, anew)
+
+    @staticmethod
+    def _differing(outcome: _Outcome, other: _Outcome, anew: Container[str]) -> list[str]:
+        """The outputs and states, without those `anew`, whose bits are not those of another way of running."""
+        pairs = [(n, a, other.outputs[n]) for n, a in outcome.outputs.items() if n not in anew]
+        pairs += [(n, a, other.states[n]) for n, a in outcome.states.items() if n in other.states and n not in anew]
+        return [n for n, a, b in pairs if not within("exact", a, b)]
 
     def _compare(self, way: str, outcome: _Outcome, expected: _Outcome, against: str, sample: Sample) -> None:
         for kind, own, other in (("output", outcome.outputs, expected.outputs), ("state", outcome.states, expected.states)):

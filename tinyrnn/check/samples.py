@@ -44,6 +44,12 @@ class Sample:
         }
         return replace(self, frames=frames, inputs=inputs)
 
+    def entry(self, index: int) -> Sample:
+        """One sequence alone."""
+        one = slice(index, index + 1)
+        inputs, states = ({n: a[one] for n, a in arrays.items()} for arrays in (self.inputs, self.states))
+        return replace(self, batch=1, inputs=inputs, states=states)
+
     def feeds(self, model: Model, frame: int | None = None) -> dict[str, Array]:
         """The inputs other than states in the file's shapes: of all frames, or of one for a step model."""
         found = {}
@@ -65,9 +71,9 @@ def to_file(port: Port, array: Array, lead: Sequence[str]) -> Array:
     kept = [name for name in lead if name in roles]
     array = array[tuple(slice(None) if name in kept else 0 for name in lead)]
     rest = [axis for axis, role in enumerate(roles) if role is None]
-    array = array.reshape(*array.shape[: len(kept)], *(int(port.file_shape[axis]) for axis in rest))
+    array = array.reshape([*array.shape[: len(kept)], *(int(port.file_shape[axis]) for axis in rest)])
     order = [roles.index(name) for name in kept] + rest
-    return np.ascontiguousarray(array.transpose(np.argsort(order)) if order else array)
+    return np.asarray(array.transpose(np.argsort(order)) if order else array, order="C")  # of no axes too
 
 
 def _roles(port: Port) -> list[str | None]:

@@ -168,6 +168,13 @@ def _chunks(ctx: click.Context, option: click.Parameter, text: str) -> list[int]
     help=f"The first frames of DATA only, or the frames of random input.  [default: all, or {RANDOM_FRAMES}]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random input, where there is no DATA.")
+@click.option(
+    "--streams",
+    metavar="N",
+    type=click.IntRange(1),
+    help="So many streams in one pool too, which come, go and mix, held against lone streams bit for bit; and so many sequences "
+    "in a batch, where the file leaves it open.",
+)
 @json_option
 @click.pass_context
 def check(
@@ -178,6 +185,7 @@ def check(
     chunks: list[int],
     frames: int | None,
     seed: int,
+    streams: int | None,
     as_json: bool,
 ) -> None:
     """Compare MODEL with onnxruntime: every output and every final state.
@@ -204,6 +212,7 @@ def check(
             frames=frames or RANDOM_FRAMES,
             seed=seed,
             chunks=chunks,
+            streams=streams,
             progress=progress,
         )
     if as_json:

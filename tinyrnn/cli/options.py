@@ -223,7 +223,11 @@ def sound_options(command: Command) -> Command:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 
 
-def print_json(figures: Mapping[str, Any]) -> None:
+def microseconds(number: float) -> str:
+    return f"{number:{',.0f' if number >= 100 else '.3g'}} µs"
+
+
+def print_json(figures: Mapping[str, Any] | list[Any]) -> None:
     click.echo(json.dumps(figures, indent=2, ensure_ascii=False))
 
 

@@ -1,4 +1,4 @@
-"""`tinyrnn run`: a file through a model, as a stream or whole."""
+"""`tinyrnn run`: a file, or many, through a model, as a stream or whole."""
 
 from __future__ import annotations
 
@@ -8,17 +8,35 @@ from typing import Any
 
 import click
 
-from tinyrnn.cli.options import FILE, ROWS, json_option, model_options, print_json, progress_bar, sound_options
+from tinyrnn.cli.options import (
+    FILE,
+    ROWS,
+    json_option,
+    microseconds,
+    model_options,
+    print_json,
+    progress_bar,
+    sound_options,
+)
 from tinyrnn.cli.sound import run_sound
 from tinyrnn.cli.source import is_sound
-from tinyrnn.errors import StreamError
 
 
 @click.command(short_help="Stream a file through a model.")
 @click.argument("model", type=FILE)
-@click.argument("data", metavar="IN", type=FILE)
+@click.argument("data", metavar="IN...", type=FILE, nargs=-1, required=True)
 @click.option(
-    "-o", "--output", metavar="OUT", type=FILE, help="Where the outputs go: .npy, .npz, .csv, .wav, or - for standard output."
+    "-o",
+    "--output",
+    metavar="OUT",
+    type=FILE,
+    help="Where the outputs go: .npy, .npz, .csv, .wav, or - for standard output; of many files a folder.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["npy", "npz", "csv", "wav"]),
+    help="Of many files: the kind of those written.  [default: as that of each IN]",
 )
 @model_options
 @click.option(
@@ -38,10 +56,13 @@ from tinyrnn.errors import StreamError
 @click.option("--bits", metavar="16|24|32|float", default="16", show_default=True, help="How samples are stored in a .wav OUT.")
 @click.option("--plot", metavar="FILE.png", type=FILE, help="Draw the sound and what comes out (needs matplotlib).")
 @json_option
+@click.pass_context
 def run(
+    ctx: click.Context,
     model: Path,
-    data: Path,
+    data: tuple[Path, ...],
     output: Path | None,
+    form: str | None,
     how: dict[str, Any],
     whole: bool,
     drop: str | None,
@@ -67,6 +88,15 @@ def run(
     OUT is replaced if it exists, once it is complete.
 
     \b
+    Many files: IN is a folder, several files or a pattern, OUT a folder, which is made if it is not there:
+      tinyrnn run model.onnx frames -o made
+      tinyrnn run model.onnx 'frames/*.npy' -o made --format csv
+      tinyrnn run filter.onnx 'calls/*.wav' -o clean
+    Each file of IN gives one of the same name, with the bytes that it would give alone. Frames of .npy, .npz
+    and .csv are streams of one pool: one native call for a block of files. Sound goes file by file.
+    A file that cannot be run is named, the others are written, and the exit status is 1.
+
+    \b
     Sound that models of several kinds are fed with:
       tinyrnn run filter.onnx in.wav -o out.wav                 frames of samples in and out
       tinyrnn run mask.onnx in.wav -o out.wav                   spectra in, mask or spectra out
@@ -74,71 +104,61 @@ def run(
       tinyrnn run vad.onnx in.wav --context 64 --plot vad.png   frames of samples in, figures out
       arecord -t raw -f S16_LE -r 16000 | tinyrnn run filter.onnx - -o - | aplay -f S16_LE -r 16000
     """
-    from tinyrnn import load
-    from tinyrnn.cli import feed
-    from tinyrnn.cli.windows import slide
-    from tinyrnn.data import files
+    from tinyrnn.cli.many import chosen_files, run_many
 
     columns = tuple(name.strip() for name in drop.split(",") if name.strip()) if drop else ()
     if output is None and plot is None:
         raise click.UsageError("Missing option '-o' / '--output'.")
-    if is_sound(data) and not whole:
-        run_sound(model, data, output, how, sound, rate, bits, plot, as_json)
+    many = chosen_files(data, model)
+    inputs = many or list(data)
+    if many and plot is not None:
+        raise click.UsageError("--plot: for one file of sound")
+    if form and not many:
+        raise click.UsageError("--format: for many files; the ending of OUT says it for one")
+    if is_sound(inputs[0]) and not whole and not many:
+        run_sound(model, inputs[0], output, how, sound, rate, bits, plot, as_json)
         return
-    window = None if whole else sound.pop("window", None)
+    sounds = bool(many) and is_sound(inputs[0]) and not whole
+    window = None if whole or sounds else sound.pop("window", None)
     if window not in (None, ROWS) and not (window.isdecimal() and int(window)):
         raise click.UsageError(f"--window {window}: of rows it takes their number, or nothing; names are for sound")
-    if drop and data.suffix.lower() != ".csv":
+    if drop and any(path.suffix.lower() != ".csv" for path in inputs):
         raise click.UsageError("--drop: for .csv")
-    useless = [f"--{n}" for n in (*sound, *(["plot"] if plot else []))]
+    useless = [] if sounds else [f"--{n}" for n in (*sound, *(["plot"] if plot else []))]
     if useless:
         raise click.UsageError(f"{', '.join(useless)}: for sound that is streamed, from .wav or -, without --whole")
     assert output is not None
+    settings = {"whole": whole, "window": window, "drop": columns, "rate": rate, "bits": bits}
+    if many:
+        ctx.exit(run_many(model, many, output, form, how, sound if sounds else None, settings, as_json))
+    _run_one(model, inputs[0], output, how, settings, as_json)
+
+
+def _run_one(model: Path, data: Path, output: Path, how: dict[str, Any], settings: dict[str, Any], as_json: bool) -> None:
+    from tinyrnn import load
+    from tinyrnn.cli import feed
+    from tinyrnn.cli.arrays import ArrayRun
+    from tinyrnn.data import files
+
     files.check_output(output, [model, data])
     loaded = load(model, **how)
-    given = feed.read_feed(loaded, data, whole or window is not None, columns)
-    for note in given.notes:
+    way = ArrayRun(loaded, **settings)
+    given = way.read(data)
+    for note in way.remarks(data, given):
         click.echo(note, err=True)
-    if loaded._layout.refuses_stream and not whole and window is None:
-        raise StreamError(
-            f"{loaded.name} cannot stream: {loaded._layout.refuses_stream}. Run it over the whole file with --whole"
-        )
+    way.check_streams()
     start = perf_counter()
     with progress_bar(f"running {loaded.name}") as progress:
-        if window is None:
-            results, frames = feed.run(loaded, given, whole, progress)
-        else:
-            rows = given.inputs[loaded.inputs[0].name] if len(loaded.inputs) == 1 else next(iter(given.inputs.values()))
-            results, frames = slide(loaded, rows, None if window == ROWS else int(window), progress)
+        results, frames = way.results(given, progress)
     seconds = perf_counter() - start
-    if window is None:
-        results = feed.shape_outputs(loaded, given, results, files.kind_of(output), whole)
-        for note in feed.singles(loaded, frames):
-            click.echo(note, err=True)
-    elif files.kind_of(output) == ".csv":
-        results = {name: array.reshape(frames, -1) for name, array in results.items()}
-    clipped = files.write_arrays(output, results, given.rate or rate, bits)
-    for name in given.unused:
-        click.echo(f"{data}: array {name!r} is not used, {loaded.name} has no such input or state", err=True)
-    if clipped:
-        click.echo(f"{output}: {clipped:,} samples beyond -1 to 1 were clipped", err=True)
-    each = seconds * 1e6 / max(frames, 1)
+    for note in feed.singles(loaded, frames) if way.window is None else ():
+        click.echo(note, err=True)
+    found = way.write(output, given, results, frames, seconds)
+    if found["clipped"]:
+        click.echo(f"{output}: {found['clipped']:,} samples beyond -1 to 1 were clipped", err=True)
     if as_json:
-        arrays = {n: {"dtype": str(a.dtype), "shape": list(a.shape)} for n, a in results.items()}
-        print_json(
-            {
-                "model": loaded.name,
-                "frames": frames,
-                "seconds": seconds,
-                "microseconds_per_frame": each,
-                "output": str(output),
-                "arrays": arrays,
-                "clipped": clipped,
-            }
-        )
-    else:
-        written = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in results.items())
-        what = ("frame" if window is None else "window") + "s"[: frames != 1]
-        click.echo(
-            f"{frames:,} {what} in {seconds:.3g} s, {each:{',.0f' if each >= 100 else '.3g'}} µs each; {output}: {written}"
-        )
+        print_json(found)
+        return
+    written = ", ".join(f"{n} {a['dtype']}{a['shape']}" for n, a in found["arrays"].items())
+    what = ("frame" if way.window is None else "window") + "s"[: frames != 1]
+    click.echo(f"{frames:,} {what} in {seconds:.3g} s, {microseconds(found['microseconds_per_frame'])} each; {output}: {written}")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tinyrnn.cli.options import print_json, progress_bar
+from tinyrnn.cli.options import microseconds, print_json, progress_bar
 from tinyrnn.cli.source import PIPE, Source, check_rate, open_source
 from tinyrnn.errors import ShapeError, StreamError, TinyRNNError
 
 if TYPE_CHECKING:
     from tinyrnn.audio.pipelines import Pipeline
-    from tinyrnn.runtime import Model
+    from tinyrnn.runtime import Model, Progress
 
 
 def make_pipeline(
@@ -139,50 +139,40 @@ class _Sink:
         return "".join([head if len(rows) else "", *(",".join(f"{v:.9g}" for v in row) + "\n" for row in rows)]).encode()
 
 
-def run_sound(
-    model: Path,
-    data: Path,
-    output: Path | None,
-    how: dict[str, Any],
-    sound: dict[str, Any],
-    rate: int | None,
-    bits: str,
-    plot: Path | None,
-    as_json: bool,
-) -> None:
-    """`tinyrnn run` for .wav and pipes."""
-    import numpy as np
+@dataclass(frozen=True)
+class SoundRun:
+    """Models, and how sound goes through them."""
 
-    from tinyrnn import load
-    from tinyrnn.data import files
+    model: Model
+    second: Model | None
+    bind: Mapping[str, Any] | None
+    sound: Mapping[str, Any]
+    """the options of `sound_options` that were given"""
+    rate: int | None
+    bits: str
 
-    live = output is not None and str(output) == PIPE
-    kind = "" if live or output is None else files.kind_of(output)
-    inputs = [model, *([data] if str(data) != PIPE else []), *([sound["model2"]] if "model2" in sound else [])]
-    if output is not None and not live:
-        files.check_output(output, inputs)
-    if plot is not None:
-        from tinyrnn.data.terminal import check_picture
+    def file(self, data: Path, output: Path | None, plot: Path | None, progress: Progress) -> dict[str, Any]:
+        """Run .wav or a pipe, and write what comes out; returns the figures that the command prints."""
+        import numpy as np
 
-        check_picture(plot)
-    loaded = load(model, **how)
-    second = load(sound["model2"]) if "model2" in sound else None
-    for one in (loaded, second):
-        if one is not None and one._layout.refuses_stream:
-            raise StreamError(f"{one.name} cannot stream: {one._layout.refuses_stream}. Run it over the whole file with --whole")
-    source = open_source(data, sound.get("channel"))
-    known = check_rate(loaded, source, how["bind"], rate)
-    pipeline, to_sound = make_pipeline(loaded, second, source, sound, True if kind == ".wav" else None if not kind else False)
-    made_rate = out_rate(pipeline, known, loaded) if to_sound else None
-    if known is None and (plot is not None or kind in (".wav", ".csv") or not to_sound):
-        raise TinyRNNError(f"{source.name}: raw samples do not say their sample rate; give --rate HZ")
-    if live and not to_sound and not all(p.per_frame for p in loaded.outputs):
-        raise ShapeError(f"{loaded.name}: not all outputs come frame by frame; choose with --outputs, or write .npz")
+        from tinyrnn.data import files
 
-    sink = _Sink(pipeline, to_sound, known, live, keep=bool(kind) or plot is not None)
-    heard: list[Any] = []
-    taken, busy = 0, 0.0
-    with progress_bar(f"running {loaded.name}") as progress:
+        loaded = self.model
+        live = output is not None and str(output) == PIPE
+        kind = "" if live or output is None else files.kind_of(output)
+        source = open_source(data, self.sound.get("channel"))
+        known = check_rate(loaded, source, self.bind, self.rate)
+        to_sound = True if kind == ".wav" else None if not kind else False
+        pipeline, to_sound = make_pipeline(loaded, self.second, source, self.sound, to_sound)
+        made_rate = out_rate(pipeline, known, loaded) if to_sound else None
+        if known is None and (plot is not None or kind in (".wav", ".csv") or not to_sound):
+            raise TinyRNNError(f"{source.name}: raw samples do not say their sample rate; give --rate HZ")
+        if live and not to_sound and not all(p.per_frame for p in loaded.outputs):
+            raise ShapeError(f"{loaded.name}: not all outputs come frame by frame; choose with --outputs, or write .npz")
+
+        sink = _Sink(pipeline, to_sound, known, live, keep=bool(kind) or plot is not None)
+        heard: list[Any] = []
+        taken, busy = 0, 0.0
         pieces = source.pieces
         while True:
             piece = next(pieces, None)
@@ -197,17 +187,14 @@ def run_sound(
                 heard.append(piece)
             if source.total:
                 progress(taken, source.total)
-    before = np.concatenate(heard) if heard else np.zeros(0, np.float32)
-    results = {} if not sink.keep else {"sound": np.concatenate(sink.parts)} if to_sound else pipeline.join(sink.parts)
-    if kind and output is not None:
-        sink.clipped += _write(output, kind, loaded, pipeline, results, to_sound, known, made_rate, bits)
-    if plot is not None and known is not None:
-        _draw(plot, loaded, pipeline, source, before, results, to_sound, known, made_rate or known)
-    frames = -(-taken // pipeline.hop)
-    _report(
-        as_json,
-        live,
-        {
+        before = np.concatenate(heard) if heard else np.zeros(0, np.float32)
+        results = {} if not sink.keep else {"sound": np.concatenate(sink.parts)} if to_sound else pipeline.join(sink.parts)
+        if kind and output is not None:
+            sink.clipped += _write(output, kind, loaded, pipeline, results, to_sound, known, made_rate, self.bits)
+        if plot is not None and known is not None:
+            _draw(plot, loaded, pipeline, source, before, results, to_sound, known, made_rate or known)
+        frames = -(-taken // pipeline.hop)
+        return {
             "model": loaded.name,
             "frames": frames,
             "seconds": busy,
@@ -220,8 +207,47 @@ def run_sound(
             "plot": str(plot) if plot is not None else None,
             "arrays": {n: {"dtype": str(a.dtype), "shape": list(a.shape)} for n, a in results.items()},
             "clipped": sink.clipped,
-        },
-    )
+        }
+
+
+def load_sound_run(model: Path, how: dict[str, Any], sound: Mapping[str, Any], rate: int | None, bits: str) -> SoundRun:
+    """Load MODEL, and MODEL2 if there is one. Raises `StreamError` for one that cannot stream."""
+    from tinyrnn import load
+
+    loaded = load(model, **how)
+    second = load(sound["model2"]) if "model2" in sound else None
+    for one in (loaded, second):
+        if one is not None and one._layout.refuses_stream:
+            raise StreamError(f"{one.name} cannot stream: {one._layout.refuses_stream}. Run it over the whole file with --whole")
+    return SoundRun(loaded, second, how["bind"], sound, rate, bits)
+
+
+def run_sound(
+    model: Path,
+    data: Path,
+    output: Path | None,
+    how: dict[str, Any],
+    sound: dict[str, Any],
+    rate: int | None,
+    bits: str,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """`tinyrnn run` for one .wav file or a pipe."""
+    from tinyrnn.data import files
+
+    live = output is not None and str(output) == PIPE
+    inputs = [model, *([data] if str(data) != PIPE else []), *([sound["model2"]] if "model2" in sound else [])]
+    if output is not None and not live:
+        files.check_output(output, inputs)
+    if plot is not None:
+        from tinyrnn.data.terminal import check_picture
+
+        check_picture(plot)
+    way = load_sound_run(model, how, sound, rate, bits)
+    with progress_bar(f"running {way.model.name}") as progress:
+        found = way.file(data, output, plot, progress)
+    _report(as_json, live, found)
 
 
 def _write(
@@ -290,10 +316,7 @@ def _report(as_json: bool, live: bool, found: dict[str, Any]) -> None:
             print_json(found)
         return
     frames, each, seconds = found["frames"], found["microseconds_per_frame"], found["audio_seconds"]
-    text = (
-        f"{frames:,} frame{'s'[: frames != 1]} in {found['seconds']:.3g} s, {each:{',.0f' if each >= 100 else '.3g'}} µs each "
-        f"({found['heard_as']})"
-    )
+    text = f"{frames:,} frame{'s'[: frames != 1]} in {found['seconds']:.3g} s, {microseconds(each)} each ({found['heard_as']})"
     if found["real_time_factor"]:
         factor = found["real_time_factor"]
         speed = 1 / factor
