@@ -202,6 +202,8 @@ def test_bad_lengths_and_types(model: Model) -> None:
     for lengths, text in (([1, 5], "from 0 to 4"), ([1], "2 whole numbers"), ([0.5, 1], "whole numbers"), ([-1, 2], "from 0 to 4")):
         with pytest.raises(ShapeError, match=text):
             pool.run(x, lengths=lengths)
+    with pytest.raises(ShapeError, match="no frames"):
+        pool.run(x[:0])
     with pytest.raises(ShapeError, match="it takes float32"):
         pool.step(np.array([["a"] * 5] * 2))
     for slots in (0, -1, 2.5, True):

@@ -99,6 +99,8 @@ class PoolDriver(ProcessLocal):
         return np.asarray(given, INDEX)
 
     def call(self, slots: Array, arrays: list[Array], frames: int, lengths: Array | None, out: Any, single: bool) -> Any:
+        if frames == 0 and not all(p.per_frame for p in self.layout.outputs):
+            raise ShapeError(f"{self.layout.name}: a run over no frames has no value for the outputs that belong to a call")
         if self.made.tick:
             results = self._results(out, frames, len(slots), lengths is not None)
             self._tick(slots, arrays, results, frames, lengths)
