@@ -7,8 +7,9 @@
 One process, each engine on one thread, interleaved in rounds, medians over the rounds of that thread's processor time, in
 which others on the machine do not count; before that, both must decide the same. A loop around onnxruntime calls
 `InferenceSession.run` for each word (of a beam search for each hypothesis, as the files hold one state), feeds the states
-back, and chooses with NumPy; neither keeps log-probabilities where it is greedy. Of the pair: two .onnx files, two .json
-files that number letters and sounds, and a .tsv file of words and their sounds.
+back, and chooses with NumPy. tinyrnn takes captions (of 8 icons, each turned and mirrored), translations (of 4 sentences) and
+words as lists. Neither keeps log-probabilities where it is greedy. Of the pair: two .onnx files, two .json files that number
+letters and sounds, and a .tsv file of words and their sounds.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ Array = np.ndarray[Any, Any]
 Step = Callable[[int, Any], tuple[Array, Any]]
 """a token and a state to the scores, and the state after"""
 WORDS, ROUNDS, CHARACTERS = 200, 25, 300
+SLOTS, TEXTS, TEXT = 64, 16, 100
+"""of a pool of words, texts at once, and the characters of each"""
 
 
 def session(path: Path) -> Any:
@@ -137,12 +140,29 @@ def characters(models: Models) -> None:
         found: list[int] = spoken.generate(prompt, CHARACTERS, log_probabilities=False, **how).tokens.tolist()
         return found
 
+    def text(seed: int) -> list[int]:
+        states, token, made = [np.zeros(s, np.float32) for s in shapes], prompt[-1], []
+        for u in uniforms(TEXT, seed):
+            y, *states = runner.run(None, {"x": np.array([[token]]), "h": states[0], "c": states[1]})
+            sums = np.cumsum(np.exp(y.ravel() - y.max()))
+            token = int(np.searchsorted(sums, u * sums[-1], "right"))
+            made.append(token)
+        return made
+
+    many = decode.PoolDecoder(model.pool(TEXTS))
+    seeds = decode.item_seeds(0, TEXTS).tolist()
+
+    def texts() -> list[list[int]]:
+        made = many.generate([prompt] * TEXTS, TEXT, log_probabilities=False, method="sample")
+        return [g.tokens.tolist() for g in made]
+
     row("characters, greedy", ours, lambda: loop(False), CHARACTERS)
     row("characters, sampled", lambda: ours(method="sample", seed=0), lambda: loop(True), CHARACTERS)
+    row(f"characters, sampled, {TEXTS} texts at once", texts, lambda: [text(seed) for seed in seeds], TEXTS * TEXT)
 
 
-def uniforms(count: int) -> list[float]:
-    """What `generate` draws with seed 0: SplitMix64, from the mixed seed on."""
+def uniforms(count: int, seed: int = 0) -> list[float]:
+    """What `generate` draws with a seed: SplitMix64, from the mixed seed on."""
     mask = (1 << 64) - 1
 
     def mixed(z: int) -> int:
@@ -150,7 +170,7 @@ def uniforms(count: int) -> list[float]:
         z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
         return z ^ z >> 31
 
-    return [(mixed((mixed(0) + n * 0x9E3779B97F4A7C15) & mask) >> 11) / (1 << 53) for n in range(1, count + 1)]
+    return [(mixed((mixed(seed) + n * 0x9E3779B97F4A7C15) & mask) >> 11) / (1 << 53) for n in range(1, count + 1)]
 
 
 def captions(models: Models, name: str, what: str) -> None:
@@ -158,7 +178,8 @@ def captions(models: Models, name: str, what: str) -> None:
     eye, writer = (session(models.path(f"{name}_{part}")) for part in ("encoder", "decoder"))
     states = {"h": "hn", "c": "cn"}
     made = [o.name for o in eye.get_outputs()]
-    images = list(drawn().values())
+    turned = [np.rot90(image, quarters) for image in drawn().values() for quarters in range(4)]
+    images = [np.ascontiguousarray(side) for image in turned for side in (image, image[:, ::-1])]
 
     def look(image: Array) -> tuple[Step, list[Array]]:
         found = dict(zip(made, eye.run(None, {"image": image[None, None]}), strict=True))
@@ -167,24 +188,28 @@ def captions(models: Models, name: str, what: str) -> None:
 
     end = captioner.end
     kept, seen = [captioner.see(image) for image in images], [look(image) for image in images]
-    searches: list[tuple[str, Callable[[Any], list[int]], Callable[[Step, Any], list[int]]]] = [
-        ("greedy", lambda s: captioner.greedy(s).tolist(), lambda step, state: greedy(step, state, end, end, STEPS)),
+    searches: list[tuple[str, Callable[[Any], list[list[int]]], Callable[[Step, Any], list[int]]]] = [
+        (
+            "greedy",
+            lambda s: [t.tolist() for t in captioner.greedies(s)],
+            lambda step, state: greedy(step, state, end, end, STEPS),
+        ),
         (
             f"beam {WIDTH}",
-            lambda s: captioner.beam(s)[0].tokens.tolist(),
+            lambda s: [found[0].tokens.tolist() for found in captioner.beams(s)],
             lambda step, state: beam(step, state, end, end, STEPS, 0.0),
         ),
     ]
     for label, native, loop in searches:
         row(
             f"{what}, {label}",
-            lambda native=native: [native(captioner.see(image)) for image in images],  # type: ignore[misc]
+            lambda native=native: native([captioner.see(image) for image in images]),  # type: ignore[misc]
             lambda loop=loop: [loop(*look(image)) for image in images],  # type: ignore[misc]
             len(images),
         )
         row(
             f"{what}, {label}, images already encoded",
-            lambda native=native: [native(s) for s in kept],  # type: ignore[misc]
+            lambda native=native: native(kept),  # type: ignore[misc]
             lambda loop=loop: [loop(*s) for s in seen],  # type: ignore[misc]
             len(images),
         )
@@ -212,17 +237,20 @@ def translations(models: Models) -> None:
     def loop(step: Step, state: list[Array]) -> list[int]:
         return beam(step, state, translator.start, translator.stop, translate.STEPS, translate.LENGTH_PENALTY)
 
+    def ours(read: list[translate.Source]) -> list[list[int]]:
+        return [found[0].tokens.tolist() for found in translator.beams(read)]
+
     kept, seen = [translator.read(tokens) for tokens in texts], [read(source) for source in sources]
     what = f"translations, beam {translate.WIDTH}"
     row(
         what,
-        lambda: [translator.beam(translator.read(tokens))[0].tokens.tolist() for tokens in texts],
+        lambda: ours([translator.read(tokens) for tokens in texts]),
         lambda: [loop(*read(source)) for source in sources],
         len(texts),
     )
     row(
         f"{what}, sentences already encoded",
-        lambda: [translator.beam(source)[0].tokens.tolist() for source in kept],
+        lambda: ours(kept),
         lambda: [loop(*s) for s in seen],
         len(texts),
     )
@@ -232,9 +260,9 @@ def spellings(paths: Sequence[Path], everything: bool) -> None:
     letters, sounds = (json.loads(p.read_text(encoding="utf-8")) for p in paths[2:4])
     names = {index: name for name, index in sounds.items()}
     models = [tinyrnn.load(p) for p in paths[:2]]
-    reader, writer = (m.stream() for m in models)
+    reader = models[0].stream()
     sessions = [session(p) for p in paths[:2]]
-    spoken = decode.Decoder(writer)
+    spoken = decode.PoolDecoder(models[1].pool(SLOTS))
     states = [p.name for p in models[1].states]
     feeds = [i.name for i in sessions[1].get_inputs()]
     (first,) = (i.name for i in sessions[0].get_inputs())
@@ -248,10 +276,13 @@ def spellings(paths: Sequence[Path], everything: bool) -> None:
     def spelt(word: str) -> Array:
         return rows[[letters[c] for c in word.ljust(length)]]
 
-    def ours(word: str) -> list[int]:
+    def read(word: str) -> dict[str, Array]:
         reader.reset()
-        decode.hand_over(writer, dict(zip(states, reader.run(spelt(word)), strict=True)))
-        return [int(t) for t in spoken.generate(0, longest, stop=end, log_probabilities=False).tokens]
+        return dict(zip(states, reader.run(spelt(word)), strict=True))
+
+    def ours(words: list[str]) -> list[list[int]]:
+        made = spoken.generate(0, longest, states=[read(word) for word in words], stop=end, log_probabilities=False)
+        return [g.tokens.tolist() for g in made]
 
     def step(token: int, held: list[Array]) -> tuple[Array, list[Array]]:
         y, *held = sessions[1].run(
@@ -263,10 +294,11 @@ def spellings(paths: Sequence[Path], everything: bool) -> None:
         return greedy(step, sessions[0].run(None, {first: spelt(word)[None]}), 0, end, longest)
 
     sample = [w for w, _ in lexicon[:: max(len(lexicon) // WORDS, 1)]]
-    row("words, spelling to sound", lambda: [ours(w) for w in sample], lambda: [theirs(w) for w in sample], len(sample))
+    row("words, spelling to sound", lambda: ours(sample), lambda: [theirs(w) for w in sample], len(sample))
     if everything:
         begun = time.thread_time()
-        right = sum("".join(names[t] for t in ours(w) if t != end) == s for w, s in lexicon)
+        made = ours([w for w, _ in lexicon])
+        right = sum("".join(names[t] for t in m if t != end) == s for m, (_, s) in zip(made, lexicon, strict=True))
         seconds = time.thread_time() - begun
         print(f"\n{len(lexicon):,} in {seconds:.1f} s, {len(lexicon) / seconds:,.0f} a second; {right / len(lexicon):.1%} exact")
 

@@ -31,7 +31,7 @@ def demo(name: str, *arguments: object) -> Result:
 
 
 def test_some_of_the_drawn_icons_are_named(captioner: Captioner) -> None:
-    found = {icon: named(captioner, icon, image) for icon, image in drawn().items()}
+    found = {one.icon: one for one in named(captioner, drawn())}
     assert found["an arrow"].greedy == "arrow left"
     assert found["a tick"].greedy == "check"
     assert found["the outline of a heart"].greedy == "heart outline"
@@ -50,8 +50,15 @@ def test_an_image_before_changes_nothing(captioner: Captioner) -> None:
     assert captioner.greedy(first).tolist() == before
 
 
+def test_many_images_at_once_have_the_names_of_each(captioner: Captioner) -> None:
+    seen = [captioner.see(image) for image in drawn().values()] * 3
+    assert [t.tolist() for t in captioner.greedies(seen)] == [captioner.greedy(s).tolist() for s in seen]
+    for found, alone in zip(captioner.beams(seen, WIDTH), [captioner.beam(s, WIDTH) for s in seen], strict=True):
+        assert [(h.tokens.tolist(), h.score) for h in found] == [(h.tokens.tolist(), h.score) for h in alone]
+
+
 def test_the_likeliest_of_a_beam_is_as_likely_as_the_step_model_says(captioner: Captioner) -> None:
-    one = named(captioner, "", drawn()["a padlock"])
+    one = named(captioner, {"": drawn()["a padlock"]})[0]
     stream = captioner.decoder.stream()
     for name, value in one.seen.states.items():
         stream.states[name][...] = value
@@ -66,7 +73,7 @@ def test_the_likeliest_of_a_beam_is_as_likely_as_the_step_model_says(captioner: 
 
 def test_attention_is_a_share_of_each_place() -> None:
     looker = Looker(Models(), "caption_attention")
-    one = named(looker, "", drawn()["a plus in a disc"])
+    one = named(looker, {"": drawn()["a plus in a disc"]})[0]
     shares = looker.attention(one)
     assert shares.shape == (len(one.tokens), 8, 8)
     assert within("close", shares.sum(axis=(1, 2)), np.ones(len(shares), np.float32))

@@ -30,6 +30,7 @@ from tinyrnn.graph.call import (
     State,
     TotalRows,
     Value,
+    Weight,
 )
 from tinyrnn.graph.clock import FRAMES
 from tinyrnn.graph.ir import Node
@@ -104,7 +105,7 @@ class _StreamPlanner(Planner):
         self.program.per_row.difference_update(self.graph.constants)  # lowering a loop tells some of what it comes to
         self.once = once = self._timeless(lowered)
         opened = False
-        for node, call in lowered:
+        for node, call in self._weights_once(lowered):
             if depth == 0 and opened != (node.name in once):
                 calls += [(node, Close())] * looping
                 looping, opened = False, not opened
@@ -144,6 +145,33 @@ class _StreamPlanner(Planner):
             used[node.name in self.once].update(self._root(value.name) for value in values)
         for root in used[True] & used[False] & lives.keys():
             lives[root][:] = 0, len(calls)
+
+    def _weights_once(self, lowered: _Calls) -> _Calls:
+        """The calls, where one that reads weights and a state, all rows of it, has the state in rows of its own instead."""
+        calls: _Calls = []
+        depth, gathered = 0, dict[str, str]()
+        for node, call in lowered:
+            depth += isinstance(call, Open) - isinstance(call, Close)
+            if depth == 0 and isinstance(call, Call) and any(isinstance(o, Weight) for o in call.operands):
+                names = self._states_read(node, call)
+                for name in names:
+                    if name not in gathered:
+                        gathered[name] = self.graph.fresh(f"{name}.rows")
+                        calls += self._copy_of(name, gathered[name])
+                operands = [
+                    replace(o, name=gathered[o.name]) if isinstance(o, Value) and o.name in names else o for o in call.operands
+                ]
+                call = replace(call, operands=tuple(operands))
+            calls.append((node, call))
+        return calls
+
+    def _states_read(self, node: Node, call: Call) -> list[str]:
+        """The inputs of the node that lie in the state, if the call takes all rows and nothing else of the state."""
+        found = [o for o in call.operands if self._of_state(o)]
+        reads = [o.name for o in found if isinstance(o, Value) and o.name in node.inputs]
+        takes_rows = any(isinstance(o, Rows) for o in call.operands)
+        slotted = any(isinstance(o, SlotIndex) for o in call.operands)
+        return list(dict.fromkeys(reads)) if takes_rows and not slotted and len(reads) == len(found) else []
 
     def _copy_of(self, source: str, target: str) -> _Calls:
         self.program.per_row.add(target)

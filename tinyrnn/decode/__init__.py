@@ -7,6 +7,8 @@
     generate(stream, 0, 50, method="sample", temperature=0.8, top_k=20, seed=7)
     beam(stream, 0, 50, width=4, stop=1)[0].tokens
 
+    generate(decoder.pool(64), 0, 50, states=[{"h": h, "c": c}, …], stop=1)   # many at once: a list of what each gives alone
+
 A token is an index into V scores, which are an output of the model: logits, log-probabilities or probabilities.
 It goes back as itself into an integer input of one element, as a one into a float input of V zeros, or as its row
 of a `table` [V, E] into a float input of E elements.
@@ -15,16 +17,15 @@ of a `table` [V, E] into a float input of E elements.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, overload
 
-import numpy as np
-
-from tinyrnn.decode.decoder import Decoder, Generation, Hypothesis, Tokens
+from tinyrnn.decode.choosing import Tokens, fitting
+from tinyrnn.decode.decoder import Decoder, Generation, Hypothesis
+from tinyrnn.decode.pool_decoder import PoolDecoder, Starts, item_seeds
 from tinyrnn.errors import DecodeError
-from tinyrnn.graph.arrays import Array, Port, frame_input
-from tinyrnn.runtime import Model, Stream
+from tinyrnn.runtime import Model, Pool, Stream
 
-__all__ = ["Decoder", "Generation", "Hypothesis", "beam", "generate", "hand_over", "tokens"]
+__all__ = ["Decoder", "Generation", "Hypothesis", "PoolDecoder", "beam", "generate", "hand_over", "item_seeds", "tokens"]
 
 
 def hand_over(stream: Stream, states: Mapping[str, Any]) -> None:
@@ -38,22 +39,24 @@ def hand_over(stream: Stream, states: Mapping[str, Any]) -> None:
     unknown = [name for name in states if name not in views]
     if unknown:
         raise DecodeError(f"{model.name}: no state {', '.join(map(repr, unknown))}; there are {', '.join(views) or 'none'}")
-    arrays = {name: _fitting(model.name, name, views[name], value) for name, value in states.items()}
+    arrays = {name: fitting(model.name, name, views[name], value) for name, value in states.items()}
     stream.reset()
     for name, array in arrays.items():
         views[name][...] = array
 
 
-def _fitting(model: str, name: str, view: Array, value: Any) -> Array:
-    """The value in the shape and dtype of a state's view."""
-    if type(value) is np.ndarray and value.dtype == view.dtype and value.shape == view.shape:
-        return value
-    return frame_input(model, Port(name, view.shape, view.dtype), value, False)[0]
+@overload
+def generate(stream: Stream | Model, start: Tokens, steps: int, **options: Any) -> Generation: ...
+@overload
+def generate(stream: Pool, start: Starts, steps: int, **options: Any) -> list[Generation]: ...
+def generate(stream: Stream | Model | Pool, start: Starts, steps: int, **options: Any) -> Generation | list[Generation]:
+    """`Decoder.generate` of a `Decoder` made for this call; `options` are those of either, by name.
 
-
-def generate(stream: Stream | Model, start: Tokens, steps: int, **options: Any) -> Generation:
-    """`Decoder.generate` of a `Decoder` made for this call; `options` are those of either, by name."""
-    return _decoder(stream, options).generate(start, steps, **options)
+    Of a pool: `PoolDecoder.generate`, for a list of starts.
+    """
+    if isinstance(stream, Pool):
+        return _pool_decoder(stream, options).generate(start, steps, **options)
+    return _decoder(stream, options).generate(start, steps, **options)  # type: ignore[arg-type]
 
 
 def tokens(stream: Stream | Model, start: Tokens, steps: int, **options: Any) -> Iterator[int]:
@@ -61,12 +64,35 @@ def tokens(stream: Stream | Model, start: Tokens, steps: int, **options: Any) ->
     return _decoder(stream, options).tokens(start, steps, **options)
 
 
-def beam(stream: Stream | Model, start: Tokens, steps: int, **options: Any) -> list[Hypothesis]:
-    """`Decoder.beam` of a `Decoder` made for this call; `options` are those of either, by name."""
-    return _decoder(stream, options).beam(start, steps, **options)
+@overload
+def beam(stream: Stream | Model, start: Tokens, steps: int, **options: Any) -> list[Hypothesis]: ...
+@overload
+def beam(stream: Pool, start: Starts, steps: int, **options: Any) -> list[list[Hypothesis]]: ...
+def beam(stream: Stream | Model | Pool, start: Starts, steps: int, **options: Any) -> list[Hypothesis] | list[list[Hypothesis]]:
+    """`Decoder.beam` of a `Decoder` made for this call; `options` are those of either, by name.
+
+    Of a pool: `PoolDecoder.beam`, for a list of starts.
+    """
+    if isinstance(stream, Pool):
+        return _pool_decoder(stream, options).beam(start, steps, **options)
+    return _decoder(stream, options).beam(start, steps, **options)  # type: ignore[arg-type]
 
 
 def _decoder(stream: Stream | Model, options: dict[str, Any]) -> Decoder:
     """A decoder; its options are removed from `options`."""
     names = {"output", "feed", "table", "scores", "inputs"} & options.keys()
     return Decoder(stream, **{name: options.pop(name) for name in names})
+
+
+def _pool_decoder(pool: Pool, options: dict[str, Any]) -> PoolDecoder:
+    """A decoder of many; its options are removed from `options`, the inputs of each item are left."""
+    names = {"output", "feed", "table", "scores"} & options.keys()
+    inputs = options.get("inputs")
+    if inputs is None or isinstance(inputs, Mapping):
+        options.pop("inputs", None)
+        return PoolDecoder(pool, inputs=inputs, **{name: options.pop(name) for name in names})
+    known = {p.name for p in pool.model._layout.inputs}
+    named = {name: None for own in inputs if isinstance(own, Mapping) for name in own if name in known}
+    made = PoolDecoder(pool, inputs=named, **{name: options.pop(name) for name in names})
+    made.defaults.clear()
+    return made

@@ -1,13 +1,16 @@
-"""Beam search in the kernel language: the model runs from the state of each hypothesis; the best continuations are kept."""
+"""Beam search in the kernel language: each hypothesis is a row of the model's next frame; the best continuations are kept."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tinyrnn.decode import job as k
-from tinyrnn.decode.scoring import NONE, feed, largest, log_normalizer, understand
-from tinyrnn.lanes import at, f32, f64, get, i64, lanes, load_part, put, store_part, u8
+from tinyrnn.decode.scoring import NONE, copy, largest, log_normalizer, understand
+from tinyrnn.lanes import at, f32, f64, get, i64, lanes, load_part, maximum, put, splat, store, store_part, u8
 from tinyrnn.lanes.functions import log
+
+BLOCK = 128
+"""tokens that are passed over together where none can enter the pool"""
 
 
 def expand(j: Any, hypothesis: int, total: float, best: int, count: int) -> int:
@@ -28,22 +31,38 @@ def expand(j: Any, hypothesis: int, total: float, best: int, count: int) -> int:
     else:
         total -= log_normalizer(j, best)
     least = NONE if count < room else get(totals, 3 * (count - 1))
-    for token in range(n):
-        reached = total + get(x, token)
-        if reached > least:
-            if count < room:
-                count += 1
-            i = count - 1
-            while i > 0 and reached > get(totals, 3 * (i - 1)):
-                for word in range(3):
-                    put(pool, 3 * i + word, get(pool, 3 * (i - 1) + word))
-                i -= 1
-            put(totals, 3 * i, reached)
-            put(pool, 3 * i + 1, hypothesis)
-            put(pool, 3 * i + 2, token)
-            if count == room:
-                least = get(totals, 3 * (count - 1))
+    for start in range(0, n, BLOCK):
+        stop = min(start + BLOCK, n)
+        if count == room and total + bound(x, start, stop, at(w, n)) <= least:
+            continue
+        for token in range(start, stop):
+            reached = total + get(x, token)
+            if reached > least:
+                if count < room:
+                    count += 1
+                i = count - 1
+                while i > 0 and reached > get(totals, 3 * (i - 1)):
+                    for word in range(3):
+                        put(pool, 3 * i + word, get(pool, 3 * (i - 1) + word))
+                    i -= 1
+                put(totals, 3 * i, reached)
+                put(pool, 3 * i + 1, hypothesis)
+                put(pool, 3 * i + 2, token)
+                if count == room:
+                    least = get(totals, 3 * (count - 1))
     return count
+
+
+def bound(x: Any, start: int, stop: int, spare: Any) -> Any:
+    """No element of x[start:stop] is above this number; `spare` has room for LANES."""
+    most = splat(NONE)
+    for i in range(start, stop, lanes()):
+        most = maximum(most, load_part(x, i, stop - i))
+    store(spare, 0, most)
+    found = get(spare, 0)
+    for lane in range(1, lanes()):
+        found = max(found, get(spare, lane))
+    return found
 
 
 def end(j: Any, length: int, total: float, hypothesis: int, token: int) -> None:
@@ -70,75 +89,92 @@ def end(j: Any, length: int, total: float, hypothesis: int, token: int) -> None:
     put(ended, 5 * i + 4, token)
 
 
-def search(j: Any, steps: int) -> int:
-    """Beam search. It stops when no unfinished hypothesis can still rank among the best `WIDTH` finished ones."""
+def rank(j: Any, x: int, hypothesis: int, count: int) -> int:
+    """Enter what may follow a hypothesis by its scores at `x`; returns the size of the pool, or a status below 0."""
+    put(j, k.SCORES, x)
+    best = largest(f32(x), get(j, k.VOCABULARY), f32(get(j, k.WEIGHTS)))
+    if best < 0:
+        return -k.NO_NUMBER
+    if get(j, k.LENGTH) == 0 and understand(j) != k.DONE:
+        return -k.NO_DISTRIBUTION
+    total = get(f64(get(j, k.TOTALS)), get(j, k.SIDE) * get(j, k.WIDTH) + hypothesis)
+    return expand(j, hypothesis, total, best, count)
+
+
+def select(j: Any, count: int, steps: int) -> None:
+    """Let the best candidates go on, or end. None is left alive when no unfinished hypothesis can still rank among the best
+    `WIDTH` finished ones."""
     width = get(j, k.WIDTH)
     stop = u8(get(j, k.STOP))
-    states = get(j, k.STATES)
-    stride = get(j, k.STRIDE)
     pool = i64(get(j, k.POOL))
     reached = f64(get(j, k.POOL))
     penalties = f64(get(j, k.PENALTIES))
-    alive = 1
-    side = 0
-    length = 0
-    put(f64(get(j, k.TOTALS)), 0, 0.0)
-    put(i64(get(j, k.NEXT)), 0, get(j, k.LAST))
-    while length < steps and alive > 0:
-        totals = at(f64(get(j, k.TOTALS)), side * width)
-        last = at(i64(get(j, k.NEXT)), side * width)
-        count = 0
-        for b in range(alive):
-            put(i64(get(j, k.CONTEXT)), 1, states + (side * width + b) * stride)
-            put(j, k.LAST, get(last, b))
-            if feed(j, get(last, b)) != 0:
-                return k.REFUSED
-            best = largest(f32(get(j, k.SCORES)), get(j, k.VOCABULARY), f32(get(j, k.WEIGHTS)))
-            if best < 0:
-                return k.NO_NUMBER
-            if length == 0 and understand(j) != k.DONE:
-                return k.NO_DISTRIBUTION
-            count = expand(j, b, get(totals, b), best, count)
-        other = 1 - side
-        new_totals = at(f64(get(j, k.TOTALS)), other * width)
-        new_last = at(i64(get(j, k.NEXT)), other * width)
-        alive = 0
-        i = 0
-        while i < count and alive < width:
-            total = get(reached, 3 * i)
-            parent = get(pool, 3 * i + 1)
-            token = get(pool, 3 * i + 2)
-            if get(stop, token) != 0:
-                end(j, length + 1, total, parent, token)
-            else:
-                put(i64(get(j, k.PARENTS)), length * width + alive, parent)
-                put(i64(get(j, k.CHOSEN)), length * width + alive, token)
-                put(new_totals, alive, total)
-                put(new_last, alive, token)
-                copy(
-                    f32(states + (other * width + alive) * stride),
-                    f32(states + (side * width + parent) * stride),
-                    get(j, k.STATE_WORDS),
-                )
-                alive += 1
-            i += 1
-        side = other
-        length += 1
-        if get(j, k.MADE) == width and alive > 0 and length < steps:
-            bound = max(get(new_totals, 0) / get(penalties, length + 1), get(new_totals, 0) / get(penalties, steps))
-            if bound <= get(f64(get(j, k.ENDED)), 5 * (width - 1)):
-                alive = 0
-    for b in range(alive):
-        end(j, length, get(f64(get(j, k.TOTALS)), side * width + b), b, -1)
-    for i in range(get(j, k.MADE)):
+    length = get(j, k.LENGTH)
+    side = 1 - get(j, k.SIDE)
+    totals = at(f64(get(j, k.TOTALS)), side * width)
+    last = at(i64(get(j, k.NEXT)), side * width)
+    parents = at(i64(get(j, k.PARENTS)), length * width)
+    chosen = at(i64(get(j, k.CHOSEN)), length * width)
+    alive = 0
+    i = 0
+    while i < count and alive < width:
+        total = get(reached, 3 * i)
+        parent = get(pool, 3 * i + 1)
+        token = get(pool, 3 * i + 2)
+        if get(stop, token) != 0:
+            end(j, length + 1, total, parent, token)
+        else:
+            put(parents, alive, parent)
+            put(chosen, alive, token)
+            put(totals, alive, total)
+            put(last, alive, token)
+            alive += 1
+        i += 1
+    length += 1
+    if get(j, k.MADE) == width and alive > 0 and length < steps:
+        bound = max(get(totals, 0) / get(penalties, length + 1), get(totals, 0) / get(penalties, steps))
+        if bound <= get(f64(get(j, k.ENDED)), 5 * (width - 1)):
+            alive = 0
+    put(j, k.SIDE, side)
+    put(j, k.LENGTH, length)
+    put(j, k.ALIVE, alive)
+
+
+def fork(j: Any, states: int, stride: int, words: int) -> None:
+    """Give each hypothesis a slot: that of the one that it continues, or a free one with a copy of its state."""
+    width = get(j, k.WIDTH)
+    alive = get(j, k.ALIVE)
+    side = get(j, k.SIDE)
+    parents = at(i64(get(j, k.PARENTS)), (get(j, k.LENGTH) - 1) * width)
+    before = at(i64(get(j, k.SLOTS)), (1 - side) * width)
+    slots = at(i64(get(j, k.SLOTS)), side * width)
+    taken = i64(get(j, k.TAKEN))
+    for h in range(width):
+        put(taken, h, 0)
+    for i in range(alive):
+        parent = get(parents, i)
+        put(slots, i, -1)
+        if get(taken, parent) == 0:
+            put(taken, parent, 1)
+            put(slots, i, get(before, parent))
+    free = 0
+    for i in range(width):
+        if i >= alive or get(slots, i) < 0:
+            while get(taken, free) != 0:
+                free += 1
+            slot = get(before, free)
+            free += 1
+            put(slots, i, slot)
+            if i < alive:
+                copy(f32(states + slot * stride), f32(states + get(before, get(parents, i)) * stride), words)
+
+
+def finish(j: Any, steps: int) -> None:
+    """Count what is still alive among the finished ones, and write the best."""
+    for b in range(get(j, k.ALIVE)):
+        end(j, get(j, k.LENGTH), get(f64(get(j, k.TOTALS)), get(j, k.SIDE) * get(j, k.WIDTH) + b), b, -1)
+    for i in range(min(get(j, k.MADE), get(j, k.RANKED))):
         write(j, i, steps)
-    return k.DONE
-
-
-def copy(y: Any, x: Any, n: int) -> None:
-    """n float32."""
-    for i in range(0, n, lanes()):
-        store_part(y, i, load_part(x, i, n - i), n - i)
 
 
 def write(j: Any, i: int, steps: int) -> None:

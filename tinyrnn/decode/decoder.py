@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from math import isfinite
-from operator import index
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tinyrnn.decode import job as k
+from tinyrnn.decode.choosing import Choice, Choosing, Tokens, native, whole
 from tinyrnn.decode.generation import PAGE
-from tinyrnn.decode.ports import find_feedback
-from tinyrnn.decode.search import Search
+from tinyrnn.decode.sequences import Items, Made, Sequences, Size
 from tinyrnn.errors import DecodeError
 from tinyrnn.graph.arrays import Array, describe, frame_input
-from tinyrnn.runtime import Model, ProcessLocal, Progress, Stream, aligned
+from tinyrnn.runtime import Context, Model, Progress, Stream, state_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 PIECE = 4096
 """tokens of one native call, between which progress is reported and interrupts are handled"""
-MOST_LANES = 16
-"""the largest LANES of any target"""
-Tokens = int | Sequence[int] | Array
-KINDS = {None: k.UNKNOWN, "logits": k.LOGITS, "probabilities": k.PROBABILITIES}
-
-
-class Choice(TypedDict, total=False):
-    """How tokens are chosen, and which end a generation: the options of `Decoder.generate`, explained there."""
-
-    method: str
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int
-    stop: Tokens
 
 
 class Generation(NamedTuple):
@@ -60,11 +42,11 @@ class Hypothesis(NamedTuple):
     score: float
     """log_probability / ((5 + n) / 6) ** length_penalty"""
     log_probability: float
-    """sum over all tokens, in float64"""
+    """of all tokens together, summed in float64"""
     stopped: bool
 
 
-class Decoder(ProcessLocal):
+class Decoder(Choosing):
     """A stream whose output is fed back into an input. For one thread at a time, as the stream.
 
     stream: a `Stream`, whose state a generation continues from; a `Model` stands for a new stream of it
@@ -92,48 +74,43 @@ class Decoder(ProcessLocal):
         inputs: Mapping[str, Any] | None = None,
     ) -> None:
         self.stream = stream.stream() if isinstance(stream, Model) else stream
-        self.model = model = self.stream.model
-        self.name = model.name
-        if model.has_tail:
-            raise DecodeError(f"{self.name}: its outputs do not come frame by frame, so none can be the next input")
-        if scores not in KINDS:
-            raise DecodeError(f"{self.name}: scores={scores!r}; it is 'logits', 'probabilities', or None to tell by their values")
-        self._table = None if table is None else _table(self.name, table)
-        found = find_feedback(model, output, feed, self._table, inputs or {})
-        self.output, self.feed, self.vocabulary = found.output, found.feed, found.output.size
-        self._limit = found.limit
-        self._inputs = [np.zeros(p.shape, p.dtype) for p in model.inputs]
+        super().__init__(self.stream.model, output, feed, table, scores, inputs or {})
+        self._call = native(PAGE).run
+        self._constant = {p.name: place for place, p in enumerate(self.model.inputs) if p is not self.feed}
+        self._sized: Model | None = None
         self.give(inputs or {})
-        self._outputs = [np.zeros(p.shape, p.dtype) for p in model.outputs]
-        self._fed = self._inputs[model.inputs.index(self.feed)]
-        self._addresses = np.array([a.ctypes.data for a in (*self._inputs, *self._outputs)], np.int64)
-        self._call = _native().run
-        self._weights = aligned(self.vocabulary + 3 * MOST_LANES, np.float32)
-        self._order = np.empty(self.vocabulary, np.int64)
-        job = self._job = np.zeros(k.WORDS, np.int64)
-        job[k.FUNCTION] = ctypes.cast(model._code.run, ctypes.c_void_p).value or 0
-        job[k.CONTEXT] = self.stream._context.pointer
-        job[k.SCORES] = self._outputs[model.outputs.index(self.output)].ctypes.data
-        job[k.FEED], job[k.FORM], job[k.SIZE] = self._fed.ctypes.data, found.form, self.feed.size
-        job[k.TABLE] = 0 if self._table is None else self._table.ctypes.data
-        job[k.VOCABULARY], job[k.KIND] = self.vocabulary, KINDS[scores]
-        job[k.WEIGHTS], job[k.ORDER] = self._weights.ctypes.data, self._order.ctypes.data
-        job.view(np.float64)[[k.SHARPNESS, k.TOP_P]] = 1.0
-        self._ends: dict[int | tuple[()], tuple[Array, int]] = {}
-        self._search: Search | None = None
 
     def give(self, inputs: Mapping[str, Any]) -> None:
         """Set constant inputs by name, from the next generation on, such as an encoder's results for the next sequence.
 
         Raises `ShapeError` or `DecodeError`, with nothing changed.
         """
-        places = {p.name: (p, a) for p, a in zip(self.model.inputs, self._inputs, strict=True) if p is not self.feed}
         for name in inputs:
-            if name not in places:
-                raise DecodeError(f"{self.name}: no constant input {name!r}; there are {', '.join(places) or 'none'}")
-        values = {name: frame_input(self.name, places[name][0], value, False)[0] for name, value in inputs.items()}
-        for name, value in values.items():
-            places[name][1][...] = value
+            if name not in self._constant:
+                raise DecodeError(f"{self.name}: no constant input {name!r}; there are {', '.join(self._constant) or 'none'}")
+        held = {} if self._sized is None else {name: self._inputs[place] for name, place in self._constant.items()}
+        named = {self.feed.name: self._nothing, **held, **inputs}
+        sized = self.model._at_frames((), named)
+        places = self._constant.items() if sized is not self._sized else [(name, self._constant[name]) for name in inputs]
+        values = [(place, frame_input(self.name, sized.inputs[place], named[name], False)[0]) for name, place in places]
+        if sized is not self._sized:
+            self._prepare(sized, self.stream._at_size((), named).context)
+        for place, value in values:
+            self._inputs[place][...] = value
+
+    def _prepare(self, sized: Model, context: Context) -> None:
+        """Have memory for the model at its sizes, which runs in that context."""
+        self._sized, self._context = sized, context
+        self._inputs = [np.zeros(p.shape, p.dtype) for p in sized.inputs]
+        self._outputs = [np.zeros(p.shape, p.dtype) for p in sized.outputs]
+        self._fed = self._inputs[self.model.inputs.index(self.feed)]
+        self._addresses = np.array([a.ctypes.data for a in (*self._inputs, *self._outputs)], np.int64)
+        job = self._job
+        job[k.FUNCTION] = ctypes.cast(sized._code.run, ctypes.c_void_p).value or 0
+        job[k.CONTEXT] = context.pointer
+        job[k.SCORES] = self._outputs[self.model.outputs.index(self.output)].ctypes.data
+        job[k.FEED] = self._fed.ctypes.data
+        self._search: Sequences | None = None
 
     def generate(
         self,
@@ -163,7 +140,7 @@ class Decoder(ProcessLocal):
         The state goes on: the stream has then been fed everything but the last token. Raises `DecodeError`, with the
         state unchanged.
         """
-        job, ends = self._asked(start, steps, **choice)
+        job, ends = self._prompted(start, steps, choice)
         made = self._room(out, steps)
         likelihoods = np.empty(steps if log_probabilities else 0, np.float32)
         before = self.stream.state.copy()
@@ -189,8 +166,8 @@ class Decoder(ProcessLocal):
         The stream may be used for nothing else until the last one is taken. It is ahead of the tokens taken by what
         is left of a burst. Raises `DecodeError`, with the state that it had before the burst.
         """
-        job, ends = self._asked(start, steps, **choice)
-        burst = _whole(self.name, "burst", burst, 1)
+        job, ends = self._prompted(start, steps, choice)
+        burst = whole(self.name, "burst", burst, 1)
         room = np.empty(burst, np.int64)
         job[k.TOKENS] = room.ctypes.data
 
@@ -229,89 +206,33 @@ class Decoder(ProcessLocal):
 
         The stream's state, from which the search starts, stays as it is. Raises `DecodeError`.
         """
-        width = _whole(self.name, "width", width, 1)
-        n_best = _whole(self.name, "n_best", n_best, 1)
-        if n_best > width:
-            raise DecodeError(f"{self.name}: n_best={n_best} of width={width} hypotheses; it is at most the width")
-        if not isfinite(length_penalty):
-            raise DecodeError(f"{self.name}: length_penalty={length_penalty}; it is a finite number")
-        job, ends = self._asked(start, steps, stop=stop)
-        context = self.stream._context
-        size = (width, steps, float(length_penalty), width * (1 + int(np.count_nonzero(ends))))
+        width, n_best = self._searched(width, length_penalty, n_best)
+        job, ends = self._asked(steps, stop=stop)
+        prompt = self._prompt(start)
+        model, state = self.model, self.stream.state
+        assert self._sized is not None
+        size = Size(steps, width, n_best, width * (1 + int(np.count_nonzero(ends))), float(length_penalty))
         if self._search is None or self._search.size != size:
-            self._search = Search(*size, context.state.size)
-        search = self._search
-        search.enter(job, context.state)
-        context.addresses[1] = search.pointer
-        try:
-            self._run(job, steps)
-        finally:
-            context.addresses[1] = context.state.ctypes.data
-        ended, scores = search.ended, search.scores
-        return [
-            Hypothesis(search.made[i, : ended[i, 2]].copy(), float(scores[i, 0]), float(scores[i, 1]), bool(ended[i, 4] >= 0))
-            for i in range(min(n_best, int(job[k.MADE])))
-        ]
+            feed, scores = model.inputs.index(self.feed), model.outputs.index(self.output)
+            self._search = Sequences(self._sized, feed, scores, state_rows(model._layout, width), np.arange(width), size)
+        items = Items(
+            np.array([state.ctypes.data]),
+            np.array([[prompt.ctypes.data, prompt.size]]),
+            np.zeros(1, np.int64),
+            np.array([a.ctypes.data for a in self._inputs if a is not self._fed], np.int64)[None],
+        )
+        made = self._search.run(job, items)
+        if made.status != k.DONE:
+            raise DecodeError(f"{self.name}: {self._failure(made.job, made.status)}")
+        return found(made, n_best)[0]
 
-    def _asked(
-        self,
-        start: Tokens,
-        steps: int,
-        method: str = "greedy",
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        stop: Tokens = (),
-        **unknown: Any,
-    ) -> tuple[Array, Array]:
-        """(job, stop tokens that it points to) for checked arguments; the prompt follows the job."""
-        name = self.name
-        if unknown:
-            raise TypeError(f"{name}: no option {', '.join(unknown)}; tokens are chosen by {', '.join(Choice.__annotations__)}")
-        _whole(name, "steps", steps, 1)
-        plain = (method, temperature, top_k, top_p, seed) == ("greedy", 1.0, 0, 1.0, 0)
-        prompt = _tokens(name, "start", start, self._limit, f"input {self.feed.name!r}")
-        if not prompt.size:
-            raise DecodeError(f"{name}: start is empty; it is the token, or the tokens of a prompt, that the model reads first")
-        job = np.concatenate([self._job, prompt])
-        if not plain:
-            self._draw(job, method, temperature, top_k, top_p, seed)
-        ends, address = self._stops(stop)
-        job[k.PROMPT], job[k.PROMPTED], job[k.STOP] = job.ctypes.data + 8 * k.WORDS, prompt.size, address
+    def _prompted(self, start: Tokens, steps: int, choice: Any) -> tuple[Array, Array]:
+        """(a job that is followed by the prompt it points to, stop tokens) for checked arguments."""
+        asked, ends = self._asked(steps, **choice)
+        prompt = self._prompt(start)
+        job = np.concatenate([asked, prompt])
+        job[k.PROMPT], job[k.PROMPTED] = job.ctypes.data + 8 * k.WORDS, prompt.size
         return job, ends
-
-    def _draw(self, job: Array, method: str, temperature: float, top_k: int, top_p: float, seed: int) -> None:
-        """Check the options of sampling and enter them into a job."""
-        name = self.name
-        if method not in ("greedy", "sample"):
-            raise DecodeError(f"{name}: method={method!r}; it is 'greedy' or 'sample'")
-        if method == "greedy" and (temperature not in (0.0, 1.0) or top_k != 0 or top_p != 1.0):
-            raise DecodeError(f"{name}: temperature, top_k and top_p have no meaning with method='greedy'; write method='sample'")
-        if not (temperature >= 0 and isfinite(temperature)):
-            raise DecodeError(f"{name}: temperature={temperature}; it is a number from 0 (always the likeliest token) upwards")
-        if not 0 < top_p <= 1:
-            raise DecodeError(f"{name}: top_p={top_p}; it is a share of the probability, above 0 and at most 1")
-        if not 0 <= _whole(name, "seed", seed, 0) < 1 << 64:
-            raise DecodeError(f"{name}: seed={seed}; it is a whole number from 0 to 2**64 - 1")
-        job[k.SAMPLING] = method == "sample" and temperature > 0
-        job[k.TOP_K] = min(_whole(name, "top_k", top_k, 0), self.vocabulary)
-        job[k.SEED] = seed - (1 << 64) if seed >> 63 else seed
-        floats = job.view(np.float64)
-        floats[k.SHARPNESS] = min(max(1 / temperature, 1e-30), 1e38) if temperature > 0 else 1.0
-        floats[k.TOP_P] = top_p
-
-    def _stops(self, stop: Tokens) -> tuple[Array, int]:
-        """(uint8 [V] of 1 for tokens that end a generation, its address); cached for no token and for single ones."""
-        key = stop if isinstance(stop, int) else () if isinstance(stop, tuple) and not stop else None
-        found = None if key is None else self._ends.get(key)
-        if found is None:
-            ends = np.zeros(self.vocabulary, np.uint8)
-            ends[_tokens(self.name, "stop", stop, self.vocabulary, f"output {self.output.name!r}")] = 1
-            found = ends, ends.ctypes.data
-            if key is not None:
-                self._ends[key] = found
-        return found
 
     def _room(self, out: Array | None, steps: int) -> Array:
         if out is None:
@@ -323,65 +244,25 @@ class Decoder(ProcessLocal):
         return out
 
     def _run(self, job: Array, steps: int) -> None:
-        context, layout = self.stream._context, self.model._layout
+        context, layout = self._context, self.model._layout
         context.addresses[layout.header : layout.header + len(self._addresses)] = self._addresses
         self._fed[...] = 0
         job[k.HOT] = 0
         status = self._call(job.ctypes.data, steps)
-        if status == k.DONE:
-            return
-        what = f"{self.name}: output {self.output.name!r}"
-        if status == k.NO_NUMBER:
-            raise DecodeError(f"{what} holds NaN or no finite score, after token {job[k.LAST]} was fed")
-        if status == k.NO_DISTRIBUTION:
-            raise DecodeError(f"{what} is not probabilities: they do not sum to 1, or one is below 0. Write scores='logits'")
-        refused = self.model.inputs[int(job[k.REFUSAL]) - 1]
-        if refused is self.feed:
-            raise DecodeError(f"{self.name}: token {job[k.LAST]} is out of range for input {refused.name!r}")
-        raise DecodeError(f"{self.name}: input {refused.name!r} holds an index that is out of range")
+        if status != k.DONE:
+            raise DecodeError(f"{self.name}: {self._failure(job, status)}")
 
 
-@cache
-def _native() -> Any:
-    """The compiled loop, one for all models."""
-    from tinyrnn.compile.codegen import Source
-    from tinyrnn.targets.cpu import compile_source
-
-    return compile_source(Source(PAGE, {"run": 2}))
-
-
-def _whole(model: str, what: str, value: Any, least: int) -> int:
-    if type(value) is int and value >= least:
-        return value
-    try:
-        number = index(value)
-    except TypeError:
-        raise DecodeError(f"{model}: {what}={value!r}; it is a whole number") from None
-    if number < least:
-        raise DecodeError(f"{model}: {what}={number}; it is at least {least}")
-    return number
-
-
-def _tokens(model: str, what: str, given: Any, limit: int, port: str) -> Array:
-    """The tokens as int64 [n]. Raises `DecodeError` unless each is from 0 to limit - 1."""
-    if type(given) is int and 0 <= given < limit:
-        return np.array([given], np.int64)
-    try:
-        array = np.atleast_1d(np.asarray(given))
-    except (ValueError, TypeError):
-        array = np.zeros(1)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise DecodeError(f"{model}: {what} is {describe(array)}; it is a token or tokens, whole numbers")
-    wrong = array[(array < 0) | (array >= limit)]
-    if wrong.size:
-        raise DecodeError(
-            f"{model}: {what} has token {wrong[0]}; tokens count from 0" + (f", and {port} has {limit}" if wrong[0] > 0 else "")
-        )
-    return np.ascontiguousarray(array, np.int64)
-
-
-def _table(model: str, given: Any) -> Array:
-    array = np.asarray(given)
-    if array.ndim != 2 or array.dtype.kind != "f" or not array.size:
-        raise DecodeError(f"{model}: table is {describe(array)}; it is float32 [tokens, elements of the input]")
-    return np.ascontiguousarray(array, np.float32)
+def found(made: Made, n_best: int) -> list[list[Hypothesis]]:
+    """The best hypotheses of each item."""
+    ended = made.ended[:, :n_best]
+    lengths, last, scores = ended[:, :, 2].tolist(), ended[:, :, 4].tolist(), ended.view(np.float64)[:, :, :2].tolist()
+    return [
+        [
+            Hypothesis(
+                made.tokens[item, i, : lengths[item][i]].copy(), scores[item][i][0], scores[item][i][1], last[item][i] >= 0
+            )
+            for i in range(min(n_best, count))
+        ]
+        for item, count in enumerate(made.counts.tolist())
+    ]

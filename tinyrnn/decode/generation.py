@@ -1,4 +1,4 @@
-"""The loop of a generation in the kernel language: run the model, choose a token, feed it back.
+"""The loop over the tokens of one sequence in the kernel language: run the model, choose a token, feed it back.
 
 It is compiled once for all models; the model is called through the address of its `run`.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 from tinyrnn.decode import job as k
-from tinyrnn.decode.beam_search import search
 from tinyrnn.decode.scoring import feed, feed_prompt, largest, log_likelihood, understand, weigh
 from tinyrnn.lanes import f32, f64, get, i64, put, u8
 
@@ -107,36 +106,39 @@ def sample(j: Any, best: int) -> Any:
     return best
 
 
+def choose(j: Any) -> int:
+    """Choose the next token by the scores; returns a status."""
+    best = largest(f32(get(j, k.SCORES)), get(j, k.VOCABULARY), f32(get(j, k.WEIGHTS)))
+    if best < 0:
+        return k.NO_NUMBER
+    if get(j, k.KIND) != k.LOGITS and get(j, k.DRAWS) == 0 and understand(j) != k.DONE:
+        return k.NO_DISTRIBUTION
+    token = best
+    if get(j, k.SAMPLING) != 0:
+        token = sample(j, best)
+    else:
+        put(j, k.DRAWS, get(j, k.DRAWS) + 1)
+    t = get(j, k.MADE)
+    if get(j, k.LIKELIHOODS) != 0:
+        put(f32(get(j, k.LIKELIHOODS)), t, log_likelihood(j, token, best))
+    put(i64(get(j, k.TOKENS)), t, token)
+    put(j, k.LAST, token)
+    put(j, k.MADE, t + 1)
+    return k.DONE
+
+
 def generate(job: int, steps: int) -> int:
-    """Generate at most `steps` tokens, or search over as many; returns a status."""
+    """Generate at most `steps` tokens; returns a status."""
     j = i64(job)
     put(j, k.SELF, job)
     put(j, k.MADE, 0)
     if feed_prompt(j) != 0:
         return k.REFUSED
-    if get(j, k.WIDTH) != 0:
-        return search(j, steps)
-    tokens = i64(get(j, k.TOKENS))
-    likelihoods = f32(get(j, k.LIKELIHOODS))
     stop = u8(get(j, k.STOP))
-    for t in range(steps):
+    for _ in range(steps):
         if feed(j, get(j, k.LAST)) != 0:
             return k.REFUSED
-        best = largest(f32(get(j, k.SCORES)), get(j, k.VOCABULARY), f32(get(j, k.WEIGHTS)))
-        if best < 0:
-            return k.NO_NUMBER
-        if get(j, k.KIND) != k.LOGITS and get(j, k.DRAWS) == 0 and understand(j) != k.DONE:
-            return k.NO_DISTRIBUTION
-        token = best
-        if get(j, k.SAMPLING) != 0:
-            token = sample(j, best)
-        else:
-            put(j, k.DRAWS, get(j, k.DRAWS) + 1)
-        if get(j, k.LIKELIHOODS) != 0:
-            put(likelihoods, t, log_likelihood(j, token, best))
-        put(tokens, t, token)
-        put(j, k.LAST, token)
-        put(j, k.MADE, t + 1)
-        if get(stop, token) != 0:
-            return k.DONE
+        status = choose(j)
+        if status != k.DONE or get(stop, get(j, k.LAST)) != 0:
+            return status
     return k.DONE

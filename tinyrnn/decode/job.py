@@ -1,4 +1,4 @@
-"""The arguments of the native loop of a generation: words of 8 bytes in the order below, floats as float64."""
+"""What the native loops know of a sequence: words of 8 bytes in the order below, floats as float64."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WEIGHTS = 19
 ORDER = 20
 """int64[VOCABULARY]"""
 TOKENS = 21
-"""int64[steps]; of a beam search int64[WIDTH, steps]"""
+"""int64[steps]; of a beam search int64[RANKED, steps]"""
 LIKELIHOODS = 22
 """float32[steps], or 0: not wanted"""
 LAST = 23
@@ -49,36 +49,51 @@ MADE = 24
 WIDTH = 25
 """0: no beam search"""
 CANDIDATES = 26
-STATES = 27
-"""bytes[2, WIDTH, STRIDE]: the states of the hypotheses, two generations of them"""
-STRIDE = 28
-STATE_WORDS = 29
-"""float32 in a state"""
-PENALTIES = 30
+RANKED = 27
+"""finished hypotheses that are written, the best ones"""
+PENALTIES = 28
 """float64[steps + 1], by length"""
-TOTALS = 31
-"""float64[2, WIDTH]"""
-NEXT = 32
-"""int64[2, WIDTH]: the last token of each hypothesis"""
-POOL = 33
+TOTALS = 29
+"""float64[2, WIDTH], of two generations of hypotheses, as `NEXT` and `SLOTS`"""
+POOL = 30
 """int64[CANDIDATES, 3]: total (a float64), hypothesis, token"""
-PARENTS = 34
+PARENTS = 31
 """int64[steps, WIDTH]"""
-CHOSEN = 35
+CHOSEN = 32
 """int64[steps, WIDTH]"""
-ENDED = 36
+ENDED = 33
 """int64[WIDTH, 5]: score and total (two float64), length, hypothesis, the token that ended it or -1"""
+TAKEN = 34
+"""int64[WIDTH]: whether a hypothesis' slot has gone to one that continues it"""
+LENGTH = 35
+"""tokens of the hypotheses"""
+KIND_ASKED = 36
+"""the kind as it was asked for, which `KIND` starts from"""
 SELF = 37
 """the address of the job"""
 REFUSAL = 38
 """what the model's `run` returned last: 0, or 1 + the number of the input that it refuses"""
 TOTAL = 39
 """float: the sum of the weights of a draw"""
-WORDS = 40
+# --- one of many items ----------------------------------------------------------------------------------------------
+ITEM = 40
+FED = 41
+"""tokens of the prompt that were fed"""
+ALIVE = 42
+"""rows that it has in the next frame: its hypotheses, or 1"""
+SIDE = 43
+"""the generation of its hypotheses, 0 or 1"""
+NEXT = 44
+"""int64[2, max(WIDTH, 1)]: the token that each row feeds next"""
+SLOTS = 45
+"""int64[2, max(WIDTH, 1)]: the slots that it has, those of its rows first"""
+OVER = 46
+"""whether it is finished"""
+WORDS = 47
 
 INDEX64, INDEX32, ONE_HOT, ROW = 0, 1, 2, 3
 """forms"""
 UNKNOWN, LOGITS, PROBABILITIES = -1, 0, 1
 """kinds"""
-DONE, NO_NUMBER, NO_DISTRIBUTION, REFUSED = 0, 1, 2, 3
+DONE, NO_NUMBER, NO_DISTRIBUTION, REFUSED, RUNNING = 0, 1, 2, 3, 4
 """statuses"""

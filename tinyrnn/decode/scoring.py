@@ -1,4 +1,4 @@
-"""One frame of the model and its scores, in the kernel language: shared by generation and beam search.
+"""One frame of the model and its scores, in the kernel language: shared by the loops over one and over many sequences.
 
 Sums over a vocabulary are taken in the order of its tokens, in float64: no choice depends on LANES.
 """
@@ -33,24 +33,32 @@ SUM_TOLERANCE = 1e-3
 NONE = float("-inf")
 
 
-def feed(j: Any, token: int) -> int:
-    """Put a token into the model's input and run one frame; returns the model's status."""
+def put_token(j: Any, address: int, hot: Any, token: int) -> None:
+    """Put a token into the model's input at an address; `hot` holds the element of a one-hot input that is 1."""
     form = get(j, k.FORM)
     if form == k.INDEX64:
-        put(i64(get(j, k.FEED)), 0, token)
+        put(i64(address), 0, token)
     elif form == k.INDEX32:
-        put(i32(get(j, k.FEED)), 0, token)
+        put(i32(address), 0, token)
     elif form == k.ONE_HOT:
-        x = f32(get(j, k.FEED))
-        put(x, get(j, k.HOT), 0.0)
+        x = f32(address)
+        put(x, get(hot, 0), 0.0)
         put(x, token, 1.0)
-        put(j, k.HOT, token)
+        put(hot, 0, token)
     else:
-        x = f32(get(j, k.FEED))
         n = get(j, k.SIZE)
-        row = at(f32(get(j, k.TABLE)), token * n)
-        for i in range(0, n, lanes()):
-            store_part(x, i, load_part(row, i, n - i), n - i)
+        copy(f32(address), at(f32(get(j, k.TABLE)), token * n), n)
+
+
+def copy(y: Any, x: Any, n: int) -> None:
+    """n float32."""
+    for i in range(0, n, lanes()):
+        store_part(y, i, load_part(x, i, n - i), n - i)
+
+
+def feed(j: Any, token: int) -> int:
+    """Put a token into the model's input and run one frame; returns the model's status."""
+    put_token(j, get(j, k.FEED), at(j, k.HOT), token)
     status = invoke2(get(j, k.FUNCTION), get(j, k.CONTEXT), 1)
     put(j, k.REFUSAL, status)
     return status

@@ -15,13 +15,10 @@ ABOUT = About("one to many", "names of icons, word by word", TAKES)
 
 def show(models: Models, given: str | None, picture: Path | None, say: Say) -> dict[str, Any]:
     """Name icons: those drawn by the demos, or one from a file."""
-    images = icons(given)
-    captioner = Captioner(models, "caption")
-    found = []
-    for icon, image in images.items():
-        found.append(named(captioner, icon, image))
-        lines = [icon, "", *found[-1].lines()]
-        for number, dots in enumerate(as_dots(image)):
+    found = named(Captioner(models, "caption"), icons(given))
+    for one in found:
+        lines = [one.icon, "", *one.lines()]
+        for number, dots in enumerate(as_dots(one.image)):
             say(f"{dots}  {lines[number] if number < len(lines) else ''}".rstrip())
         say("")
     if picture is not None:

@@ -37,14 +37,12 @@ class Looker(Captioner):
 
 def show(models: Models, given: str | None, picture: Path | None, say: Say) -> dict[str, Any]:
     """Name icons: those drawn by the demos, or one from a file; and show where each word was read."""
-    images = icons(given)
     looker = Looker(models, "caption_attention")
     found = []
-    for icon, image in images.items():
-        one = named(looker, icon, image)
+    for one in named(looker, icons(given)):
         shares = looker.attention(one)
         found.append((one, words(looker, one), shares))
-        for text in (f"{icon}:", *(f"  {row}" for row in one.lines())):
+        for text in (f"{one.icon}:", *(f"  {row}" for row in one.lines())):
             say(text)
         for text in side_by_side(*found[-1]):
             say(f"    {text}".rstrip())

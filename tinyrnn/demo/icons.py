@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyrnn.data.vocabulary import Words, listed
-from tinyrnn.decode import Decoder, Hypothesis, hand_over
+from tinyrnn.decode import Decoder, Hypothesis, PoolDecoder, hand_over
 from tinyrnn.demo import Models
 from tinyrnn.demo.drawing import Stroke, arc, filled, ink
 from tinyrnn.demo.images import read_image
@@ -21,6 +21,8 @@ END = "<end>"
 """the first word of the vocabulary: what the decoder reads first, and what ends a name"""
 WIDTH, STEPS = 4, 9
 """width of the beam search, and most words of a name, its end included"""
+SLOTS = 64
+"""of the pool in which names are written: so many images at once, or a quarter of them by beam search"""
 PEN = 2 / 24
 """the width of a stroke, of the square's side"""
 
@@ -138,7 +140,9 @@ class Captioner:
         self.states = [p.name for p in self.decoder.states]
         constant = {p.name: np.zeros(p.shape, p.dtype) for p in self.decoder.inputs if p.name != "token"}
         self.constant = list(constant)
-        self.spoken = Decoder(self.stream, output="scores", scores="logits", inputs=constant)
+        how: dict[str, Any] = {"output": "scores", "scores": "logits", "inputs": constant}
+        self.spoken = Decoder(self.stream, **how)
+        self.many = PoolDecoder(self.decoder.pool(SLOTS), **how)
 
     def see(self, image: Array) -> Seen:
         """Encode an image, float32 [32, 32] from 0 to 1. Raises `ShapeError`."""
@@ -154,6 +158,17 @@ class Captioner:
         """The likeliest names, best first."""
         self._begin(seen)
         return self.spoken.beam(self.end, STEPS, width=WIDTH, stop=self.end, n_best=n_best)
+
+    def greedies(self, seen: Sequence[Seen]) -> list[Array]:
+        """As `greedy`, of many images at once."""
+        states, inputs = [s.states for s in seen], [s.inputs for s in seen]
+        made = self.many.generate(self.end, STEPS, states=states, inputs=inputs, stop=self.end, log_probabilities=False)
+        return [g.tokens for g in made]
+
+    def beams(self, seen: Sequence[Seen], n_best: int = 1) -> list[list[Hypothesis]]:
+        """As `beam`, of many images at once."""
+        states, inputs = [s.states for s in seen], [s.inputs for s in seen]
+        return self.many.beam(self.end, STEPS, states=states, inputs=inputs, width=WIDTH, stop=self.end, n_best=n_best)
 
     def text(self, tokens: Sequence[int] | Array) -> str:
         return self.words.text(tokens, without=(END,))
@@ -185,9 +200,13 @@ class Named(NamedTuple):
         return [f"greedy  {self.greedy}", *(("beam" if not i else "    ") + text for i, text in enumerate(beam))]
 
 
-def named(captioner: Captioner, icon: str, image: Array) -> Named:
-    """Encode an icon, and find its names greedily and by beam search."""
-    seen = captioner.see(image)
-    greedy, best = captioner.text(captioner.greedy(seen)), captioner.beam(seen, WIDTH)
-    names = [(captioner.text(h.tokens), float(np.exp(h.log_probability))) for h in best]
-    return Named(icon, image, seen, greedy, best[0].tokens, names)
+def named(captioner: Captioner, images: Mapping[str, Array]) -> list[Named]:
+    """Encode icons, and find the names of all of them at once, greedily and by beam search."""
+    seen = [captioner.see(image) for image in images.values()]
+    found = []
+    for (icon, image), one, greedy, best in zip(
+        images.items(), seen, captioner.greedies(seen), captioner.beams(seen, WIDTH), strict=True
+    ):
+        names = [(captioner.text(h.tokens), float(np.exp(h.log_probability))) for h in best]
+        found.append(Named(icon, image, one, captioner.text(greedy), best[0].tokens, names))
+    return found

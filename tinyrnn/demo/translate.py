@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyrnn.data import terminal as pictures
 from tinyrnn.data.vocabulary import Words, listed, tokenize
-from tinyrnn.decode import Decoder, Generation, Hypothesis, hand_over
+from tinyrnn.decode import Decoder, Generation, Hypothesis, PoolDecoder, hand_over
 from tinyrnn.demo import About, Models, Say
 from tinyrnn.errors import ShapeError, TinyRNNError
 from tinyrnn.graph.arrays import Array
@@ -21,6 +21,8 @@ UNKNOWN, START, END = MARKS = ("<unk>", "<s>", "</s>")
 """the first words of both vocabularies: any word that is not there, and where a sentence starts and ends"""
 WIDTH, LENGTH_PENALTY, STEPS = 4, 1.0, 14
 """beam search: width, length penalty, and most words and punctuation marks of a translation"""
+SLOTS = 32
+"""of the pool in which translations are written: so many sentences at once, or a quarter of them by beam search"""
 TRAINED = 7
 """the most words and marks of a sentence that the model was trained on"""
 SENTENCE = re.compile(r"[^.!?\n]*\w[^.!?\n]*[.!?]*")
@@ -61,6 +63,8 @@ class Translator:
         self.start, self.stop = self.french.index[START], self.french.index[END]
         self.capacity = next(p.shape[0] for p in self.decoder.inputs if p.name == "memory")
         self.stream = self.decoder.stream()
+        constant = {p.name: np.zeros(p.shape, p.dtype) for p in self.decoder.inputs if p.name != "token"}
+        self.many = PoolDecoder(self.decoder.pool(SLOTS), output="logits", scores="logits", inputs=constant)
 
     def read(self, tokens: Sequence[str]) -> Source:
         """Encode a sentence. Raises `ShapeError` for more words and marks than the decoder's memory holds."""
@@ -80,6 +84,25 @@ class Translator:
         """The best translations, best first."""
         return self._decoder(source).beam(
             self.start, STEPS, width=WIDTH, length_penalty=LENGTH_PENALTY, stop=self.stop, n_best=n_best
+        )
+
+    def greedies(self, sources: Sequence[Source]) -> list[Generation]:
+        """As `greedy`, of many sentences at once."""
+        states, inputs = [{"h": s.state} for s in sources], [s.inputs for s in sources]
+        return self.many.generate(self.start, STEPS, states=states, inputs=inputs, stop=self.stop)
+
+    def beams(self, sources: Sequence[Source], n_best: int = 1) -> list[list[Hypothesis]]:
+        """As `beam`, of many sentences at once."""
+        states, inputs = [{"h": s.state} for s in sources], [s.inputs for s in sources]
+        return self.many.beam(
+            self.start,
+            STEPS,
+            states=states,
+            inputs=inputs,
+            width=WIDTH,
+            length_penalty=LENGTH_PENALTY,
+            stop=self.stop,
+            n_best=n_best,
         )
 
     def attention(self, source: Source, tokens: Sequence[int] | Array) -> Array:
@@ -110,18 +133,18 @@ def show(models: Models, given: str | None, picture: Path | None, say: Say) -> d
         raise TinyRNNError("there is no word to translate in the input: write one or more sentences in English")
     translator = Translator(models)
     read = [(tokens, translator.read(tokens)) for tokens in map(tokenize, sentences)]
+    sources = [source for _, source in read]
     translations, drawn = [], []
-    for tokens, source in read:
+    for (tokens, source), greedily, best in zip(
+        read, translator.greedies(sources), translator.beams(sources, WIDTH), strict=True
+    ):
         say(" ".join(tokens))
         unknown = list(dict.fromkeys(t for t in tokens if t not in translator.english.index))
         if unknown:
             say(f"  the model does not know {', '.join(map(repr, unknown))}: {UNKNOWN} takes its place")
         if len(tokens) > TRAINED:
             say(f"  {len(tokens)} words and marks; the model was trained on sentences of at most {TRAINED}")
-        best = translator.beam(source, WIDTH)
-        greedy, *likely = (
-            written(translator.text(found)) for found in (translator.greedy(source).tokens, *(h.tokens for h in best))
-        )
+        greedy, *likely = (written(translator.text(made)) for made in (greedily.tokens, *(h.tokens for h in best)))
         say(f"  greedy          {greedy}")
         for number, (hypothesis, french) in enumerate(zip(best, likely, strict=True)):
             say(f"  {'' if number else 'beam':4s}  {hypothesis.score:8.2f}  {french}")

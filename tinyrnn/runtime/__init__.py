@@ -8,10 +8,24 @@ from __future__ import annotations
 
 from tinyrnn.runtime.built import load_built
 from tinyrnn.runtime.driver import Progress
-from tinyrnn.runtime.memory import Context, Layout, aligned
+from tinyrnn.runtime.memory import Context, Layout, aligned, part_views, state_rows
 from tinyrnn.runtime.model import Model, Stream
 from tinyrnn.runtime.pool import Pool
-from tinyrnn.runtime.pool_runner import PoolCode
+from tinyrnn.runtime.pool_runner import PoolCode, Runner
 from tinyrnn.runtime.process_local import ProcessLocal
 
-__all__ = ["Context", "Layout", "Model", "Pool", "PoolCode", "ProcessLocal", "Progress", "Stream", "aligned", "load_built"]
+__all__ = [
+    "Context",
+    "Layout",
+    "Model",
+    "Pool",
+    "PoolCode",
+    "ProcessLocal",
+    "Progress",
+    "Runner",
+    "Stream",
+    "aligned",
+    "load_built",
+    "part_views",
+    "state_rows",
+]

@@ -202,6 +202,10 @@ class Stream(ProcessLocal):
             short.__doc__ = Stream.step.__doc__
             self.step = short  # type: ignore[method-assign]
 
+    def _at_size(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Driver:
+        """What drives it with inputs of these sizes."""
+        return self._driver
+
     @property
     def state(self) -> Array:
         """The whole state, one flat float32 array: copy it to save, assign `state[...]` to restore."""

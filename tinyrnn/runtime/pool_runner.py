@@ -80,6 +80,25 @@ class Runner(ProcessLocal):
         self.table[:2] = entry, context.pointer
         self.table[7] = self.layout.header
 
+    def entry(self, states: Array, which: Array, arrays: Sequence[Array]) -> tuple[int, int, int, int]:
+        """What native code calls for one frame of some streams: (function, its two arguments, a place in the table at the first).
+
+        which:  int64, the slots of at most so many streams; the place takes how many of them, the first ones, have a frame
+        arrays: inputs and outputs, with a row for each stream
+        """
+        assert self.made.code is not None
+        table, function = self.table, ctypes.cast(self.made.code.run, ctypes.c_void_p).value or 0
+        addresses = [array.ctypes.data for array in arrays]
+        if self.made.tick:
+            table[1], table[4], table[6:TICK_HEADER] = states.ctypes.data, which.ctypes.data, (0, 0, len(which))
+            table[TICK_HEADER:] = addresses
+            return function, self.pointer, 1, 7
+        self.ones = np.ones(len(which), INDEX)
+        table[2:7] = states.ctypes.data, states.strides[0], which.ctypes.data, self.ones.ctypes.data, 0
+        table[EACH_HEADER::2] = addresses
+        table[EACH_HEADER + 1 :: 2] = [array.strides[0] for array in arrays]
+        return function, self.pointer, len(arrays), 6
+
     def tick(self, states: Array, work: Work, first: int, count: int) -> int:
         """Run the streams from `first` on; 0, or 1 + the number of an input whose indices are out of range."""
         table, across = self.table, len(work.slots)

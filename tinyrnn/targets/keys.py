@@ -14,7 +14,7 @@ from tinyrnn import __version__
 from tinyrnn.targets.machine import Machine
 
 PACKAGE = Path(__file__).parents[1]
-DECODE = ("decode/job.py", "decode/scoring.py", "decode/generation.py", "decode/beam_search.py")
+DECODE = tuple(f"decode/{name}.py" for name in ("job", "table", "scoring", "generation", "beam_search", "flow"))
 LANGUAGE = ("lanes/*.py", "ops/**/*.py", "targets/*.py", "compile/codegen.py", *DECODE)
 """the source files on which the code of a page depends"""
 LENGTH = 32
