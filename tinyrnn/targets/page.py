@@ -12,6 +12,8 @@ from tinyrnn.errors import TargetError
 
 KERNEL = re.compile(r"kernel_\d+")
 """names of kernels that are written in a page"""
+_WRITTEN = re.compile(rf"^def ({KERNEL.pattern})\(.*\n(?:\n*[ \t].*\n)*", re.M)
+"""a kernel in a page: its first line, and those after it that are indented"""
 _PARSING = Lock()
 """CPython 3.11 cannot build trees in several threads at once"""
 
@@ -29,19 +31,17 @@ class Page:
 
 
 def read_page(text: str) -> Page:
-    """Parse a page. Raises `TargetError` for a text that is not a page."""
+    """Parse a page; the texts of its kernels are not looked into. Raises `TargetError` for a text that is not a page."""
+    kernels = {found[1]: found[0] for found in _WRITTEN.finditer(text)}
     try:
         with _PARSING:
-            tree = ast.parse(text)
+            tree = ast.parse(_WRITTEN.sub("", text))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise TargetError(f"a page of kernels cannot be read: {error}") from None
-    lines = text.splitlines()
-    functions, kernels, imports = {}, {}, dict[str, str]()
+    functions, imports = {}, dict[str, str]()
     for node in tree.body:
         if isinstance(node, ast.ImportFrom):
             imports.update((alias.name, node.module or "") for alias in node.names)
-        elif isinstance(node, ast.FunctionDef) and KERNEL.fullmatch(node.name):
-            kernels[node.name] = "\n".join(lines[node.lineno - 1 : node.end_lineno]) + "\n"
         elif isinstance(node, ast.FunctionDef):
             functions[node.name] = node
     return Page(text, functions, kernels, imports)
