@@ -12,17 +12,16 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
-from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import onnx
 import pytest
-from onnx.backend.test.loader import load_model_tests
 
 import tinyrnn.ops  # noqa: F401  (registers them)
 from tests import ROOT
 from tests.driving import agree, loaded, whole
 from tests.ops.grouping import in_groups, joined
+from tests.ops.node_tests import every_test
 from tinyrnn import TinyRNNError
 from tinyrnn.check import within
 from tinyrnn.compile.planner import make_plan
@@ -75,13 +74,6 @@ def cases() -> dict[str, Case]:
     """The node tests of operators that are claimed, on arrays."""
     found = map(Case, (t for t in every_test() if not _unclaimed(t)))
     return {c.name: c for c in found}
-
-
-@cache
-def every_test() -> list[Any]:
-    with catch_warnings():
-        simplefilter("ignore", RuntimeWarning)
-        return [t for t in load_model_tests(kind="node") if t.model is not None]
 
 
 def _unclaimed(test: Any) -> str:
