@@ -274,16 +274,16 @@ def compare(run: Run, pair: Pair, encoder: Path, decoder: Path) -> None:
     captioner = Captioner(Models(run.output), run.recipe.name)
     seen = [captioner.see(image) for image in images]
     run.check(decoder, _forced(icons, [s.inputs for s in seen[:CHECKED]]))
-    searches: dict[str, tuple[Callable[[Any], Array], Callable[..., list[int]]]] = {
-        "greedy": (captioner.greedy, decoding.greedy),
+    searches: dict[str, tuple[Callable[[Any], list[Array]], Callable[..., list[int]]]] = {
+        "greedy": (captioner.greedies, decoding.greedy),
         "beam search": (
-            lambda s: captioner.beam(s)[0].tokens,
+            lambda seen: [best[0].tokens for best in captioner.beams(seen)],
             partial(decoding.beam, width=WIDTH, length_penalty=0.0),
         ),
     }
     engines: tuple[Engine, Engine] = pair.engine, around_onnxruntime(encoder, decoder)
     for name, (native, search) in searches.items():
-        found = [native(s).tolist() for s in seen]
+        found = [tokens.tolist() for tokens in native(seen)]
         right = icons.exact(padded(found))
         run.figure(f"exact_{name.split()[0]}", right, f"{right:.1%} of {len(found)} held-out names are exact, {name}")
         with torch.no_grad():

@@ -327,16 +327,16 @@ def compare(run: Run, model: Model, encoder: Path, decoder: Path, held: Sequence
     translator = Translator(Models(run.output))
     sources = [model.source(english) for english, _ in held]
     read = [translator.read(english) for english, _ in held]
-    searches: dict[str, tuple[Callable[[Source], Array], Callable[..., list[int]]]] = {
-        "greedy": (lambda s: translator.greedy(s).tokens, decoding.greedy),
+    searches: dict[str, tuple[Callable[[list[Source]], list[Array]], Callable[..., list[int]]]] = {
+        "greedy": (lambda read: [made.tokens for made in translator.greedies(read)], decoding.greedy),
         "beam search": (
-            lambda s: translator.beam(s)[0].tokens,
+            lambda read: [best[0].tokens for best in translator.beams(read)],
             partial(decoding.beam, width=WIDTH, length_penalty=LENGTH_PENALTY),
         ),
     }
     engines = around_torch(model), around_onnxruntime(encoder, decoder)
     for name, (native, search) in searches.items():
-        found = [native(source).tolist() for source in read]
+        found = [tokens.tolist() for tokens in native(read)]
         score = 100 * bleu([text(model, tokens).split() for tokens in found], [[french] for _, french in held])
         run.figure(f"bleu_{name.split()[0]}", score, f"BLEU-4 {score:.2f} of {len(held):,} held-out sentences, {name}")
         with torch.no_grad():
