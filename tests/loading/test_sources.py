@@ -8,8 +8,8 @@ import pickle
 import re
 import shlex
 import subprocess
-import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pytest
 import tinyrnn
 from tests import MODELS
 from tests.frontends.safetensors_file import safetensors
+from tests.loading.preloaded import Preloaded
 from tinyrnn.check import check, within
 from tinyrnn.frontends.formats import HINTS, SUFFIXES
 
@@ -200,24 +201,28 @@ def test_every_kind_says_what_to_do(tmp_path: Path) -> None:
         tinyrnn.load(tmp_path / "k.bin")
 
 
-def hinted(path: Path) -> None:
-    """Run the line that the error shows."""
+@pytest.fixture(scope="module")
+def python() -> Iterator[Preloaded]:
+    process = Preloaded()
+    yield process
+    process.close()
+
+
+def hinted(path: Path, python: Preloaded) -> None:
+    """Run the line that the error shows, as a shell hands it to Python."""
     with pytest.raises(tinyrnn.LoadError) as caught:
         tinyrnn.load(path)
     code = re.search(r'python -c ("(?:[^"\\]|\\.)*")', str(caught.value))
     assert code is not None, str(caught.value)
-    done = subprocess.run(
-        ["sh", "-c", f"{shlex.quote(sys.executable)} -W ignore -c {code[1].replace('zeros(1, 20, 8)', 'zeros(1, 20, 3)')}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=path.parent,
-    )
-    assert done.returncode == 0, done.stderr
+    given = subprocess.run(["sh", "-c", f"printf %s {code[1]}"], stdout=subprocess.PIPE, text=True, check=True, cwd=path.parent)
+    status, printed = python.run(given.stdout.replace("zeros(1, 20, 8)", "zeros(1, 20, 3)"), path.parent)
+    assert status == 0, printed
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
-def test_the_line_for_keras_makes_a_file_that_loads(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_line_for_keras_makes_a_file_that_loads(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: Preloaded
+) -> None:
     """With a name that a shell would take apart."""
     monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", "torch"))
     keras = pytest.importorskip("keras", reason="Keras writes the files of this test")
@@ -225,7 +230,7 @@ def test_the_line_for_keras_makes_a_file_that_loads(suffix: str, tmp_path: Path,
     model = keras.Sequential([keras.Input((None, 4)), layers.GRU(5, return_sequences=True), layers.Dense(3)])
     path = tmp_path / f"my $HOME model.{suffix}"
     model.save(path)
-    hinted(path)
+    hinted(path, python)
     x = np.random.default_rng(0).standard_normal((1, 7, 4)).astype(np.float32)
     assert within("close", tinyrnn.load(path.with_suffix(".onnx")).run(x), keras.ops.convert_to_numpy(model(x)))
 
@@ -243,7 +248,7 @@ def test_the_lines_for_tensorflow_name_the_file(name: str, start: bytes, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["pt", "ckpt", "torchscript", "pt2", "ort"])
-def test_the_lines_that_are_shown_make_files_that_load(kind: str, tmp_path: Path) -> None:
+def test_the_lines_that_are_shown_make_files_that_load(kind: str, tmp_path: Path, python: Preloaded) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch writes the files of this test")
     torch.manual_seed(2)
     layer = torch.nn.GRU(3, 4, batch_first=True)
@@ -273,7 +278,7 @@ def test_the_lines_that_are_shown_make_files_that_load(kind: str, tmp_path: Path
         options.optimized_model_filepath = str(path)
         options.add_session_config_entry("session.save_model_format", "ORT")
         onnxruntime.InferenceSession(PLAIN, options)
-    hinted(path)
+    hinted(path, python)
     made = path.with_suffix(".npz" if layers else ".onnx")
     model = tinyrnn.load(made, layers=layers)
     if kind == "ort":
