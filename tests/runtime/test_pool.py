@@ -196,6 +196,33 @@ def test_what_cannot_be_served_changes_nothing(model: Model, options: dict[str, 
     assert pool.state.tobytes() == before.tobytes()
 
 
+def test_a_tail_takes_what_the_last_call_of_its_stream_gave(tmp_path: Path) -> None:
+    """y = a convolution that looks one frame ahead, plus c, which belongs to a call."""
+    value = lambda name, *shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)  # noqa: E731
+    rng = np.random.default_rng(0)
+    W = numpy_helper.from_array(rng.standard_normal((6, 4, 3)).astype(np.float32), "W")
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["a"], perm=[1, 2, 0]),
+        helper.make_node("Conv", ["a", "W"], ["b"], pads=[1, 1]),
+        helper.make_node("Transpose", ["b"], ["z"], perm=[2, 0, 1]),
+        helper.make_node("Add", ["z", "c"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "ahead", [value("x", "T", 1, 4), value("c", 1, 6)], [value("y", "T", 1, 6)], [W])
+    ahead = loaded(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path)
+    assert ahead.has_tail
+    pool, alone = ahead.pool(3), [ahead.stream() for _ in range(3)]
+    for which, single in (([2, 0], True), ([0, 1, 2], False), ([1, 2], True)):
+        x, c = frames(ahead, rng, 4, len(which))
+        made = pool.step(x[0], c, which=which) if single else pool.run(x, c, which=which, lengths=[4, 0, 2])
+        for place, slot in enumerate(which):
+            n = [4, 0, 2][place]
+            if single or n:
+                same(made[place], alone[slot].step(x[0, place], c[place]) if single else alone[slot].run(x[:n, place], c[place]))
+    same(pool.stream(1).fork().flush(), alone[1].fork().flush())
+    for tail, stream in zip(pool.flush(), alone, strict=True):
+        same(tail, stream.flush())
+
+
 def test_bad_lengths_and_types(model: Model) -> None:
     pool = model.pool(2)
     (x,) = frames(model, np.random.default_rng(6), 4, 2)

@@ -58,9 +58,8 @@ def run_arrays(way: ArrayRun, batch: Batch) -> None:
 
 
 def _shares_calls(model: Model) -> bool:
-    """Whether files with different numbers of frames are streams of one pool, each from its first frame to its tail."""
-    timed = [p.per_frame for p in model.inputs]
-    return any(timed) and (all(timed) or not model.has_tail) and not isinstance(model, DynamicShapeModel)
+    """Whether files with different numbers of frames are streams of one call."""
+    return any(p.per_frame for p in model.inputs) and not isinstance(model, DynamicShapeModel)
 
 
 def _raises(error: TinyRNNError) -> Any:

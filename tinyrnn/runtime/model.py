@@ -121,11 +121,13 @@ class Model(ProcessLocal):
         """The model for frames of these sizes: itself, where all are known."""
         return self
 
-    def _stream_over(self, state: Array, ended: bool) -> Stream:
-        """A stream whose state is a row of a pool."""
+    def _stream_over(self, state: Array, ended: bool, per_call: list[Array | None] | None) -> Stream:
+        """A stream whose state is a row of a pool; per_call: what its last call gave for inputs that belong to a call."""
         stream = self.stream()
         stream._context.share(state)
         stream._context.ended = ended
+        if per_call is not None:
+            stream._driver.per_call = per_call
         return stream
 
     def run(self, *inputs: Any, threads: int = 1, **named: Any) -> Any:

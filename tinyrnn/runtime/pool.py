@@ -37,7 +37,7 @@ class Pooled(Protocol):
     @property
     def has_tail(self) -> bool: ...
     def _at_frames(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Pooled: ...
-    def _stream_over(self, state: Array, ended: bool) -> Any: ...
+    def _stream_over(self, state: Array, ended: bool, per_call: list[Array | None] | None) -> Any: ...
 
 
 class _Call:
@@ -84,6 +84,9 @@ class Pool(ProcessLocal):
         self._ended = np.zeros(self.slots, np.bool_)
         self._all = np.arange(self.slots, dtype=INDEX)
         self._taken: set[int] = set()
+        timed = [p.per_frame for p in model._layout.inputs]
+        self._keeps = bool(model._layout.waits) and not all(timed)  # a flush needs what a call gave
+        self._per_call: dict[int, list[Array | None]] = {}
         self._call = _Call(model.name)
         self._last: PoolDriver | None = None
         self._drivers: OrderedDict[Pooled, PoolDriver] = OrderedDict()
@@ -145,7 +148,7 @@ class Pool(ProcessLocal):
         """A `Stream` over one row: it and the pool carry the same state on. Not for use while the pool steps."""
         with self._call:
             (index,) = self._named([slot])
-            return self.model._stream_over(self._state[index], bool(self._ended[index]))
+            return self.model._stream_over(self._state[index], bool(self._ended[index]), self._per_call.get(int(index)))
 
     # --- frames -------------------------------------------------------------------------------------------------------
 
@@ -163,7 +166,7 @@ class Pool(ProcessLocal):
             slots = self._named(which)
             self._check_open(slots)
             last = self._last
-            if last is not None and not named:
+            if last is not None and not named and not self._keeps:
                 made = last.quick(slots, inputs, out)
                 if made is not None:
                     return made
@@ -171,7 +174,9 @@ class Pool(ProcessLocal):
             self._last = driver if driver.layout is self.model._layout else None
             arrays = driver.given(inputs, named, (len(slots),), "step takes one frame for each of m streams")
             arrays = [array[None] if port.per_frame else array for port, array in zip(driver.layout.inputs, arrays, strict=True)]
-            return driver.call(slots, arrays, 1, None, out, single=True)
+            made = driver.call(slots, arrays, 1, None, out, single=True)
+            self._remember(driver, slots, arrays, None)
+            return made
 
     def run(self, *inputs: Any, lengths: Any = None, which: Any = None, out: Any = None, **named: Any) -> Any:
         """Many frames of each stream in one native call: inputs [T, m, *frame], outputs [T, m, *frame].
@@ -187,7 +192,10 @@ class Pool(ProcessLocal):
             driver = self._driver(inputs, named)
             frames = driver.frames(inputs, named)
             arrays = driver.given(inputs, named, (frames, len(slots)), "run takes T frames for each of m streams, time first")
-            return driver.call(slots, arrays, frames, driver.lengths(lengths, frames, len(slots)), out, single=False)
+            each = driver.lengths(lengths, frames, len(slots))
+            made = driver.call(slots, arrays, frames, each, out, single=False)
+            self._remember(driver, slots, arrays, each)
+            return made
 
     def flush(self, which: Any = None) -> Any:
         """The tails of streams, a list with what each one's `Stream.flush` would give; they then take no more frames until
@@ -195,7 +203,8 @@ class Pool(ProcessLocal):
         with self._call:
             slots = self._named(which)
             self._check_open(slots)
-            tails = [self.model._stream_over(self._state[slot], False).flush() for slot in slots]
+            given = [self._per_call.get(int(slot)) for slot in slots]
+            tails = [self.model._stream_over(self._state[s], False, g).flush() for s, g in zip(slots, given, strict=True)]
             self._ended[slots] = bool(self.model._layout.waits)
             return tails
 
@@ -227,6 +236,13 @@ class Pool(ProcessLocal):
         while len(self._drivers) > KEPT:
             self._drivers.popitem(last=False)
         return driver
+
+    def _remember(self, driver: PoolDriver, slots: Array, arrays: Sequence[Array], lengths: Array | None) -> None:
+        """Keep the values of the last call of each stream that a flush needs."""
+        for place, slot in enumerate(slots) if self._keeps else ():
+            if lengths is None or lengths[place]:
+                kept = [None if p.per_frame else a[place].copy() for p, a in zip(driver.layout.inputs, arrays, strict=True)]
+                self._per_call[int(slot)] = kept
 
     def _named(self, which: Any) -> Array:
         """The slots as int64. Raises `ShapeError` for what are no different slots of the pool."""
