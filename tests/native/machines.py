@@ -114,9 +114,12 @@ def _calls(built: Built, frames: int, steps: int, chunk: int) -> str:
     lines.append("#define FLUSH " + (f"if (!status) {{ status = {name}_flush({given('flush')}); {add} }}" if f"{name}_flush" in functions else ""))
     write = " ".join(f'transfer("out_{i}", {a.name}, {f"result[{1 + i}]" if counted and a.port.per_frame else (frames if a.port.per_frame else 1)} * sizeof {a.name}[0], 1);' for i, a in enumerate(outputs))
     lines.append(f"#define WRITE (void)rows; {write}")
-    if manifest["weights"]:
-        lines.append(f"#define WEIGHTS {64 + manifest['sizes']['weights']}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *weights_macro(built)]) + "\n"
+
+
+def weights_macro(built: Built) -> list[str]:
+    """What tells a driver the size of the file of weights, if there is one."""
+    return [f"#define WEIGHTS {64 + built.manifest['sizes']['weights']}"] if built.manifest["weights"] else []
 
 
 @dataclass(frozen=True)
@@ -142,22 +145,29 @@ def run_native(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, ste
     work.mkdir(parents=True, exist_ok=True)
     if target == "wasm32":
         return _node(built, inputs, work, steps, chunk)
-    way = WAYS[target]
     (work / "calls.h").write_text(_calls(built, frames, steps, chunk))
     for i, x in enumerate(inputs):
         (work / f"in_{i}").write_bytes(x.tobytes())
+    executed(built, work, HERE / "driver.c", flags or [])
+    return _run_of(built, work, steps)
+
+
+def executed(built: Built, work: Path, driver: Path, flags: list[str]) -> None:
+    """Compile a driver, whose files are in `work`, and run it there."""
+    target, manifest = built.manifest["target"]["name"], built.manifest
+    way = WAYS[target]
     if manifest["weights"]:
         (work / "weights").write_bytes((built.folder / manifest["weights"]).read_bytes())
     program = work / "program"
     if target == "x86-64-v4" and not _processor_has(target):
-        pc.run([*GCC, *(flags or []), "-I", str(work), "-I", str(built.folder)], built.folder / f"lib{manifest['name']}.a", work)
-        return _run_of(built, work, steps)
+        pc.run([*GCC, *flags, "-I", str(work), "-I", str(built.folder)], driver, built.folder / f"lib{manifest['name']}.a", work)
+        return
     bare = "-DBOARD" in way.compiler
     if bare:
         places = dict(zip(("CODE_AT", "DATA_AT", "LARGE_AT"), BOARDS[way.runner[-1]], strict=True))
         (work / "board.ld").write_text(re.sub("|".join(places), lambda match: places[match.group()], (HERE / "board.ld").read_text()))
     script = ["-T", str(work / "board.ld"), "-Wl,--no-warn-rwx-segments"] if bare else []
-    line = [*way.compiler, *GCC, *(flags or []), "-I", str(work), "-I", str(built.folder), str(HERE / "driver.c"), str(built.folder / f"lib{manifest['name']}.a"), *script, "-o", str(program)]
+    line = [*way.compiler, *GCC, *flags, "-I", str(work), "-I", str(built.folder), str(driver), str(built.folder / f"lib{manifest['name']}.a"), *script, "-o", str(program)]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     command = [*way.runner, str(program)]
@@ -165,7 +175,6 @@ def run_native(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, ste
         command = [*way.runner, "-nographic", "-monitor", "none", "-serial", "none", "-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", str(program)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=work, timeout=600)
     assert done.returncode == 0, f"{command}: exit status {done.returncode}\n{done.stdout}{done.stderr}"
-    return _run_of(built, work, steps)
 
 
 def _run_of(built: Built, work: Path, steps: int) -> Run:

@@ -23,11 +23,11 @@ def why_not() -> str:
     return f"this processor has no AVX-512, and {' and '.join(missing)}, which imitate one, are not installed" if missing else ""
 
 
-def run(options: list[str], library: Path, work: Path) -> None:
-    """Compile the driver, run it, and write the files that it made to `work`, where its calls.h and its files are."""
+def run(options: list[str], driver: Path, library: Path, work: Path) -> None:
+    """Compile a driver, run it, and write the files that it made to `work`, where its calls.h and its files are."""
     read = sorted(p.name for p in work.iterdir() if re.fullmatch(r"in_\d+|weights", p.name))
     outputs = int(re.search(r"OUTPUTS (\d+)", (work / "calls.h").read_text())[1])  # type: ignore[index]
-    written = [*(f"out_{k}" for k in range(outputs)), "result", "status"]
+    written = [*(f"out_{k}" for k in range(outputs)), "result", "status", "states"]
     places, end = {}, PROGRAM
     for name in read:
         places[name] = end
@@ -37,7 +37,7 @@ def run(options: list[str], library: Path, work: Path) -> None:
         end += FILE
     with (work / "calls.h").open("a") as file:
         file.write("#define DISK " + ", ".join(f'{{"{name}", {at // SECTOR}}}' for name, at in places.items()) + "\n")
-    _shell(["gcc", *options, *BARE, str(HERE / "driver.c"), str(library), f"-Wl,-T,{HERE / 'pc.ld'},--build-id=none,--no-warn-rwx-segments", "-o", str(work / "program")])
+    _shell(["gcc", *options, *BARE, str(driver), str(library), f"-Wl,-T,{HERE / 'pc.ld'},--build-id=none,--no-warn-rwx-segments", "-o", str(work / "program")])
     _shell(["objcopy", "-O", "binary", str(work / "program"), str(work / "program.bin")])
     program = (work / "program.bin").read_bytes()
     assert len(program) < PROGRAM - SECTOR

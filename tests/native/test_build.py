@@ -14,6 +14,7 @@ import pytest
 import tinyrnn
 from tests import ROOT, SHARED
 from tests.native.machines import LEAST_STACK, run_native, why_not
+from tests.native.pools import agree_in_pool
 from tinyrnn.check import within
 from tinyrnn.check.samples import random_sample
 
@@ -33,6 +34,8 @@ SOME = [("gru", t) for t in EXACT if t not in ("rpi3", "rpi4", "rpi5", "jetson-o
     ("char_lm", t) for t in ("host", "aarch64", "armv7", "cortex-m4")] + [("dtln_1", "cortex-m7"), ("silero", "cortex-m4"), ("lookahead", "cortex-m4"), ("strided", "cortex-m4"), ("strided", "armv7"), ("two_inputs", "armv7")]
 ALL = bool(os.environ.get("TINYRNN_ALL"))
 FRAMES = 1000
+STREAMS = 20
+LATE = ("lookahead", "strided")
 
 
 def _model(name: str) -> tuple[Path, dict[str, Any], tinyrnn.Model]:
@@ -69,9 +72,12 @@ def test_same_bits(name: str, target: str, tmp_path: Path) -> None:
     _needs(target)
     path, how, model = _model(name)
     inputs, expected = _frames(model)
-    built = tinyrnn.build(path, tmp_path / "built", target, **how)
+    pooled = STREAMS if name == "gru" or (ALL and name not in LATE) else None
+    built = tinyrnn.build(path, tmp_path / "built", target, streams=pooled, **how)
     run = run_native(built, inputs, tmp_path / "run")
     _same(run.outputs, expected)
+    if pooled:
+        agree_in_pool(model, built, tmp_path / "pool")
     assert built.sizes.stack is None or run.stack <= max(built.sizes.stack, LEAST_STACK)
 
 
@@ -81,10 +87,13 @@ def test_without_fma(name: str, target: str, emulate: bool, tmp_path: Path) -> N
     _needs(target)
     path, how, model = _model(name)
     inputs, expected = _frames(model, FRAMES if emulate else 50)
-    built = tinyrnn.build(path, tmp_path / "built", target, emulate_fma=emulate, **how)
+    pooled = STREAMS if emulate and name == "gru" else None
+    built = tinyrnn.build(path, tmp_path / "built", target, emulate_fma=emulate, streams=pooled, **how)
     made = run_native(built, inputs, tmp_path / "run").outputs
     if emulate:
         _same(made, expected)
+        if pooled:
+            agree_in_pool(model, built, tmp_path / "pool")
         return
     assert any("fused" in note for note in built.manifest["notes"])
     for a, b in zip(made, expected, strict=True):

@@ -148,6 +148,10 @@ out = np.empty_like(ys[20])
 assert s.step(x[20], out=out) is out and np.array_equal(out, ys[20])
 assert list(s.states) == [p.name for p in built.model.states]
 assert built.selftest()
+pool = built.model.pool(3)
+assert all(np.array_equal(y, ys[0]) for y in pool.step(np.stack([x[0]] * 3)))
+assert np.array_equal(pool.run(x[1:20, None], which=[2])[:, 0], ys[1:20])
+assert np.array_equal(built.model.run(np.stack([x] * 2)), np.stack([ys] * 2))
 try:
     s.step(np.zeros(3))
 except built.ShapeError as error:

@@ -17,15 +17,31 @@ from tinyrnn.cli import main
 PAGE = (ROOT / "export" / "NATIVE.md").read_text()
 
 
+def _built(options: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page's command with these options makes."""
+    monkeypatch.chdir(ROOT)
+    command = re.search(rf"^    tinyrnn (build .*) -o built{options}$", PAGE, re.M)
+    assert command
+    result = CliRunner().invoke(main, [*command.group(1).split(), *options.split(), "-o", str(folder)])
+    assert result.exit_code == 0, result.output
+
+
+def test_the_example_of_a_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not shutil.which("cc"):
+        pytest.skip("cc is not installed")
+    _built(" --streams 64", tmp_path, monkeypatch)
+    source, printed = re.findall(r"`pool.c`:\n\n```c\n(.*?)```.*?prints\n\n```text\n(.*?)```", PAGE, re.S)[0]
+    (tmp_path / "pool.c").write_text(source)
+    subprocess.run(["cc", "-Wall", "-Werror", "-std=c11", "pool.c", "libchar_lm.a", "-o", "pool"], cwd=tmp_path, check=True)
+    assert subprocess.run(["./pool"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout == printed
+    assert not [file.name for file in tmp_path.iterdir() if file.name not in (*PAGE.split("`"), "pool", "__pycache__")]
+
+
 def test_the_c_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = [tool for tool in ("make", "cc") if not shutil.which(tool)]
     if missing:
         pytest.skip(f"{' and '.join(missing)} not installed")
-    monkeypatch.chdir(ROOT)
-    command = re.search(r"^    tinyrnn (build .*) -o built$", PAGE, re.M)
-    assert command
-    result = CliRunner().invoke(main, [*command.group(1).split(), "-o", str(tmp_path / "built")])
-    assert result.exit_code == 0, result.output
+    _built("", tmp_path / "built", monkeypatch)
     for name, language in (("main.c", "c"), ("Makefile", "make")):
         block = re.search(rf"`{name}`:\n\n```{language}\n(.*?)```", PAGE, re.S)
         assert block

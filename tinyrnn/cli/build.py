@@ -63,6 +63,12 @@ def _bytes(ctx: click.Context, option: click.Parameter, text: str | None) -> int
     help="Frames of one pass: more are faster in run and take more RAM; of a model that cannot stream, the longest sequence. "
     "[default: 1 without an operating system]",
 )
+@click.option(
+    "--streams",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Also make functions that step many streams in one call, at most so many: pools.  [default: none]",
+)
 @click.option("--max-ram", metavar="BYTES", callback=_bytes, help="Refuse to take more for a stream, without the stack: 64k, 1M.")
 @click.option("--max-flash", metavar="BYTES", callback=_bytes, help="Refuse to take more for code, constants and weights.")
 @model_options

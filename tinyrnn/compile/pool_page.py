@@ -62,13 +62,21 @@ def generate_pool(single: Plan, plan: Plan) -> Source:
         "                while rows > 0 and get(i64(lengths), done + rows - 1) <= t:",
         "                    rows -= 1",
         "            if rows > 0:",
-        f"                step({', '.join([*memory[:4], 'which + 8 * done', 'each', 't', 'rows', *ahead])})",
+        f"                {tick(memory, 't', ahead)}",
         "        done = ended",
         "    return 0",
         "",
         "",
     ]
     return Source(page_text(plan, [*page, *lines]), {"run": 2})
+
+
+def tick(memory: list[str], frame: str, ahead: list[str]) -> str:
+    """The line that runs a frame of `rows` streams, from that in place `done` of the call on.
+
+    memory: names of the memories as `program` gives them; ahead: the addresses of inputs and outputs
+    """
+    return f"step({', '.join([*memory[:4], 'which + 8 * done', 'each', frame, 'rows', *ahead])})"
 
 
 def stream_by_stream() -> Source:

@@ -44,7 +44,7 @@ MOST_STREAMS = 1 << 10
 _Calls = list[tuple[Node, Call | Open | Close]]
 
 
-def make_stream_plan(plan: Plan, lanes: int, registers: int, cache: int) -> Plan | None:
+def make_stream_plan(plan: Plan, lanes: int, registers: int, cache: int, alignment: int = ALIGNMENT) -> Plan | None:
     """The plan of a tick for a model with that plan; None where streams have rows of their own number.
 
     cache: bytes next to a core that the values of one pass should fit
@@ -52,7 +52,7 @@ def make_stream_plan(plan: Plan, lanes: int, registers: int, cache: int) -> Plan
     """
     if any(clock != FRAMES for clock in plan.clocks) or plan.program.refuses_stream or plan.program.batches:
         return None
-    return _StreamPlanner(plan, lanes, registers, cache).plan()
+    return _StreamPlanner(plan, lanes, registers, cache, alignment).plan()
 
 
 def _of_streams(program: Program) -> Program:
@@ -71,8 +71,8 @@ def _of_streams(program: Program) -> Program:
 class _StreamPlanner(Planner):
     """A plan of a tick in the making."""
 
-    def __init__(self, plan: Plan, lanes: int, registers: int, cache: int) -> None:
-        super().__init__(_of_streams(plan.program), lanes, registers, ALIGNMENT)
+    def __init__(self, plan: Plan, lanes: int, registers: int, cache: int, alignment: int) -> None:
+        super().__init__(_of_streams(plan.program), lanes, registers, alignment)
         self.single, self.cache = plan, cache
         per_row, constants = self.program.per_row, self.graph.constants
         self.env = replace(

@@ -18,17 +18,18 @@ import tinyrnn
 from tinyrnn.check.samples import random_sample
 from tinyrnn.compile.codegen import generate
 from tinyrnn.compile.plan import ALIGNMENT, Plan
+from tinyrnn.compile.pool_page import generate_pool
 from tinyrnn.errors import TargetError, UnsupportedError
 from tinyrnn.graph.arrays import Array
 from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 from tinyrnn.loading.load import LoadOptions, compiled
 from tinyrnn.loading.stages import layout_of, plan_for
-from tinyrnn.native import interface, selftest
+from tinyrnn.native import interface, pool, pool_selftest, selftest
 from tinyrnn.native.archive import archive
 from tinyrnn.native.bundle import compile_file, python_file
 from tinyrnn.native.folder import prepare, write
 from tinyrnn.native.header import header
-from tinyrnn.native.interface import Interface, arguments_of, c_name, check_name
+from tinyrnn.native.interface import POOL_WORDS, Interface, PoolInterface, arguments_of, c_name, check_name
 from tinyrnn.native.link import link, shared_linker, wasm_linker
 from tinyrnn.native.manifest import describe
 from tinyrnn.native.objects import contents
@@ -75,6 +76,7 @@ class Built:
             f"flash {sizes.flash:,}",
             f"  RAM      {sizes.ram:,} bytes a stream: state {sizes.state:,}, arena {sizes.arena:,} ({self.manifest['rows']} "
             f"row{'s' * (self.manifest['rows'] > 1)} at once){stack}",
+            *([f"  pool     {sizes.pool}"] if sizes.pool else []),
             f"  work     {self.manifest['multiply_adds']:,} multiply-adds per frame",
             f"  files    {', '.join(self.files)}",
         ]
@@ -93,6 +95,7 @@ def build(
     emulate_fma: bool = False,
     weights: str = "object",
     rows: int | None = None,
+    streams: int | None = None,
     max_ram: int | None = None,
     max_flash: int | None = None,
     say: Say | None = None,
@@ -106,6 +109,7 @@ def build(
     weights:     "object", or "file": in NAME.weights, which the program has to load
     rows:        frames of one pass: more take more RAM and make `run` faster; by default 1 without an operating system.
                  For a model that cannot stream, the longest sequence
+    streams:     also make functions that step many streams in one call, at most so many
     max_ram, max_flash: most bytes that the build may take
     say:         called with the name of each step
     options:     those of `tinyrnn.load`: bind, states, outputs, time, layers, names
@@ -121,15 +125,19 @@ def build(
     tell("loading")
     model = compiled(path, halves=False, **options)
     plan = _plan(path, model, chosen, options)
+    tick = made_for = None
+    if streams is not None:
+        tick = pool.tick_of(model.name, plan, chosen, _alignment(chosen), streams)
+        plan, made_for = replace(plan, weights=tick.weights), pool.pool_interface(tick, streams)
     rows = _rows(model, plan, chosen, rows)
-    face = _interface(check_name(name or c_name(model.name)), model, plan, chosen, rows, weights == "file")
+    face = _interface(check_name(name or c_name(model.name)), model, plan, chosen, rows, weights == "file", made_for)
     tell("compiling")
     test = _selftest(model, chosen, rows if _needs_whole_sequences(plan) else SELFTEST_FRAMES)
-    units = _units(plan, face, chosen, test)
+    units = _units(plan, tick, face, chosen, test)
     made = compile_for(chosen.machine, units)
     for unit, (data, _) in zip(units, made, strict=True):
-        _check_symbols(data, unit, chosen)
-    sizes = sizes_of(made[0], plan, face.arena_bytes, face.bits, weights == "object")
+        _check_symbols(data, unit, chosen, f"{face.name}_weights")
+    sizes = sizes_of(made, plan, face, weights == "object")
     check_limits(f"{model.name} for {chosen.name}", sizes, plan, rows, {"ram": max_ram, "flash": max_flash})
     tell("writing")
     objects = [data for data, _ in made]
@@ -137,9 +145,8 @@ def build(
     notes = [chosen.note] if chosen.note else []
     if chosen.machine.fma == "split":
         notes.append("no fused multiply-add: results differ in the last bits from those of machines that have it (--emulate-fma)")
-    entries = [entry.rpartition(".")[2] for entry in units[-1].functions] if chosen.shared else []
     library = _link(files, face, chosen, objects, notes)
-    manifest = describe(face, chosen, plan, sizes, layout_of(plan), library, files, entries, notes)
+    manifest = describe(face, chosen, plan, tick, sizes, layout_of(plan), library, files, _entries_for(units, face), notes)
     files["selftest.npz"] = _npz(test)
     if library.endswith(".so"):
         files[f"{face.name}.py"] = python_file(face, manifest).encode()
@@ -161,8 +168,7 @@ def _plan(path: str | PathLike[str], model: Model, target: Target, options: Load
     if model._layout.batches:
         names = ", ".join(model._layout.batches)
         raise UnsupportedError(f"{model.name}: the constants {names} have a batch axis, which build does not support")
-    alignment = max(8, 4 * target.machine.lanes) if target.system in ("none", "web") else ALIGNMENT
-    return plan_for(path, target.machine, alignment, **options)
+    return plan_for(path, target.machine, _alignment(target), **options)
 
 
 def _needs_whole_sequences(plan: Plan) -> bool:
@@ -189,8 +195,14 @@ def _rows(model: Model, plan: Plan, target: Target, rows: int | None) -> int:
     return rows or (1 if target.small else plan.chunk)
 
 
-def _interface(name: str, model: Model, plan: Plan, target: Target, rows: int, file: bool) -> Interface:
-    layout, taken = model._layout, {name, f"{name}_stream"}
+def _alignment(target: Target) -> int:
+    return max(8, 4 * target.machine.lanes) if target.system in ("none", "web") else ALIGNMENT
+
+
+def _interface(
+    name: str, model: Model, plan: Plan, target: Target, rows: int, file: bool, made_for: PoolInterface | None
+) -> Interface:
+    layout, taken = model._layout, {name, f"{name}_stream", *(POOL_WORDS if made_for else [])}
     inputs, outputs = arguments_of(layout.inputs, taken), arguments_of(layout.outputs, taken)
     capacity = rows + plan.lead
     return Interface(
@@ -213,6 +225,7 @@ def _interface(name: str, model: Model, plan: Plan, target: Target, rows: int, f
         tail=tuple(_tail(port.clock, layout) for port in layout.outputs),
         weights_header=weights_header(plan.weights) if file else b"",
         zeros=not plan.initial_state().any(),
+        pool=made_for,
     )
 
 
@@ -251,8 +264,8 @@ def expected(model: Model, inputs: Sequence[Array], frames: int) -> list[Array]:
     return made
 
 
-def _units(plan: Plan, face: Interface, target: Target, test: SelfTest) -> list[Unit]:
-    """The compilation units: the model, its self-test and, for shared libraries, the entries for Python."""
+def _units(plan: Plan, tick: Plan | None, face: Interface, target: Target, test: SelfTest) -> list[Unit]:
+    """The compilation units: the model, its pools, its self-test and, for shared libraries, the entries for Python."""
     page, functions = native_page(plan, face)
     initial = plan.initial_state()
     weights = face.weights_header or plan.weights.tobytes()
@@ -261,22 +274,43 @@ def _units(plan: Plan, face: Interface, target: Target, test: SelfTest) -> list[
         del data["weights.bin"]
     shown = [f"{face.name}_{f}" for f in face.functions]
     shown += [f"{face.name}_weights"] if face.weights_bytes and not face.weights_header else []
-    text, stored = selftest.around(face, test)
     units = [
         Unit(face.name, page, functions, interface.around(face, initial, "weights.bin"), shown, (), data),
-        Unit(
-            f"{face.name}_selftest",
-            around=text,
-            exports=[f"{face.name}_selftest"],
-            externals=[f"{face.name}_{f}" for f in ("reset", "run", "step")],
-            data=stored,
-        ),
+        *([_pool_unit(tick, face, face.pool)] if tick and face.pool else []),
+        _selftest_unit(face, test),
     ]
     if target.shared:
         source = generate(plan)
         entries = {f"{face.name}.{entry}": arity for entry, arity in _entries(source.entries, face).items()}
         units.append(Unit(f"{face.name}_python", source.text, entries, exports=tuple(entries)))
+    if target.shared and tick:
+        source = generate_pool(plan, tick)
+        entries = {f"{face.name}.pool.{entry}": arity for entry, arity in source.entries.items()}
+        units.append(Unit(f"{face.name}_pool_python", source.text, entries, exports=tuple(entries)))
     return units
+
+
+def _pool_unit(tick: Plan, face: Interface, made_for: PoolInterface) -> Unit:
+    page, functions = pool.pool_page(tick, made_for)
+    shown = [f"{face.name}_{f}" for f in face.pool_functions]
+    called = [f"{face.name}_init", f"{face.name}_reset"]
+    return Unit(f"{face.name}_pool", page, functions, pool.around(face, made_for), shown, called)
+
+
+def _selftest_unit(face: Interface, test: SelfTest) -> Unit:
+    text, data = selftest.around(face, test)
+    shown, called = ["selftest"], ["reset", "run", "step"]
+    if face.pool:
+        more, stored = pool_selftest.around_pool(face, face.pool, test)
+        text, data, shown, called = text + more, {**data, **stored}, [*shown, "pool_selftest"], [*called, *face.pool_functions]
+    exports, externals = ([f"{face.name}_{f}" for f in each] for each in (shown, called))
+    return Unit(f"{face.name}_selftest", around=text, exports=exports, externals=externals, data=data)
+
+
+def _entries_for(units: Sequence[Unit], face: Interface) -> list[str]:
+    """The entries for Python of one stream, as the manifest names them."""
+    unit = next((unit for unit in units if unit.name == f"{face.name}_python"), None)
+    return [entry.rpartition(".")[2] for entry in unit.functions] if unit else []
 
 
 def _entries(entries: Mapping[str, int], face: Interface) -> dict[str, int]:
@@ -284,9 +318,9 @@ def _entries(entries: Mapping[str, int], face: Interface) -> dict[str, int]:
     return dict(entries) if face.bits == 64 else {"run": entries["run"]}
 
 
-def _check_symbols(data: bytes, unit: Unit, target: Target) -> None:
+def _check_symbols(data: bytes, unit: Unit, target: Target, weights: str) -> None:
     """Raise `TargetError` for an object with undefined symbols: LLVM calls functions for instructions that a processor lacks."""
-    wanted = set(contents(data).needed) - {*unit.externals, *ALLOWED_EXTERNALS, "__linear_memory", "__stack_pointer"}
+    wanted = set(contents(data).needed) - {*unit.externals, weights, *ALLOWED_EXTERNALS, "__linear_memory", "__stack_pointer"}
     wanted -= {"_GLOBAL_OFFSET_TABLE_", "__indirect_function_table"}
     if wanted:
         raise TargetError(
@@ -297,10 +331,12 @@ def _check_symbols(data: bytes, unit: Unit, target: Target) -> None:
 
 def _object_files(face: Interface, made: Sequence[bytes], units: Sequence[Unit], plan: Plan, sizes: Sizes) -> dict[str, bytes]:
     name = face.name
-    members = {f"{name}.o": made[0], f"{name}_selftest.o": made[1]}
-    symbols = {f"{unit.name}.o": list(unit.exports) for unit in units[:2]}
+    for_python = (f"{name}_python", f"{name}_pool_python")
+    own = [(unit, data) for unit, data in zip(units, made, strict=True) if unit.name not in for_python]
+    members = {f"{unit.name}.o": data for unit, data in own}
+    symbols = {f"{unit.name}.o": list(unit.exports) for unit, _ in own}
     files = {**members, f"lib{name}.a": archive(members, symbols)}
-    files[f"{name}.h"] = header(face, sizes.stack, f"tinyrnn {tinyrnn.__version__}").encode()
+    files[f"{name}.h"] = header(face, sizes, f"tinyrnn {tinyrnn.__version__}").encode()
     if face.weights_header:
         files[f"{name}.weights"] = face.weights_header + plan.weights.tobytes()
     return files
@@ -321,7 +357,7 @@ def _link(files: dict[str, bytes], face: Interface, target: Target, made: Sequen
         if not command:
             notes.append(f"no {face.name}.wasm, .mjs and .html: no wasm-ld was found (lld, or pip install ziglang)")
             return ""
-        shown = [f"{face.name}_{f}" for f in (*face.functions, "selftest")] + ["__heap_base"]
+        shown = [*(f"{face.name}_{f}" for f in face.all_functions), "__heap_base"]
         files[f"{face.name}.wasm"] = link(command, made, [f"--export={symbol}" for symbol in shown])
         return f"{face.name}.wasm"
     return ""

@@ -12,7 +12,7 @@ from typing import Any
 
 from tinyrnn.native.interface import Interface
 
-RUNTIME = ("process_local", "memory", "driver", "sequences", "model", "built")
+RUNTIME = ("process_local", "memory", "driver", "pool_runner", "pool_driver", "pool", "sequences", "model", "built")
 PARTS = ("errors", "graph/clock", "graph/arrays", *(f"runtime/{part}" for part in RUNTIME))
 """files of the package that the runtime needs, each after those that it imports"""
 
@@ -45,12 +45,13 @@ def dataclass(frozen: bool = False, eq: bool = True, repr: bool = True) -> Calla
 
 
 def _body(text: str) -> str:
-    """A module's text without its docstring and its imports of the package, of the future and of dataclasses."""
+    """A module's text without its docstring, its imports of the package, the future and dataclasses, and those for types."""
     tree, lines = ast.parse(text), text.splitlines()
     for node in tree.body:
         docstring = node is tree.body[0] and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         ours = isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in ("tinyrnn", "__future__", "dataclasses")
-        if docstring or ours:
+        types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if docstring or ours or types:
             assert node.end_lineno is not None
             lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
     return "\n".join(lines).strip("\n")

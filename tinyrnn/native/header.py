@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from tinyrnn.compile.codegen import one_line
-from tinyrnn.native.interface import BAD_MEMORY, ENDED, TOO_LONG, WRONG_WEIGHTS, Argument, Interface
+from tinyrnn.native.interface import (
+    BAD_MEMORY,
+    BAD_SLOT,
+    ENDED,
+    TOO_LONG,
+    TOO_MANY,
+    WRONG_WEIGHTS,
+    Argument,
+    Interface,
+    PoolInterface,
+)
+from tinyrnn.native.sizes import Sizes
 
 
 def prototype(face: Interface, function: str) -> str:
@@ -21,8 +32,8 @@ def _described(argument: Argument, what: str) -> str:
     return one_line(f"{argument.name}: {what} {port.name!r}, {shape} of {each}").replace("*/", "* /")
 
 
-def header(face: Interface, stack: int | None, made_by: str) -> str:
-    """The text of the header. stack: most bytes of stack of a call, or None where unknown."""
+def header(face: Interface, sizes: Sizes, made_by: str) -> str:
+    """The text of the header."""
     n, up = face.name, face.upper
     lines = [
         f"/* {one_line(face.model).replace('*/', '* /')}: a recurrent model as native code for {face.target}. Made by {made_by}.",
@@ -52,8 +63,8 @@ def header(face: Interface, stack: int | None, made_by: str) -> str:
         f"#define {up}_ALIGNMENT {face.alignment}",
         f"#define {up}_FRAMES_AT_ONCE {face.rows} /* of one pass{'' if face.streams else ': the most that run takes'} */",
     ]
-    if stack is not None:
-        lines.append(f"#define {up}_STACK_BYTES {stack} /* that a call takes at most, of the functions in {n}.o */")
+    if sizes.stack is not None:
+        lines.append(f"#define {up}_STACK_BYTES {sizes.stack} /* that a call takes at most, of the functions in {n}.o */")
     for argument in (*face.inputs, *face.outputs):
         lines.append(f"#define {up}_{argument.name.upper()}_SIZE {argument.bytes // argument.port.dtype.itemsize}")
     if face.counted:
@@ -109,7 +120,52 @@ def header(face: Interface, stack: int | None, made_by: str) -> str:
         f"/* In {n}_selftest.o: runs stored frames; 0, the number of an output (from 1) whose bits differ from those stored, or",
         " * a code below 0. It resets the stream. */",
         f"int {n}_selftest({n}_stream *stream);",
+        *(_pool(face, face.pool, sizes) if face.pool else []),
         "",
         "#ifdef __cplusplus\n}\n#endif\n#endif",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _pool(face: Interface, pool: PoolInterface, sizes: Sizes) -> list[str]:
+    """What the header says of many streams."""
+    n, up = face.name, face.upper
+    states, arena = f"m##_states[(size_t)(slots) * {up}_STATE_STRIDE]", f"m##_arena[{up}_POOL_ARENA_BYTES]"
+    words = [f"{n}_pool *pool", "const int64_t *which", "size_t m"]
+    words += [f"{const}{a.c_type} *{a.name}" for a, const in face.arguments("step")]
+    weights = ", const void *weights, size_t bytes" if face.weights_header else ""
+    lines = [
+        "",
+        "/* Many streams in one call. A pool is a row of slots, each with the state of a stream, and an arena that they share.",
+        f" * Its memory is yours, aligned to {up}_ALIGNMENT bytes; {up}_POOL_MEMORY(m, slots) declares it, static. The",
+        f" * {up}_STATE_FLOATS floats of slot i begin at states + i * {up}_STATE_STRIDE and lie as in a stream: copying them",
+        " * moves a stream into a pool, or out of one. Each stream has the bits that it would have alone. */",
+        f"#define {up}_STREAMS {pool.streams} /* most of one call; a pool may have more slots */",
+        f"#define {up}_STATE_STRIDE {pool.stride} /* floats from one state to the next */",
+        f"#define {up}_POOL_ARENA_BYTES {pool.arena_bytes}",
+    ]
+    if sizes.pool and sizes.pool.stack is not None:
+        lines.append(f"#define {up}_POOL_STACK_BYTES {sizes.pool.stack} /* that pool_step takes at most */")
+    return [
+        *lines,
+        f"#define {up}_BAD_SLOT ({BAD_SLOT}) /* pool_step, pool_reset: a slot that the pool lacks, or one that is named twice */",
+        f"#define {up}_TOO_MANY ({TOO_MANY}) /* pool_step: more than {up}_STREAMS streams */",
+        f"#define {up}_POOL_MEMORY(m, slots) \\\n  {up}_ALIGNED static float {states}; \\\n"
+        f"  {up}_ALIGNED static unsigned char {arena}",
+        "",
+        f"typedef struct {{\n  float *states;\n  void *arena;\n  const void *weights;\n  size_t slots;\n}} {n}_pool;",
+        "",
+        "/* All slots in their initial state, at least one. */",
+        f"int {n}_pool_init({n}_pool *pool, float *states, size_t slots, void *arena{weights});",
+        "",
+        "/* One slot back to the initial state. */",
+        f"int {n}_pool_reset({n}_pool *pool, size_t slot);",
+        "",
+        "/* One frame of the m streams in the slots which[0], which[1] ...: different ones, in any order; of the first m slots",
+        " * where `which` is a null pointer. Inputs and outputs have what step takes and gives, m times, in the order of",
+        " * `which`. Where it does not return 0, nothing has changed. */",
+        f"int {n}_pool_step({', '.join(words)});",
+        "",
+        f"/* In {n}_selftest.o: as {n}_selftest, up to 16 slots at once, each later than the one before; it resets them. */",
+        f"int {n}_pool_selftest({n}_pool *pool);",
+    ]

@@ -13,7 +13,7 @@ import numpy as np
 from tinyrnn.errors import TargetError
 from tinyrnn.graph.arrays import Port
 
-BAD_MEMORY, WRONG_WEIGHTS, ENDED, TOO_LONG = -1, -2, -3, -4
+BAD_MEMORY, WRONG_WEIGHTS, ENDED, TOO_LONG, BAD_SLOT, TOO_MANY = -1, -2, -3, -4, -5, -6
 """what functions return, beside 0 and the number of an input, from 1, that holds an index out of range"""
 
 C_TYPES = {
@@ -29,6 +29,7 @@ _WORDS = (
     "typedef typeid union unsigned using virtual void volatile while xor stream frames rows state arena weights bytes"
 )
 C_WORDS = frozenset(_WORDS.split())
+POOL_WORDS = ("pool", "which", "m", "slot", "slots", "states")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,19 @@ class Argument:
     def bytes(self) -> int:
         """Bytes of one row, or of the value of one call."""
         return prod(self.port.shape) * self.port.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class PoolInterface:
+    """What many streams in one call add."""
+
+    streams: int
+    """most of one call"""
+    at_once: int
+    """streams of one pass over the program"""
+    stride: int
+    """float32 elements from one state to the next"""
+    arena_bytes: int
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,7 @@ class Interface:
     """the header of the file of weights; empty if the object holds the weights"""
     zeros: bool
     """whether the state starts as zeros"""
+    pool: PoolInterface | None = None
 
     @property
     def upper(self) -> str:
@@ -89,8 +104,18 @@ class Interface:
 
     @property
     def functions(self) -> list[str]:
-        """The names of the exported functions, without their prefix."""
+        """The names of the exported functions for one stream, without their prefix."""
         return ["init", "reset", *(["step"] if self.streams else []), "run", *(["flush"] if self.waits else [])]
+
+    @property
+    def pool_functions(self) -> list[str]:
+        """Those for many streams."""
+        return ["pool_init", "pool_reset", "pool_step"] if self.pool else []
+
+    @property
+    def all_functions(self) -> list[str]:
+        """All, with the self-tests."""
+        return [*self.functions, "selftest", *self.pool_functions, *(["pool_selftest"] if self.pool else [])]
 
     def arguments(self, function: str) -> list[tuple[Argument, str]]:
         """Inputs and outputs of step, run or flush, each with 'const' or ''."""

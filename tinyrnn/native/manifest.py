@@ -22,6 +22,7 @@ def describe(
     face: Interface,
     target: Target,
     plan: Plan,
+    tick: Plan | None,
     sizes: Sizes,
     layout: Layout,
     library: str,
@@ -29,8 +30,9 @@ def describe(
     entries: Sequence[str],
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """The manifest without the hashes of the files. entries: functions of the library for Python."""
+    """The manifest without the hashes of the files. tick: plan of pools, if any; entries: functions for Python."""
     machine = target.machine
+    pool = {"pool": {name: getattr(tick, name) for name in ("arena_fixed", "arena_per_row", "chunk")}} if tick else {}
     return {
         "format": FORMAT,
         "made_by": f"tinyrnn {tinyrnn.__version__}",
@@ -54,10 +56,11 @@ def describe(
         "weights_sha256": hashlib.sha256(plan.weights.tobytes()).hexdigest(),
         "sizes": sizes.as_dict(),
         "rows": face.rows,
+        **({"streams": face.pool.streams} if face.pool else {}),
         "multiply_adds": plan.multiply_adds,
         "notes": list(notes),
-        "functions": [f"{face.name}_{f}" for f in (*face.functions, "selftest")],
-        "layout": {**layout_value(layout), "entries": list(entries)},
+        "functions": [f"{face.name}_{f}" for f in face.all_functions],
+        "layout": {**layout_value(layout), "entries": list(entries), **pool},
     }
 
 

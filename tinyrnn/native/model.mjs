@@ -40,6 +40,12 @@ class Model {
   /** A new live input in its initial state. */
   stream() { return new Stream(this); }
 
+  /** So many new live inputs, which step together. */
+  pool(slots) {
+    if (!MODEL.pool) throw new Error(`${MODEL.name} was built without pools; tinyrnn build --streams 64 makes them`);
+    return new Pool(this, slots);
+  }
+
   call(name, ...args) { return this.exports[`${MODEL.name}_${name}`](...args); }
 
   allocate(bytes) {
@@ -71,9 +77,13 @@ class Model {
   /** Whether this engine gives the bits that were built in. */
   selftest() {
     const stream = this.stream();
-    const status = this.call("selftest", stream.at);
+    const good = this.call("selftest", stream.at) === 0;
     stream.close();
-    return status === 0;
+    if (!good || !MODEL.pool) return good;
+    const pool = this.pool(16);
+    const same = this.call("pool_selftest", pool.at) === 0;
+    pool.close();
+    return same;
   }
 }
 
@@ -106,7 +116,7 @@ class Stream {
 
   /** The rows that still wait for frames, as if the sequence ended here; takes the inputs that belong to a call. */
   flush(...inputs) {
-    if (!MODEL.functions.includes(`${MODEL.name}_flush`)) return this.#answer(MODEL.outputs.map((port) => new ARRAYS[port.dtype](0)));
+    if (!MODEL.functions.includes(`${MODEL.name}_flush`)) return answer(MODEL.outputs.map((port) => new ARRAYS[port.dtype](0)));
     return this.#run("flush", inputs, 0);
   }
 
@@ -139,38 +149,52 @@ class Stream {
   #run(name, inputs, frames) {
     const model = this.model;
     const ports = MODEL.inputs.filter((port) => name !== "flush" || !port.per_frame);
-    if (inputs.length !== ports.length) throw new TypeError(`${name} takes ${ports.length} inputs: ${ports.map((port) => port.name).join(", ")}`);
-    const places = [];
-    let bytes = 0;
-    const place = (port, elements) => {
-      places.push({ port, elements, offset: bytes });
-      bytes += align(Math.max(elements, 1) * ARRAYS[port.dtype].BYTES_PER_ELEMENT);
+    const rows = (port, output) => {
+      if (!port.per_frame) return 1;
+      return output ? (name === "flush" ? port.tail : (frames + MODEL.lead) * port.rate) : frames;
     };
-    for (const port of ports) place(port, port.size * (port.per_frame ? frames : 1));
-    for (const port of MODEL.outputs) place(port, port.size * (port.per_frame ? (name === "flush" ? port.tail : (frames + MODEL.lead) * port.rate) : 1));
-    const countsAt = bytes;
-    const room = model.room(bytes + 4 * MODEL.outputs.length);
-    const memory = model.exports.memory.buffer;
-    const view = ({ port, elements, offset }) => new ARRAYS[port.dtype](memory, room + offset, elements);
-    ports.forEach((port, index) => {
-      const given = typeof inputs[index] === "number" || typeof inputs[index] === "bigint" ? [inputs[index]] : inputs[index];
-      if (given.length !== places[index].elements) throw new RangeError(`input '${port.name}' has ${given.length} elements; ${name} takes ${places[index].elements}`);
-      const big = port.dtype === "int64" || port.dtype === "uint64";
-      view(places[index]).set(big && !(given instanceof ARRAYS[port.dtype]) ? Array.from(given, BigInt) : given);
-    });
-    const pointers = places.map(({ offset }) => room + offset);
-    const status = model.call(name, this.at, ...(name === "run" ? [frames] : []), ...pointers, ...(MODEL.counted ? [room + countsAt] : []));
-    if (status > 0) throw new RangeError(`input '${MODEL.inputs[status - 1].name}' holds an index that is out of range; nothing was changed`);
-    if (status) throw new Error(status === -3 ? "the sequence has ended with flush(); reset() begins another" : status === -4 ? `a sequence of ${frames} frames; ${MODEL.name} was built for ${MODEL.most} at most` : `status ${status}`);
-    const counts = new Uint32Array(memory, room + countsAt, MODEL.outputs.length);
-    return this.#answer(places.slice(ports.length).map((each, index) => {
-      const rows = MODEL.counted && each.port.per_frame ? counts[index] * each.port.size : each.port.size * (each.port.per_frame ? frames : 1);
-      return view(each).slice(0, rows);
+    const { pointers, made, memory, extra } = arrange(model, name, ports, inputs, rows, 4 * MODEL.outputs.length);
+    const status = model.call(name, this.at, ...(name === "run" ? [frames] : []), ...pointers, ...(MODEL.counted ? [extra] : []));
+    if (status === -3) throw new Error("the sequence has ended with flush(); reset() begins another");
+    if (status === -4) throw new Error(`a sequence of ${frames} frames; ${MODEL.name} was built for ${MODEL.most} at most`);
+    check(status);
+    const counts = new Uint32Array(memory, extra, MODEL.outputs.length);
+    return answer(made.map(({ port, view }, index) => {
+      const many = MODEL.counted && port.per_frame ? counts[index] : port.per_frame ? frames : 1;
+      return view.slice(0, many * port.size);
     }));
   }
+}
 
-  #answer(arrays) {
-    if (arrays.length === 1) return arrays[0];
-    return Object.fromEntries(MODEL.outputs.map((port, index) => [port.name, arrays[index]]));
-  }
+/** The arrays of one call in the module's memory: `rows(port, output)` of each port, then `space` bytes, aligned, at `extra`. */
+function arrange(model, name, ports, inputs, rows, space) {
+  if (inputs.length !== ports.length) throw new TypeError(`${name} takes ${ports.length} inputs: ${ports.map((port) => port.name).join(", ")}`);
+  let bytes = 0;
+  const place = (port, output) => {
+    const elements = port.size * rows(port, output), offset = bytes;
+    bytes += align(Math.max(elements, 1) * ARRAYS[port.dtype].BYTES_PER_ELEMENT);
+    return { port, elements, offset };
+  };
+  const places = [...ports.map((port) => place(port, false)), ...MODEL.outputs.map((port) => place(port, true))];
+  const room = model.room(bytes + space);
+  const memory = model.exports.memory.buffer;
+  const view = ({ port, elements, offset }) => new ARRAYS[port.dtype](memory, room + offset, elements);
+  ports.forEach((port, index) => {
+    const given = typeof inputs[index] === "number" || typeof inputs[index] === "bigint" ? [inputs[index]] : inputs[index];
+    if (given.length !== places[index].elements) throw new RangeError(`input '${port.name}' has ${given.length} elements; ${name} takes ${places[index].elements}`);
+    const big = port.dtype === "int64" || port.dtype === "uint64";
+    view(places[index]).set(big && !(given instanceof ARRAYS[port.dtype]) ? Array.from(given, BigInt) : given);
+  });
+  const made = places.slice(ports.length).map((each) => ({ port: each.port, view: view(each) }));
+  return { pointers: places.map(({ offset }) => room + offset), made, memory, extra: room + bytes };
+}
+
+function check(status) {
+  if (status > 0) throw new RangeError(`input '${MODEL.inputs[status - 1].name}' holds an index that is out of range; nothing was changed`);
+  if (status) throw new Error(`status ${status}`);
+}
+
+function answer(arrays) {
+  if (arrays.length === 1) return arrays[0];
+  return Object.fromEntries(MODEL.outputs.map((port, index) => [port.name, arrays[index]]));
 }

@@ -32,11 +32,11 @@ def around(face: Interface, test: SelfTest) -> tuple[str, dict[str, bytes]]:
     lines, data = [], dict[str, bytes]()
     for index, array in enumerate(test.inputs):
         data[f"test_x{index}"] = array.tobytes() or b"\0"
-        lines.append(_constant(f"x{index}", data, f"test_x{index}"))
+        lines.append(constant(f"x{index}", data, f"test_x{index}"))
     for index, array in enumerate(test.outputs):
         data[f"test_y{index}"] = array.tobytes() or b"\0"
         lines += [
-            _constant(f"y{index}", data, f"test_y{index}"),
+            constant(f"y{index}", data, f"test_y{index}"),
             f"@made{index} = internal global [{len(data[f'test_y{index}'])} x i8] zeroinitializer, align 8",
         ]
     counted = face.counted
@@ -79,7 +79,7 @@ def around(face: Interface, test: SelfTest) -> tuple[str, dict[str, bytes]]:
     return "\n".join(lines) + "\n", data
 
 
-def _constant(name: str, data: dict[str, bytes], file: str) -> str:
+def constant(name: str, data: dict[str, bytes], file: str) -> str:
     return f"@{name} = internal constant [{len(data[file])} x i8] DATA({file}), align 8"
 
 

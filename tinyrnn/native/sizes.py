@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tinyrnn.compile.plan import Place, Plan
 from tinyrnn.errors import TargetError
 from tinyrnn.graph.call import Close, Open
+from tinyrnn.native.interface import Interface
 from tinyrnn.native.objects import contents
 from tinyrnn.targets.worker import Made
 
 SHOWN = 5
 """number of contributors that an error names"""
+
+
+@dataclass(frozen=True)
+class PoolSizes:
+    """What many streams in one call add, in bytes."""
+
+    streams: int
+    """most of one call"""
+    code: int
+    constants: int
+    states: int
+    """of so many streams"""
+    arena: int
+    stack: int | None
+
+    @property
+    def ram(self) -> int:
+        return self.states + self.arena
+
+    def __str__(self) -> str:
+        stack = "" if self.stack is None else f"; {self.stack:,} of stack in a call"
+        return (
+            f"{self.streams:,} streams a call: code {self.code:,} bytes more, RAM {self.ram:,} for so many: "
+            f"states {self.states:,}, arena {self.arena:,}{stack}"
+        )
 
 
 @dataclass(frozen=True)
@@ -28,16 +55,18 @@ class Sizes:
     stream: int
     data: int
     stack: int | None
+    pool: PoolSizes | None = None
 
     @property
     def flash(self) -> int:
-        return self.code + self.constants + (self.weights if self.weights_in_object else 0) + self.data
+        own = self.code + self.constants + (self.weights if self.weights_in_object else 0) + self.data
+        return own + (self.pool.code + self.pool.constants if self.pool else 0)
 
     @property
     def ram(self) -> int:
         return self.state + self.arena + self.stream + self.data
 
-    def as_dict(self) -> dict[str, int | None]:
+    def as_dict(self) -> dict[str, Any]:
         return {
             "code": self.code,
             "constants": self.constants,
@@ -47,22 +76,29 @@ class Sizes:
             "flash": self.flash,
             "ram": self.ram,
             "stack": self.stack,
+            **({"pool": {**asdict(self.pool), "ram": self.pool.ram}} if self.pool else {}),
         }
 
 
-def sizes_of(made: Made, plan: Plan, arena: int, bits: int, in_object: bool) -> Sizes:
-    """The sizes of a model's object, with its plan and the bytes of its arena."""
-    found, weights = contents(made.data), len(plan.weights)
+def sizes_of(made: Sequence[Made], plan: Plan, face: Interface, in_object: bool) -> Sizes:
+    """The sizes of a model's objects, with its plan: that for one stream, and where there are pools theirs."""
+    found, weights = contents(made[0].data), len(plan.weights)
+    pool = None
+    if face.pool:
+        more, streams = contents(made[1].data), face.pool.streams
+        states = 4 * face.pool.stride * streams
+        pool = PoolSizes(streams, more.code, more.constants, states, face.pool.arena_bytes, made[1].stack)
     return Sizes(
         code=found.code,
         constants=max(found.constants - (weights if in_object else 0), 0),
         weights=weights,
         weights_in_object=in_object,
         state=4 * max(plan.state_size, 1),
-        arena=arena,
-        stream=3 * bits // 8,
+        arena=face.arena_bytes,
+        stream=3 * face.bits // 8,
         data=found.data + found.zeros,
-        stack=made.stack,
+        stack=made[0].stack,
+        pool=pool,
     )
 
 
@@ -74,13 +110,20 @@ def check_limits(name: str, sizes: Sizes, plan: Plan, rows: int, limits: Mapping
         if limit is not None and needed > limit:
             most = ", ".join(f"{what} {size:,}" for what, size in parts[:SHOWN])
             problems.append(f"{needed:,} bytes of {kind} are more than --max-{kind} {limit:,}. Most of it: {most}")
+    limit, pool = limits.get("ram"), sizes.pool
+    if pool and limit is not None and pool.ram > limit:
+        problems.append(
+            f"{pool.ram:,} bytes of ram for {pool.streams} streams are more than --max-ram {limit:,}: states {pool.states:,}, "
+            f"arena {pool.arena:,}. Fewer streams a call, --streams {max(pool.streams // 2, 1)}, take less"
+        )
     if problems:
         raise TargetError(f"{name}: " + "\n".join(problems))
 
 
 def flash_parts(plan: Plan, sizes: Sizes) -> list[tuple[str, int]]:
     """The contributors to flash, the largest first: the weights by node."""
-    found = {"code": sizes.code, "constants": sizes.constants}
+    pool = sizes.pool.code + sizes.pool.constants if sizes.pool else 0
+    found = {"code": sizes.code, "constants": sizes.constants, "code of pools": pool}
     if sizes.weights_in_object:
         owners: dict[int, str] = {}
         for step in plan.steps:

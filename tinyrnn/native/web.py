@@ -6,6 +6,7 @@ import base64
 import html
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def module_file(face: Interface, library: str) -> str:
         "lead": face.lead if face.counted else 0,
         "counted": face.counted,
         "most": 0 if face.streams else face.rows,
-        "functions": [f"{face.name}_{f}" for f in (*face.functions, "selftest")],
+        "functions": [f"{face.name}_{f}" for f in face.all_functions],
+        **({"pool": asdict(face.pool)} if face.pool else {}),
     }
     head = f"""// {face.name}: a recurrent model as WebAssembly. MIT licence.
 //
@@ -50,9 +52,12 @@ def module_file(face: Interface, library: str) -> str:
 // const y = stream.step(x);          // one frame; run(xs): many; reset, state, fork, flush
 // model.selftest();                  // true where this engine gives the bits that were built in
 """
-    return f"{head}export const MODEL = {json.dumps(described, sort_keys=True)};\n" + (HERE / "model.mjs").read_text(
-        encoding="utf-8"
-    )
+    if face.pool:
+        head += """// const pool = model.pool(1000);
+// const ys = pool.step([7, 3], xs);  // one frame of the streams in slots 7 and 3; state, restore, reset
+"""
+    parts = [(HERE / file).read_text(encoding="utf-8") for file in ("model.mjs", *(["pool.mjs"] if face.pool else []))]
+    return f"{head}export const MODEL = {json.dumps(described, sort_keys=True)};\n{''.join(parts)}"
 
 
 def page_file(face: Interface, module: str, wasm: bytes, weights: bytes) -> str:

@@ -21,6 +21,7 @@ from tinyrnn.graph.arrays import Array, Port
 from tinyrnn.graph.clock import FRAMES, Clock, Meeting, Strided, Unfolded
 from tinyrnn.runtime.memory import Context, Layout, aligned
 from tinyrnn.runtime.model import Model
+from tinyrnn.runtime.pool_runner import PoolCode
 
 FORMAT = 2
 """version of the format of manifest.json"""
@@ -75,7 +76,11 @@ def model_of(manifest: Mapping[str, Any], folder: Path) -> Model:
         )
     described = layout_from(layout, weights)
     code = _Code(library, name, len(found), layout["entries"])
-    model = Model(described, code)
+    pools = None
+    if "pool" in layout:
+        tick = PoolCode(_Code(library, f"{name}.pool", len(found), []), True, **layout["pool"])
+        pools = lambda slots: tick if slots else PoolCode(None, tick=False)  # noqa: E731
+    model = Model(described, code, pooled=pools)
     _first_state(library, name, described)
     return model
 
@@ -236,7 +241,7 @@ def layout_from(value: Mapping[str, Any], weights: Array) -> Layout:
 
 
 def selftest(model: Model, folder: Path) -> bool:
-    """Whether the model gives the bits in selftest.npz, in one run and frame by frame."""
+    """Whether the model gives the bits in selftest.npz, in one run, frame by frame and, where it has code for them, in pools."""
     with np.load(folder / "selftest.npz", allow_pickle=False) as stored:
         inputs = [stored[f"input_{i}"] for i in range(len(model.inputs))]
         expected = [stored[f"output_{i}"] for i in range(len(model.outputs))]
@@ -255,4 +260,21 @@ def selftest(model: Model, folder: Path) -> bool:
             rows = [result] if len(expected) == 1 else list(result)
             for port, row, whole in zip(model.outputs, rows, expected, strict=True):
                 good = good and (not port.per_frame or row.tobytes() == whole[t].tobytes())
+    return good and (not model._pooled(1).tick or _same_in_pool(model, frames, inputs, expected))
+
+
+def _same_in_pool(model: Model, frames: int, inputs: list[Array], expected: list[Array]) -> bool:
+    """Whether streams that begin one after the other in one pool have the bits of one alone."""
+    pool, good = model.pool(frames), True
+    for t in range(2 * frames - 1):
+        which = np.arange(max(0, t - frames + 1), min(t, frames - 1) + 1)[::-1]
+        first, last = t - which[0], t - which[-1]
+        now = slice(first, last + 1)
+        given = [x[now] if p.per_frame else np.stack([x] * len(which)) for p, x in zip(model.inputs, inputs, strict=True)]
+        result = pool.step(*given, which=which)
+        for port, rows, whole in zip(model.outputs, [result] if len(expected) == 1 else result, expected, strict=True):
+            if port.per_frame:
+                good = good and rows.tobytes() == whole[now].tobytes()
+            elif last == frames - 1:
+                good = good and rows[-1].tobytes() == whole.tobytes()
     return good

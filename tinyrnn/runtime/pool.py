@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from tinyrnn.errors import ShapeError, StreamError
 from tinyrnn.graph.arrays import Array, describe
 from tinyrnn.runtime.memory import Layout, state_rows
-from tinyrnn.runtime.pool_driver import PoolDriver
+from tinyrnn.runtime.pool_driver import PoolDriver, workers_for
 from tinyrnn.runtime.pool_runner import INDEX, PoolCode
 from tinyrnn.runtime.process_local import ProcessLocal
 
@@ -90,7 +89,7 @@ class Pool(ProcessLocal):
         self._call = _Call(model.name)
         self._last: PoolDriver | None = None
         self._drivers: OrderedDict[Pooled, PoolDriver] = OrderedDict()
-        self._workers = ThreadPoolExecutor(self.threads - 1, thread_name_prefix="tinyrnn-pool") if threads > 1 else None
+        self._workers = workers_for(self.threads, "tinyrnn-pool")
 
     # --- the state ----------------------------------------------------------------------------------------------------
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +14,20 @@ from tinyrnn.runtime.memory import Context, Layout, part_views
 from tinyrnn.runtime.pool_runner import INDEX, PoolCode, Runner, Work
 from tinyrnn.runtime.process_local import ProcessLocal
 
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
 THREAD_WORK = 1 << 21
 """multiply-adds of a call from which each further thread is woken: below, waking costs more than it saves"""
+
+
+def workers_for(threads: int, name: str = "") -> ThreadPoolExecutor | None:
+    """Threads beside the caller's; None for none. Its module takes as long to import as all of a built model."""
+    if threads < 2:
+        return None
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix=name)
 
 
 class PoolDriver(ProcessLocal):

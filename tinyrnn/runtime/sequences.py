@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 from math import prod
@@ -25,7 +24,7 @@ from tinyrnn.graph.arrays import (
     rows_first,
 )
 from tinyrnn.runtime.memory import Context, Layout, part_views, state_rows
-from tinyrnn.runtime.pool_driver import PoolDriver
+from tinyrnn.runtime.pool_driver import PoolDriver, workers_for
 from tinyrnn.runtime.pool_runner import INDEX, PoolCode, Work
 from tinyrnn.runtime.single_sequence import KEPT_SHAPES, Shapes, SingleSequence
 
@@ -170,7 +169,7 @@ class _Whole:
             made.append(into)
         frames = self.frames if tick else layout.last(self.frames)
         lengths = None if tick else np.full(batch, frames, INDEX)
-        workers = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        workers = workers_for(threads)
         try:
             driver = PoolDriver(layout, self.code.run, made_for, None, rows, workers, threads)
             slots = np.arange(batch, dtype=INDEX)

@@ -93,7 +93,7 @@ def _internalise(module: Any, exports: set[str]) -> None:
         if not function.is_declaration and function.name not in exports and function.linkage.name != "weak_any":
             function.linkage = "internal"
     for variable in module.global_variables:
-        if variable.linkage.name != "internal" and variable.name not in exports:
+        if not variable.is_declaration and variable.linkage.name != "internal" and variable.name not in exports:
             variable.linkage = "internal"
     module.verify()
 

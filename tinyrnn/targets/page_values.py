@@ -274,6 +274,8 @@ class Values:
             value: Typed = read(node, *values)
             return value
         if name in self.page.functions:
+            if len(values) != len(self.page.functions[name].args.args):
+                self._refuse(node)
             self.asked.append(name)
             given = ", ".join(f"{self.word} {self._as(v, self.word, node).text}" for v in values)
             return self._new(f"call {self.word} @{self._symbol(name)}({given})", self.word)

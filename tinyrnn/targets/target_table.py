@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tinyrnn.errors import TargetError
-from tinyrnn.targets.machine import Machine, host, vector_unit
+from tinyrnn.targets.machine import Machine, host, second_level_cache, vector_unit
 
+CACHE = 1 << 19
+"""bytes of a second-level cache, where the processor is not this one"""
 FLUSHES = "NEON flushes denormal numbers to zero: where a sum or product is below 2**-126, bits may differ"
 
 
@@ -28,6 +30,11 @@ class Target:
     def shared(self) -> bool:
         """Whether the target has shared libraries."""
         return self.system in ("linux", "host")
+
+    @property
+    def cache(self) -> int:
+        """Bytes of a core's second-level cache."""
+        return second_level_cache() if self.system == "host" else CACHE
 
     @property
     def small(self) -> bool:
