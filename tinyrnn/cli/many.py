@@ -5,25 +5,24 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tinyrnn.cli.batch import Batch, Figures
 from tinyrnn.cli.options import microseconds, print_json, progress_bar
 from tinyrnn.cli.source import PIPE, is_sound
 from tinyrnn.errors import LoadError, TinyRNNError
 
 if TYPE_CHECKING:
-    from tinyrnn.runtime import Progress
+    pass
 
 LISTED = 5
 """most names in a message"""
 NAMED = 50
 """most names of files with the same error; --json has all"""
-
-Figures = dict[str, Any]
 
 
 def chosen_files(given: Sequence[Path], model: Path) -> list[Path]:
@@ -114,34 +113,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-class Batch:
-    """Files that are run, one after the other or together: what they gave, and how far it is."""
-
-    def __init__(self, places: Mapping[Path, Path], progress: Progress) -> None:
-        self.places, self.progress = places, progress
-        self.sizes = {path: path.stat().st_size if path.is_file() else 0 for path in places}
-        self.total, self.done = sum(self.sizes.values()), 0
-        self.figures: dict[Path, Figures] = {}
-        self.remarks: dict[str, None] = {}
-
-    def one(self, path: Path, run: Callable[[Progress], Figures]) -> None:
-        """Run one file; where that fails, its error is kept."""
-
-        def part(done: int, total: int) -> None:
-            self.progress(self.done + self.sizes[path] * done // max(total, 1), self.total)
-
-        try:
-            self.finished(path, run(part))
-        except TinyRNNError as error:
-            text = str(error)
-            self.finished(path, {"error": text if str(path) in text else f"{path}: {text}"})
-
-    def finished(self, path: Path, figures: Figures) -> None:
-        self.figures[path] = {"input": str(path), **figures}
-        self.done += self.sizes[path]
-        self.progress(self.done, self.total)
 
 
 def run_many(

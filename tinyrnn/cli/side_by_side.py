@@ -12,8 +12,8 @@ import numpy as np
 
 from tinyrnn.cli import feed
 from tinyrnn.cli.arrays import ArrayRun
+from tinyrnn.cli.batch import Batch, Figures
 from tinyrnn.cli.feed import Feed
-from tinyrnn.cli.many import Batch, Figures
 from tinyrnn.errors import ShapeError, TinyRNNError
 from tinyrnn.graph.arrays import Array, frame_input
 from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
