@@ -102,7 +102,7 @@ def test_elements_are_read_and_written_in_their_width(word: str, value: int) -> 
     assert array.tolist() == [1, value, 1, 1]
 
 
-@pytest.mark.parametrize("line", ["x = [1]", "return a.b", "return a / b", "return 'a'", "import os", "return missing(a)", "return a < b < 3", "with a: pass", "return undefined", "return a if b else f32(a)"])  # fmt: skip
+@pytest.mark.parametrize("line", ["x = [1]", "return a.b", "return a / b", "return 'a'", "import os", "return missing(a)", "return run(a)", "return a < b < 3", "with a: pass", "return undefined", "return a if b else f32(a)"])  # fmt: skip
 def test_what_a_page_cannot_say_is_named(line: str) -> None:
     with pytest.raises(tinyrnn.TargetError, match="a page cannot say"):
         run(f"from tinyrnn.lanes import f32\n\n\ndef run(a, b):\n    {line}\n    return 0\n", 0, 0)
