@@ -67,14 +67,15 @@ def emit(
     module = llvm.parse_assembly(name + layout)
     for text in texts:
         module.link_in(llvm.parse_assembly(layout + text))
-    for kernel in kernels:
-        module.link_in(llvm.parse_bitcode(kernel))
+    parsed = [llvm.parse_bitcode(kernel) for kernel in kernels]
+    for kernel in parsed:
+        module.link_in(kernel)
     _internalise(module, set(exports))
     for each in shared:
         module.get_function(each).add_function_attribute("noinline")
     if alone:
         module = llvm.parse_assembly(_DEFINED.sub(rf"\1\2 nounwind {_ALONE}\3 {{", str(module)))
-    _optimise(module, back_end)
+    _optimise(module, back_end, speed_level=2 if parsed or alone else 1)  # a page without kernels only counts and calls
     if alone:
         _rename(module, set(exports))
     outside = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
@@ -98,8 +99,9 @@ def _internalise(module: Any, exports: set[str]) -> None:
     module.verify()
 
 
-def _optimise(module: Any, back_end: Any) -> None:
-    tuning = llvm.create_pipeline_tuning_options(speed_level=2)  # at 3 loops are larger, and no faster
+def _optimise(module: Any, back_end: Any, speed_level: int) -> None:
+    """At level 3 loops are larger, and no faster."""
+    tuning = llvm.create_pipeline_tuning_options(speed_level)
     tuning.loop_vectorization = False
     tuning.slp_vectorization = False
     tuning.loop_unrolling = True
