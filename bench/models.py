@@ -19,6 +19,7 @@ from typing import Any
 
 import tinyrnn
 from tinyrnn.bench import Result, bench
+from tinyrnn.data.text import markdown
 
 PROJECT = Path(__file__).resolve().parents[1]
 PACKAGED = Path(tinyrnn.__file__).parent / "models"
@@ -98,8 +99,7 @@ def main() -> None:
         sys.exit("nothing was measured")
     imported = sorted(r.loading.import_ms for _, r in results if r.loading)
     print(f"{results[0][1].setting}\n\n`import tinyrnn` {imported[len(imported) // 2]:.0f} ms\n")
-    for line in (HEAD, ["---"] + ["---:"] * (len(HEAD) - 1), *(row(name, result) for name, result in results)):
-        print("| " + " | ".join(line) + " |")
+    print(markdown([HEAD, *(row(name, result) for name, result in results)]))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import numpy as np
 
 import tinyrnn
 from tinyrnn.bench import CELLS, cell_model, here, streams
+from tinyrnn.data.text import markdown
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 FRAMES, ENTRIES = 100, 256
@@ -29,9 +30,7 @@ ROUNDS = 9
 
 
 def table(head: list[str], rows: list[list[str]]) -> None:
-    for line in (head, ["---"] + ["---:"] * (len(head) - 1), *rows):
-        print("| " + " | ".join(line) + " |", flush=True)
-    print()
+    print(markdown([head, *rows]), end="\n\n", flush=True)
 
 
 def peak() -> float:

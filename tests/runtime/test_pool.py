@@ -198,7 +198,7 @@ def test_what_cannot_be_served_changes_nothing(model: Model, options: dict[str, 
     assert pool.state.tobytes() == before.tobytes()
 
 
-def test_a_tail_takes_what_the_last_call_of_its_stream_gave(tmp_path: Path) -> None:
+def ahead_of_a_call(tmp_path: Path) -> Model:
     """y = a convolution that looks one frame ahead, plus c, which belongs to a call."""
     value = lambda name, *shape: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)  # noqa: E731
     rng = np.random.default_rng(0)
@@ -210,7 +210,11 @@ def test_a_tail_takes_what_the_last_call_of_its_stream_gave(tmp_path: Path) -> N
         helper.make_node("Add", ["z", "c"], ["y"]),
     ]
     graph = helper.make_graph(nodes, "ahead", [value("x", "T", 1, 4), value("c", 1, 6)], [value("y", "T", 1, 6)], [W])
-    ahead = loaded(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path)
+    return loaded(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path)
+
+
+def test_a_tail_takes_what_the_last_call_of_its_stream_gave(tmp_path: Path) -> None:
+    ahead, rng = ahead_of_a_call(tmp_path), np.random.default_rng(0)
     assert ahead.has_tail
     pool, alone = ahead.pool(3), [ahead.stream() for _ in range(3)]
     for which, single in (([2, 0], True), ([0, 1, 2], False), ([1, 2], True)):
@@ -223,6 +227,22 @@ def test_a_tail_takes_what_the_last_call_of_its_stream_gave(tmp_path: Path) -> N
     same(pool.stream(1).fork().flush(), alone[1].fork().flush())
     for tail, stream in zip(pool.flush(), alone, strict=True):
         same(tail, stream.flush())
+
+
+@pytest.mark.parametrize("again", ["reset", "join"])
+def test_a_new_sequence_knows_nothing_of_the_one_before(again: str, tmp_path: Path) -> None:
+    ahead = ahead_of_a_call(tmp_path)
+    pool = ahead.pool(1)
+    x, c = frames(ahead, np.random.default_rng(1), 3, 1)
+    pool.run(x, c)
+    state = pool.state.copy()
+    if again == "join":
+        assert pool.join() == 0
+    else:
+        pool.reset()
+    pool.state = state  # a restored stream needs what belongs to a call, as a lone one does
+    with pytest.raises(StreamError, match="no call gave it before flush"):
+        pool.flush()
 
 
 def test_bad_lengths_and_types(model: Model) -> None:
@@ -300,6 +320,9 @@ def test_a_closed_pool(model: Model) -> None:
         with pytest.raises(StreamError, match="closed"):
             use()
     assert pool.state.any(), "its state remains"
+    pool.close()
+    with model.pool(2) as other:
+        other.close()
 
 
 def convolution(tmp_path: Path, pads: list[int], stride: int) -> Model:

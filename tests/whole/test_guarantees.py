@@ -26,7 +26,6 @@ from tests.driving import agree, agree_in_chunks, loaded, whole
 from tests.whole.random_models import random_models
 from tinyrnn.bench.counts import HARMLESS, cached_objects, count_allocations, resident, undefined_symbols
 from tinyrnn.compile.codegen import Source
-from tinyrnn.compile.plan import ALIGNMENT
 from tinyrnn.compile.planner import Planner
 from tinyrnn.demo import Models
 from tinyrnn.graph.call import Scratch, Value
@@ -34,6 +33,7 @@ from tinyrnn.graph.op import REGISTRY
 from tinyrnn.loading.stages import read
 from tinyrnn.passes import bound, prepare
 from tinyrnn.runtime import Model
+from tinyrnn.runtime.memory import ALIGNMENT
 from tinyrnn.targets.cpu import compile_source
 from tinyrnn.targets.reference import Reference
 

@@ -36,10 +36,10 @@ class Data:
         self.by_file = fixed and self.batch > 1
         """whole runs are calls of `Model.run` on the file's batch, not runs of a stream"""
         random = np.random.default_rng(seed)
-        bounds = {name: (max(low, 0), high) for name, low, high in model._source.plan.bounds} if model._source else {}
+        bounds = bounds_of(model)
         count = max(self.frames, POOL)
         self.arrays = [
-            self._draw(p, (count, *p.shape) if p.per_frame else p.shape, bounds.get(f"x{i}"), random)
+            drawn(p, (count, *p.shape) if p.per_frame else p.shape, bounds.get(i), random, self.frames)
             for i, p in enumerate(layout.inputs)
         ]
         self.pool: list[Frame] = [
@@ -51,14 +51,6 @@ class Data:
         ]
         self.whole = tuple(a[: self.frames] if p.per_frame else a for p, a in zip(layout.inputs, self.arrays, strict=True))
         self.states = {p.name: np.resize(_initial(model, p.name), full_shape(p, self.batch, 1)) for p in layout.state_inputs}
-
-    def _draw(self, port: Port, shape: tuple[int, ...], bounds: tuple[int, int] | None, random: np.random.Generator) -> Array:
-        """Random values: indices within their bounds, lengths for other integers of a call, else 1; floats standard normal."""
-        if bounds:
-            return random.integers(bounds[0], bounds[1] + 1, shape).astype(port.dtype)
-        if port.dtype.kind == "f":
-            return random.standard_normal(shape).astype(port.dtype)
-        return np.full(shape, 1 if port.per_frame or port.dtype.kind == "b" else self.frames, port.dtype)
 
     def feed(self, start: int, count: int) -> dict[str, Array]:
         """`count` frames from `start` on in the file's shapes, with initial states."""
@@ -72,6 +64,20 @@ class Data:
         if at is not None and port.per_frame:
             array = np.moveaxis(array, 0, at - sum(r == "batch" for r in port.roles[:at]))
         return np.resize(array, full_shape(port, self.batch, frames))
+
+
+def bounds_of(model: Model) -> dict[int, tuple[int, int]]:
+    """(lowest, highest) index that an input may hold, by its place, counted from the start of what it points into."""
+    return {int(name[1:]): (max(low, 0), high) for name, low, high in model._source.plan.bounds} if model._source else {}
+
+
+def drawn(port: Port, shape: tuple[int, ...], bounds: tuple[int, int] | None, random: np.random.Generator, length: int) -> Array:
+    """Random values: indices within their bounds, `length` for other integers of a call, else 1; floats standard normal."""
+    if bounds:
+        return random.integers(bounds[0], bounds[1] + 1, shape).astype(port.dtype)
+    if port.dtype.kind == "f":
+        return random.standard_normal(shape).astype(port.dtype)
+    return np.full(shape, 1 if port.per_frame or port.dtype.kind == "b" else length, port.dtype)
 
 
 def _initial(model: Model, name: str) -> Array:

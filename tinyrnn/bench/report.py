@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.data import terminal as picture
-from tinyrnn.data.text import columns, plain
+from tinyrnn.data.text import columns, markdown, plain
 from tinyrnn.errors import StreamError
 from tinyrnn.graph.arrays import Array
 
@@ -247,9 +247,7 @@ class Table:
         )
 
     def markdown(self) -> str:
-        head, *body = self._cells()
-        lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return markdown(self._cells())
 
 
 def _time_lines(result: Result) -> list[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyrnn.bench.counts import undisturbed
+from tinyrnn.bench.data import bounds_of, drawn
 from tinyrnn.bench.peer import PeerError, constant, import_onnxruntime
 from tinyrnn.bench.report import Setting, here
 from tinyrnn.data import terminal as picture
@@ -93,11 +94,6 @@ class Streams:
             ]
         )
 
-    def markdown(self) -> str:
-        head, *body = self._cells()
-        lines = [head, ["---:"] * len(head), *body]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
 
 def streams(
     path: str | PathLike[str],
@@ -164,13 +160,8 @@ def streams(
 
 def draw(model: Model, rng: np.random.Generator, count: int) -> list[Array]:
     """A random frame for each of so many streams."""
-    bounds = {name: (max(low, 0), high) for name, low, high in model._source.plan.bounds} if model._source else {}
-    found = []
-    for place, port in enumerate(model.inputs):
-        shape, (low, high) = (count, *port.shape), bounds.get(f"x{place}", (1, 1))
-        drawn = rng.standard_normal(shape) if port.dtype.kind == "f" else rng.integers(low, high + 1, shape)
-        found.append(drawn.astype(port.dtype))
-    return found
+    bounds = bounds_of(model)
+    return [drawn(p, (count, *p.shape), bounds.get(place), rng, 1) for place, p in enumerate(model.inputs)]
 
 
 def _out(made: Any) -> Any:

@@ -16,9 +16,7 @@ import numpy as np
 from tinyrnn.graph.call import Close, Open
 from tinyrnn.graph.clock import Clock
 from tinyrnn.passes import Program
-
-ALIGNMENT = 64
-"""bytes to which values are aligned, unless memory is scarce"""
+from tinyrnn.runtime.memory import state_stride
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ class Plan:
     @property
     def state_stride(self) -> int:
         """float32 elements from one stream's state to the next, where many lie in one array: whole cache lines."""
-        return -(-self.state_size * 4 // ALIGNMENT) * ALIGNMENT // 4
+        return state_stride(self.state_size)
 
     def arena_bytes(self, capacity: int) -> int:
         return self.arena_fixed + self.arena_per_row * capacity

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.compile.plan import ALIGNMENT, Part, Place, Plan, Region, Step
+from tinyrnn.compile.plan import Part, Place, Plan, Region, Step
 from tinyrnn.errors import UnsupportedError
 from tinyrnn.graph.call import (
     Body,
@@ -33,6 +33,7 @@ from tinyrnn.graph.limits import check_time, check_weights
 from tinyrnn.graph.op import Refused, op_of
 from tinyrnn.ops.movement.strided_copy import strided_copy
 from tinyrnn.passes import Program
+from tinyrnn.runtime.memory import ALIGNMENT
 
 CHUNK_BYTES = 1 << 18
 """most bytes of arena for a chunk of rows, so that it stays in a core's second-level cache"""

@@ -1,7 +1,7 @@
 """From the plan of a tick to source: all frames of many streams in one call.
 
-The context is an int64 array in the order of `POOL_CONTEXT`, then the addresses of inputs and outputs, each
-[frames, streams, *frame], what belongs to a call [streams, *shape].
+The context is an int64 array in the order of `POOL_CONTEXT` (`tinyrnn.runtime.pool_runner`), then the addresses of inputs and
+outputs, each [frames, streams, *frame], what belongs to a call [streams, *shape].
 
 Where the streams have rows of their own number, `stream_by_stream` calls the page for one stream for each of them: its table
 has what `EACH_TABLE` says, then for each input and output its address and the bytes from one stream to the next.
@@ -13,12 +13,7 @@ from math import prod
 
 from tinyrnn.compile.codegen import Source, page_of, page_text, program, row_bytes
 from tinyrnn.compile.plan import Plan
-
-POOL_CONTEXT = ("weights", "states", "arena", "capacity", "which", "each", "lengths", "streams", "across")
-"""which: the slot of each stream; each: 0, 1, 2 …; lengths: frames of each stream, descending, or no address where all have all;
-streams: how many this call takes; across: how many one frame of the inputs and outputs has"""
-EACH_TABLE = ("run", "context", "states", "stride", "which", "lengths", "streams", "first")
-"""run, context: of the page for one stream, whose addresses start at `first`; stride: bytes from a state to the next"""
+from tinyrnn.runtime.pool_runner import EACH_TABLE
 
 
 def generate_pool(single: Plan, plan: Plan) -> Source:

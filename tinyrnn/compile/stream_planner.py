@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.compile.plan import ALIGNMENT, Part, Place, Plan
+from tinyrnn.compile.plan import Part, Place, Plan
 from tinyrnn.compile.planner import Planner
 from tinyrnn.graph.call import (
     Body,
@@ -37,6 +37,7 @@ from tinyrnn.graph.ir import Node
 from tinyrnn.graph.op import op_of
 from tinyrnn.passes import Program
 from tinyrnn.passes.rows import depending
+from tinyrnn.runtime.memory import ALIGNMENT
 
 MOST_STREAMS = 1 << 10
 """streams of one pass at most"""

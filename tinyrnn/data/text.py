@@ -17,6 +17,13 @@ def columns(rows: Sequence[Sequence[str]], right: bool = False) -> list[str]:
     return ["  ".join(f"{c:{s}{w}}" for c, s, w in zip(row, sides, widths, strict=True)).rstrip() for row in rows]
 
 
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a table of Markdown, the head first; all columns but the first are aligned to the right."""
+    head, *body = rows
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def plain(value: Any) -> Any:
     """A value in types that JSON has: a dataclass without fields that its repr lacks, infinities and NaN as text."""
     if is_dataclass(value):

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyrnn import ops
 from tinyrnn.compile.codegen import PORTS, Source, generate
-from tinyrnn.compile.plan import ALIGNMENT, Plan
+from tinyrnn.compile.plan import Plan
 from tinyrnn.compile.planner import make_plan
 from tinyrnn.compile.pool_page import generate_pool, stream_by_stream
 from tinyrnn.compile.progress import PAGE, PASSES, PLAN, tell
@@ -32,6 +32,7 @@ from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
 from tinyrnn.passes.suggest_sizes import advice, example
 from tinyrnn.passes.widen import has_doubles
 from tinyrnn.runtime import Layout, Model, PoolCode, aligned
+from tinyrnn.runtime.memory import ALIGNMENT
 from tinyrnn.targets.cpu import compile_source
 from tinyrnn.targets.machine import Machine, host, second_level_cache
 from tinyrnn.trace import Tracer

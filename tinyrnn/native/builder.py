@@ -17,7 +17,7 @@ import numpy as np
 import tinyrnn
 from tinyrnn.check.samples import random_sample
 from tinyrnn.compile.codegen import generate
-from tinyrnn.compile.plan import ALIGNMENT, Plan
+from tinyrnn.compile.plan import Plan
 from tinyrnn.compile.pool_page import generate_pool
 from tinyrnn.errors import TargetError, UnsupportedError
 from tinyrnn.graph.arrays import Array
@@ -39,6 +39,7 @@ from tinyrnn.native.sizes import Sizes, check_limits, sizes_of
 from tinyrnn.native.web import module_file, page_file
 from tinyrnn.runtime import Context, Model
 from tinyrnn.runtime.built import weights_header
+from tinyrnn.runtime.memory import ALIGNMENT
 from tinyrnn.targets.code import Code
 from tinyrnn.targets.machine import ALLOWED_EXTERNALS, Machine, host
 from tinyrnn.targets.target_table import Target, find_target

@@ -8,11 +8,12 @@ from __future__ import annotations
 from math import prod
 
 from tinyrnn.compile.codegen import page_text, program, row_bytes
-from tinyrnn.compile.plan import ALIGNMENT, Plan
+from tinyrnn.compile.plan import Plan
 from tinyrnn.compile.pool_page import tick
 from tinyrnn.compile.stream_planner import make_stream_plan
 from tinyrnn.errors import TargetError, UnsupportedError
 from tinyrnn.native.interface import BAD_MEMORY, BAD_SLOT, TOO_MANY, Argument, Interface, PoolInterface
+from tinyrnn.runtime.memory import ALIGNMENT
 from tinyrnn.targets.target_table import Target
 
 POINTERS = 3

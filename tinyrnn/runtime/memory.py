@@ -15,6 +15,7 @@ from tinyrnn.graph.clock import Clock
 from tinyrnn.runtime.process_local import ProcessLocal
 
 ALIGNMENT = 64
+"""bytes to which values are aligned, unless memory is scarce"""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -84,9 +85,14 @@ def aligned(count: int, dtype: Any = np.uint8) -> Array:
     return raw[start : start + size].view(dtype)
 
 
+def state_stride(size: int) -> int:
+    """float32 elements from one state of so many to the next, where several lie in one array: whole cache lines."""
+    return -(-4 * size // ALIGNMENT) * ALIGNMENT // 4
+
+
 def state_rows(layout: Layout, count: int) -> Array:
     """Many states in their first value, float32, one a row; a row begins on a boundary and may have room at its end."""
-    stride = -(-max(layout.initial_state.size, 1) * 4 // ALIGNMENT) * ALIGNMENT // 4
+    stride = state_stride(layout.initial_state.size)
     rows = aligned(count * stride, np.float32).reshape(count, stride)
     rows[:, : layout.initial_state.size] = layout.initial_state
     return rows

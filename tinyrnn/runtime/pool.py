@@ -116,9 +116,7 @@ class Pool(ProcessLocal):
     def reset(self, which: Any = None) -> None:
         """Back to the initial state, all slots or those named."""
         with self._call:
-            slots = self._named(which)
-            self._state[slots] = self.model._layout.initial_state
-            self._ended[slots] = False
+            self._begin(self._named(which))
 
     def join(self) -> int:
         """A slot that nobody has, in its initial state. Raises `StreamError` where all are taken."""
@@ -127,8 +125,7 @@ class Pool(ProcessLocal):
             if slot is None:
                 raise StreamError(f"{self.model.name}: all {self.slots} slots of the pool are taken; leave() gives one back")
             self._taken.add(slot)
-            self._state[slot] = self.model._layout.initial_state
-            self._ended[slot] = False
+            self._begin(np.array([slot]))
             return slot
 
     def leave(self, slot: int) -> None:
@@ -208,7 +205,9 @@ class Pool(ProcessLocal):
             return tails
 
     def close(self) -> None:
-        """End the threads of the pool; its state remains, and it takes no more frames."""
+        """End the threads of the pool; its state remains, and it takes no more frames. Closing it again does nothing."""
+        if self._call.closed:
+            return
         with self._call:
             self._call.closed = True
             self._last = None
@@ -235,6 +234,13 @@ class Pool(ProcessLocal):
         while len(self._drivers) > KEPT:
             self._drivers.popitem(last=False)
         return driver
+
+    def _begin(self, slots: Array) -> None:
+        """A new sequence in each of these slots, which knows nothing of the one before."""
+        self._state[slots] = self.model._layout.initial_state
+        self._ended[slots] = False
+        for slot in slots if self._keeps else ():
+            self._per_call.pop(int(slot), None)
 
     def _remember(self, driver: PoolDriver, slots: Array, arrays: Sequence[Array], lengths: Array | None) -> None:
         """Keep the values of the last call of each stream that a flush needs."""

@@ -13,9 +13,13 @@ from tinyrnn.graph.arrays import Array
 from tinyrnn.runtime.memory import ALIGNMENT, Context, Layout, aligned
 from tinyrnn.runtime.process_local import ProcessLocal
 
-TICK_HEADER = 9
-"""context entries before the addresses, see `tinyrnn.compile.pool_page`"""
-EACH_HEADER = 8
+POOL_CONTEXT = ("weights", "states", "arena", "capacity", "which", "each", "lengths", "streams", "across")
+"""which: the slot of each stream; each: 0, 1, 2 …; lengths: frames of each stream, descending, or no address where all have all;
+streams: how many this call takes; across: how many one frame of the inputs and outputs has"""
+EACH_TABLE = ("run", "context", "states", "stride", "which", "lengths", "streams", "first")
+"""run, context: of the page for one stream, whose addresses start at `first`; stride: bytes from a state to the next"""
+TICK_HEADER, EACH_HEADER = len(POOL_CONTEXT), len(EACH_TABLE)
+"""entries before the addresses"""
 INDEX = np.dtype(np.int64)
 
 

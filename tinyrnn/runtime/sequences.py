@@ -54,13 +54,9 @@ def run_sequences(
         raise ShapeError(f"{layout.name}: threads={threads!r}; it takes a number from 1 up")
     given = match_inputs(layout.name, layout.file_inputs, inputs, named)
     shapes = tuple([value.shape if type(value) is np.ndarray else (-1,) for value in given])
-    calls = prepared.get(shapes)
-    if calls:
-        call = calls.pop()  # another thread's call finds none, and prepares its own
-        made = call(given)
-        calls.append(call)
-        if made is not None:
-            return made[0] if answer is None else answer(*made)
+    made = _by_prepared_call(prepared.get(shapes), given)
+    if made is not None:
+        return made[0] if answer is None else answer(*made)
     ports = {p.name: p for p in (*layout.inputs, *layout.state_inputs)}
     values = dict(zip(layout.file_inputs, given, strict=True))
     arrays: dict[str, Array] = {}
@@ -94,6 +90,19 @@ def run_sequences(
         whole.as_streams(batch, pooled(batch if enough else 0), threads)
     final = [results[name] for name in layout.file_outputs]
     return final[0] if answer is None else answer(*final)
+
+
+def _by_prepared_call(calls: list[SingleSequence] | None, given: list[Any]) -> list[Array] | None:
+    """The outputs; None where no call is prepared, another thread has it, or it does not take these arrays."""
+    try:
+        call = calls.pop() if calls else None
+    except IndexError:  # another thread was faster
+        call = None
+    if calls is None or call is None:
+        return None
+    made = call(given)
+    calls.append(call)
+    return made
 
 
 def _prepare(prepared: dict[Shapes, list[SingleSequence]], shapes: Shapes, call: SingleSequence | None) -> None:
