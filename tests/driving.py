@@ -82,9 +82,7 @@ def streamed(model: Model, inputs: Mapping[str, Array], chunk: int, entry: int =
         results = stream.run(*arrays) if chunk and any(timed) else stream.step(*arrays)
         for port, result in zip(model.outputs, results if isinstance(results, tuple) else (results,), strict=True):
             made[port.name].append(result if chunk or not port.per_frame else result[None])
-    outputs = {
-        p.name: np.concatenate(made[p.name]) if p.per_frame and any(timed) else made[p.name][-1] for p in model.outputs
-    }
+    outputs = {p.name: np.concatenate(made[p.name]) if p.per_frame and any(timed) else made[p.name][-1] for p in model.outputs}
     return outputs, {name: value.copy() for name, value in stream.states.items()}
 
 

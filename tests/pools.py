@@ -48,7 +48,9 @@ def agree_in_pool(model: Model, slots: int = 5, seed: int = 3, threads: int = 1)
             mine = [x[:n, place] if p.per_frame else x[place] for p, x in zip(model.inputs, given, strict=True)]
             timed = [p.per_frame for p in model.outputs]
             found = made[place] if isinstance(made, list) else None
-            parts = [a[:n, place] if t else a[place] for t, a in zip(timed, _several(made), strict=True)] if found is None else found
+            parts = (
+                [a[:n, place] if t else a[place] for t, a in zip(timed, _several(made), strict=True)] if found is None else found
+            )
             same(parts, alone[slot].run(*mine))
     same_states(pool, alone)
     return pool

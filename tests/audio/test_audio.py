@@ -56,12 +56,16 @@ SIZES = st.lists(st.integers(0, 700), min_size=1, max_size=6).filter(any)
 # --- models of our own -----------------------------------------------------------------------------------------------
 
 
-def save(path: Path, nodes: list[Any], inputs: dict[str, list[Any]], outputs: list[str], constants: dict[str, Any], **more: str) -> Path:
+def save(
+    path: Path, nodes: list[Any], inputs: dict[str, list[Any]], outputs: list[str], constants: dict[str, Any], **more: str
+) -> Path:
     graph = helper.make_graph(
-        nodes, path.stem,
+        nodes,
+        path.stem,
         [helper.make_tensor_value_info(n, TensorProto.INT64 if n == "sr" else TensorProto.FLOAT, s) for n, s in inputs.items()],
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
-        [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()])
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()],
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     helper.set_model_props(model, more)
     path.write_bytes(model.SerializeToString())
@@ -70,8 +74,12 @@ def save(path: Path, nodes: list[Any], inputs: dict[str, list[Any]], outputs: li
 
 def echo(path: Path, shape: list[int], gain: float = 0.5, feedback: float = 0.25, **more: str) -> Path:
     """y[t] = gain * x[t] + feedback * y[t - 1], frame by frame."""
-    nodes = [helper.make_node("Mul", ["x", "gain"], ["a"]), helper.make_node("Mul", ["h", "feedback"], ["b"]),
-             helper.make_node("Add", ["a", "b"], ["y"]), helper.make_node("Add", ["a", "b"], ["hn"])]
+    nodes = [
+        helper.make_node("Mul", ["x", "gain"], ["a"]),
+        helper.make_node("Mul", ["h", "feedback"], ["b"]),
+        helper.make_node("Add", ["a", "b"], ["y"]),
+        helper.make_node("Add", ["a", "b"], ["hn"]),
+    ]
     constants = {"gain": np.float32(gain), "feedback": np.float32(feedback)}
     return save(path, nodes, {"x": shape, "h": shape}, ["y", "hn"], constants, **more)
 
@@ -88,11 +96,18 @@ def gained(path: Path, shape: list[int], gain: float = 1) -> Path:
 
 def loudness(path: Path, size: int = 576) -> Path:
     """The interface of a voice detector: input [1, size], state, sr; a figure from 0 to 1 that follows the mean |x|."""
-    nodes = [helper.make_node("Abs", ["input"], ["a"]), helper.make_node("ReduceMean", ["a"], ["m"], axes=[1], keepdims=1),
-             helper.make_node("Cast", ["sr"], ["rate"], to=TensorProto.FLOAT), helper.make_node("Mul", ["m", "rate"], ["scaled"]),
-             helper.make_node("Mul", ["scaled", "factor"], ["now"]), helper.make_node("Mul", ["state", "half"], ["before"]),
-             helper.make_node("Add", ["now", "before"], ["stateN"]), helper.make_node("Sigmoid", ["stateN"], ["s"]),
-             helper.make_node("Mul", ["s", "two"], ["d"]), helper.make_node("Sub", ["d", "one"], ["output"])]
+    nodes = [
+        helper.make_node("Abs", ["input"], ["a"]),
+        helper.make_node("ReduceMean", ["a"], ["m"], axes=[1], keepdims=1),
+        helper.make_node("Cast", ["sr"], ["rate"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["m", "rate"], ["scaled"]),
+        helper.make_node("Mul", ["scaled", "factor"], ["now"]),
+        helper.make_node("Mul", ["state", "half"], ["before"]),
+        helper.make_node("Add", ["now", "before"], ["stateN"]),
+        helper.make_node("Sigmoid", ["stateN"], ["s"]),
+        helper.make_node("Mul", ["s", "two"], ["d"]),
+        helper.make_node("Sub", ["d", "one"], ["output"]),
+    ]
     constants = {"factor": np.float32(1 / RATE), "half": np.float32(0.5), "two": np.float32(2), "one": np.float32(1)}
     return save(path, nodes, {"input": [1, size], "state": [1, 1], "sr": []}, ["output", "stateN"], constants)
 
@@ -131,7 +146,9 @@ def second(folder: Path) -> tinyrnn.Model:
 
 
 @settings(max_examples=40, deadline=None)
-@given(size=st.integers(1, 40), part=st.floats(0, 1), count=st.integers(0, 200), sizes=SIZES, channels=st.sampled_from([(), (2,)]))
+@given(
+    size=st.integers(1, 40), part=st.floats(0, 1), count=st.integers(0, 200), sizes=SIZES, channels=st.sampled_from([(), (2,)])
+)
 def test_framer_cuts_as_slices_do(size: int, part: float, count: int, sizes: list[int], channels: tuple[int, ...]) -> None:
     hop = max(round(size * part), 1)
     samples = sound(count * (2 if channels else 1)).reshape(count, *channels)
@@ -144,9 +161,18 @@ def test_framer_cuts_as_slices_do(size: int, part: float, count: int, sizes: lis
     np.testing.assert_array_equal(fed(framer, samples, sizes), found)  # anew after finish
 
 
-@pytest.mark.parametrize(("block", "hop", "window"), [
-    (512, 128, "none"), (512, 256, "sqrt-hann"), (64, 16, "hann"), (50, 20, "hamming"), (50, 7, "blackman"), (33, 33, None), (6, 1, "hann"),
-])
+@pytest.mark.parametrize(
+    ("block", "hop", "window"),
+    [
+        (512, 128, "none"),
+        (512, 256, "sqrt-hann"),
+        (64, 16, "hann"),
+        (50, 20, "hamming"),
+        (50, 7, "blackman"),
+        (33, 33, None),
+        (6, 1, "hann"),
+    ],
+)
 @pytest.mark.parametrize("count", [0, 1, 700])
 def test_overlap_add_gives_back_what_was_cut(block: int, hop: int, window: str | None, count: int) -> None:
     samples = sound(count)
@@ -180,7 +206,8 @@ def test_windows_are_those_of_torch(name: str) -> None:
 
 def test_blocks_refuse() -> None:
     for make, says in (
-        (lambda: audio.Framer(8, 9), "frames of 8 samples every 9"), (lambda: audio.Framer(8, 0), "every 0"),
+        (lambda: audio.Framer(8, 9), "frames of 8 samples every 9"),
+        (lambda: audio.Framer(8, 0), "every 0"),
         (lambda: audio.Framer(8).push(np.zeros(3, np.int16)), "samples are float"),
         (lambda: audio.Framer(8).push(np.zeros((3, 2), np.float32)), "samples are float"),
         (lambda: audio.Framer(8).push(0.5), "samples are float"),
@@ -236,7 +263,9 @@ def test_masks_and_spectra(folder: Path, gives: str) -> None:
     rng = np.random.default_rng(3)
     mask = rng.uniform(0, 1, 65)
     samples = sound(600)
-    real = audio.SpectralMask(tinyrnn.load(fixed_mask(folder / "real.onnx", [1, 65], mask)), hop=32, window="sqrt-hann", gives=gives)
+    real = audio.SpectralMask(
+        tinyrnn.load(fixed_mask(folder / "real.onnx", [1, 65], mask)), hop=32, window="sqrt-hann", gives=gives
+    )
     assert real.front.takes == "magnitude" and real.block == 128
     wide = rng.uniform(-1, 1, (65, 2))
     path = fixed_mask(folder / "wide.onnx", [1, 65, 2], wide)
@@ -281,10 +310,16 @@ def test_two_models_as_block_by_block(masking: tinyrnn.Model, second: tinyrnn.Mo
 
 @settings(max_examples=12, deadline=None)
 @given(count=st.integers(0, 4000), sizes=SIZES)
-def test_any_pieces_give_the_same_bits(masking: tinyrnn.Model, second: tinyrnn.Model, echo_model: tinyrnn.Model, count: int, sizes: list[int]) -> None:
+def test_any_pieces_give_the_same_bits(
+    masking: tinyrnn.Model, second: tinyrnn.Model, echo_model: tinyrnn.Model, count: int, sizes: list[int]
+) -> None:
     samples = sound(count)
-    for make in (lambda: audio.SpectralMask(masking, second), lambda: audio.SpectralMask(masking, window="hann", hop=100),
-                 lambda: audio.SampleFilter(echo_model), lambda: audio.SampleFilter(echo_model, hop=70, window="hann")):
+    for make in (
+        lambda: audio.SpectralMask(masking, second),
+        lambda: audio.SpectralMask(masking, window="hann", hop=100),
+        lambda: audio.SampleFilter(echo_model),
+        lambda: audio.SampleFilter(echo_model, hop=70, window="hann"),
+    ):
         pipeline = make()
         wanted = pipeline.run(samples)
         assert len(wanted) == count
@@ -322,10 +357,18 @@ def test_what_belongs_to_a_call_covers_everything(tmp_path: Path) -> None:
 
 def shifted(path: Path, values: int, ahead: int, step: int = 1) -> Path:
     """y[t] = |x[step * t + ahead]|, zeros after the end, over the frames of a sequence."""
-    nodes = [helper.make_node("Pad", ["x", "pads"], ["padded"]), helper.make_node("Slice", ["padded", "start", "end", "axis", "step"], ["later"]),
-             helper.make_node("Abs", ["later"], ["y"])]
-    constants = {"pads": np.array([0, 0, ahead, 0]), "start": np.array([ahead]), "end": np.array([np.iinfo(np.int64).max]),
-                 "axis": np.array([0]), "step": np.array([step])}
+    nodes = [
+        helper.make_node("Pad", ["x", "pads"], ["padded"]),
+        helper.make_node("Slice", ["padded", "start", "end", "axis", "step"], ["later"]),
+        helper.make_node("Abs", ["later"], ["y"]),
+    ]
+    constants = {
+        "pads": np.array([0, 0, ahead, 0]),
+        "start": np.array([ahead]),
+        "end": np.array([np.iinfo(np.int64).max]),
+        "axis": np.array([0]),
+        "step": np.array([step]),
+    }
     return save(path, nodes, {"x": ["T", values]}, ["y"], constants)
 
 
@@ -367,17 +410,28 @@ def test_fewer_rows_than_frames(tmp_path: Path, folder: Path) -> None:
 
 def test_models_that_are_not_for_sound(folder: Path, echo_model: tinyrnn.Model, masking: tinyrnn.Model) -> None:
     two = save(folder / "two.onnx", [helper.make_node("Add", ["a", "b"], ["y"])], {"a": [1, 8], "b": [1, 8]}, ["y"], {})
-    outs = save(folder / "outs.onnx", [helper.make_node("Neg", ["a"], ["y"]), helper.make_node("Abs", ["a"], ["z"])], {"a": [1, 8]}, ["y", "z"], {})
+    outs = save(
+        folder / "outs.onnx",
+        [helper.make_node("Neg", ["a"], ["y"]), helper.make_node("Abs", ["a"], ["z"])],
+        {"a": [1, 8]},
+        ["y", "z"],
+        {},
+    )
     letters = tinyrnn.load(Path(tinyrnn.__file__).parent / "models" / "char_lm.onnx")
     for make, says in (
-        (lambda: audio.Listener(tinyrnn.load(two)), "takes 2 inputs"), (lambda: audio.SampleFilter(tinyrnn.load(outs)), "gives 2 outputs"),
-        (lambda: audio.Listener(letters), "takes no samples"), (lambda: audio.SpectralMask(echo_model), "takes samples"),
+        (lambda: audio.Listener(tinyrnn.load(two)), "takes 2 inputs"),
+        (lambda: audio.SampleFilter(tinyrnn.load(outs)), "gives 2 outputs"),
+        (lambda: audio.Listener(letters), "takes no samples"),
+        (lambda: audio.SpectralMask(echo_model), "takes samples"),
         (lambda: audio.SpectralMask(masking, echo_model), "no block of 512 samples"),
         (lambda: audio.SpectralMask(masking, block=256), "spectrum of a block of 256"),
         (lambda: audio.SpectralMask(masking, takes="complex"), "in complex form"),
-        (lambda: audio.SpectralMask(masking, takes="cepstrum"), "takes is one of"), (lambda: audio.SpectralMask(masking, gives="gain"), "gives is one of"),
-        (lambda: audio.SampleFilter(echo_model, hop=161), "every 161"), (lambda: audio.Listener(echo_model, block=100), "160 samples, not 100"),
-        (lambda: audio.SampleFilter(echo_model, channels=2), "2 channels"), (lambda: audio.SpectralMask(masking).run(np.zeros((9, 2), np.float32)), "samples are float"),
+        (lambda: audio.SpectralMask(masking, takes="cepstrum"), "takes is one of"),
+        (lambda: audio.SpectralMask(masking, gives="gain"), "gives is one of"),
+        (lambda: audio.SampleFilter(echo_model, hop=161), "every 161"),
+        (lambda: audio.Listener(echo_model, block=100), "160 samples, not 100"),
+        (lambda: audio.SampleFilter(echo_model, channels=2), "2 channels"),
+        (lambda: audio.SpectralMask(masking).run(np.zeros((9, 2), np.float32)), "samples are float"),
     ):
         with pytest.raises(ShapeError, match=says):
             make()
@@ -491,7 +545,17 @@ def refused(*arguments: Any, status: int = 1, given: bytes | None = None) -> str
 def test_run_from_sound_to_sound(tmp_path: Path, folder: Path, echo_model: tinyrnn.Model) -> None:
     files.write_array(tmp_path / "in.wav", sound(5003), RATE)
     samples, _ = files.read_wav(tmp_path / "in.wav")
-    result = call("run", folder / "echo.onnx", tmp_path / "in.wav", "-o", tmp_path / "out.wav", "--bits", "float", "--plot", tmp_path / "p.png")
+    result = call(
+        "run",
+        folder / "echo.onnx",
+        tmp_path / "in.wav",
+        "-o",
+        tmp_path / "out.wav",
+        "--bits",
+        "float",
+        "--plot",
+        tmp_path / "p.png",
+    )
     assert "32 frames in" in result.stdout and "0.3127 s of sound" in result.stdout and "× real time" in result.stdout
     found, rate = files.read_wav(tmp_path / "out.wav")
     assert rate == RATE
@@ -534,8 +598,12 @@ def test_run_through_pipes(tmp_path: Path, folder: Path, echo_model: tinyrnn.Mod
     call("run", folder / "echo.onnx", "-", "-o", tmp_path / "out.wav", "--rate", RATE, given=raw)
     assert files.read_wav(tmp_path / "out.wav")[0].shape == (5003,)
     assert "give --rate HZ" in refused("run", folder / "echo.onnx", "-", "-o", tmp_path / "out.wav", given=raw)
-    assert "16000 Hz, the model expects 8000" in refused("run", folder / "echo.onnx", "-", "-o", "-", "--rate", 8000, given=wav.to_wav(samples, RATE)[0])
-    lines = call("run", loudness(folder / "vad.onnx"), "-", "-o", "-", "--bind", f"sr={RATE}", "--context", 64, given=raw).stdout.splitlines()
+    assert "16000 Hz, the model expects 8000" in refused(
+        "run", folder / "echo.onnx", "-", "-o", "-", "--rate", 8000, given=wav.to_wav(samples, RATE)[0]
+    )
+    lines = call(
+        "run", loudness(folder / "vad.onnx"), "-", "-o", "-", "--bind", f"sr={RATE}", "--context", 64, given=raw
+    ).stdout.splitlines()
     assert lines[0] == "seconds,output" and len(lines) == 1 + 10
     assert within("close", np.array([[line.split(",")[1]] for line in lines[1:]], np.float32), loud(heard, 576, 512))
 
@@ -554,11 +622,18 @@ def test_a_pipe_is_answered_as_sound_comes(folder: Path, echo_model: tinyrnn.Mod
         process.kill()
 
 
-@pytest.mark.parametrize(("options", "metadata", "says"), [
-    (["--rate", 16000], {}, "16000 (--rate)"), (["--bind", "sr=16000"], {}, "16000 (--bind sr=16000)"),
-    ([], {"sample_rate": "16000"}, "16000 (its metadata sample_rate=16000)"), ([], {"SampleRate": "48000"}, "48000"),
-])
-def test_another_sample_rate_is_refused(tmp_path: Path, folder: Path, options: list[Any], metadata: dict[str, str], says: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "metadata", "says"),
+    [
+        (["--rate", 16000], {}, "16000 (--rate)"),
+        (["--bind", "sr=16000"], {}, "16000 (--bind sr=16000)"),
+        ([], {"sample_rate": "16000"}, "16000 (its metadata sample_rate=16000)"),
+        ([], {"SampleRate": "48000"}, "48000"),
+    ],
+)
+def test_another_sample_rate_is_refused(
+    tmp_path: Path, folder: Path, options: list[Any], metadata: dict[str, str], says: str
+) -> None:
     files.write_array(tmp_path / "in.wav", sound(900), 44100)
     path = loudness(folder / "vad.onnx") if "--bind" in options else echo(tmp_path / "model.onnx", [1, 160], **metadata)
     message = refused("run", path, tmp_path / "in.wav", "-o", tmp_path / "out.npy", *options)
@@ -593,14 +668,22 @@ def test_run_refuses_sound(tmp_path: Path, folder: Path, echo_model: tinyrnn.Mod
     echoing = folder / "echo.onnx"
     letters = Path(tinyrnn.__file__).parent / "models" / "char_lm.onnx"
     for arguments, says in (
-        ((echoing, tmp_path / "text.wav", "-o", out), "not a .wav file"), ((echoing, tmp_path / "short.wav", "-o", out), "truncated"),
-        ((echoing, tmp_path / "header.wav", "-o", out), "truncated or damaged"), ((echoing, tmp_path / "nan.wav", "-o", out), "NaN"),
-        ((echoing, tmp_path / "none.wav", "-o", out), "no such file"), ((letters, good, "-o", out), "takes no samples"),
-        ((echoing, good, "-o", tmp_path / "none" / "out.wav"), "no folder"), ((echoing, good, "-o", good), "would be overwritten"),
-        ((echoing, good, "-o", tmp_path / "out.mp3"), "unknown kind of file"), ((echoing, good, "--plot", tmp_path / "a.doc"), "unknown kind of picture"),
-        ((echoing, good, "--plot", tmp_path / "none" / "a.png"), "no folder"), ((echoing, good, "-o", out, "--hop", 161), "every 161"),
-        ((echoing, good, "-o", out, "--context", 160), "some of them new"), ((echoing, good, "-o", out, "--hop", 9, "--context", 9), "in place of --hop"),
-        ((echoing, good, "-o", out, "--model2", echoing), "models of spectra"), ((echoing, good, "-o", out, "--bits", 12), "written are"),
+        ((echoing, tmp_path / "text.wav", "-o", out), "not a .wav file"),
+        ((echoing, tmp_path / "short.wav", "-o", out), "truncated"),
+        ((echoing, tmp_path / "header.wav", "-o", out), "truncated or damaged"),
+        ((echoing, tmp_path / "nan.wav", "-o", out), "NaN"),
+        ((echoing, tmp_path / "none.wav", "-o", out), "no such file"),
+        ((letters, good, "-o", out), "takes no samples"),
+        ((echoing, good, "-o", tmp_path / "none" / "out.wav"), "no folder"),
+        ((echoing, good, "-o", good), "would be overwritten"),
+        ((echoing, good, "-o", tmp_path / "out.mp3"), "unknown kind of file"),
+        ((echoing, good, "--plot", tmp_path / "a.doc"), "unknown kind of picture"),
+        ((echoing, good, "--plot", tmp_path / "none" / "a.png"), "no folder"),
+        ((echoing, good, "-o", out, "--hop", 161), "every 161"),
+        ((echoing, good, "-o", out, "--context", 160), "some of them new"),
+        ((echoing, good, "-o", out, "--hop", 9, "--context", 9), "in place of --hop"),
+        ((echoing, good, "-o", out, "--model2", echoing), "models of spectra"),
+        ((echoing, good, "-o", out, "--bits", 12), "written are"),
         ((folder / "masking.onnx", good, "-o", out, "--model2", echoing), "no block of 512"),
         ((folder / "masking.onnx", good, "-o", out, "--window", "round"), "unknown window"),
         ((folder / "masking.onnx", good, "-o", tmp_path / "o.npy", "--model2", echoing), "for sound that comes out"),
@@ -617,7 +700,9 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, folder: Path, echo_m
     files.write_array(tmp_path / "in.wav", sound(9), RATE)
     (tmp_path / "closed").mkdir(mode=0o500)
     for option, name in (("-o", "out.wav"), ("--plot", "a.png")):
-        assert "cannot be written" in refused("run", folder / "echo.onnx", tmp_path / "in.wav", option, tmp_path / "closed" / name)
+        assert "cannot be written" in refused(
+            "run", folder / "echo.onnx", tmp_path / "in.wav", option, tmp_path / "closed" / name
+        )
 
 
 def test_sound_of_no_samples(tmp_path: Path, folder: Path, masking: tinyrnn.Model, echo_model: tinyrnn.Model) -> None:
@@ -639,9 +724,16 @@ def test_check_takes_spectra_of_sound(tmp_path: Path, folder: Path, masking: tin
 def test_pictures_of_all_kinds(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     samples = sound(40000)
-    figures = {"one": np.random.default_rng(0).random((80, 1)), "three": np.random.default_rng(1).normal(size=(80, 3)), "many": np.zeros((80, 40))}
+    figures = {
+        "one": np.random.default_rng(0).random((80, 1)),
+        "three": np.random.default_rng(1).normal(size=(80, 3)),
+        "many": np.zeros((80, 40)),
+    }
     plot_figures(tmp_path / "figures.svg", samples, figures, RATE, 500, "three outputs")
-    plot_sounds(tmp_path / "sounds.png", {"in": (samples, RATE), "out": (samples[:7].reshape(7, 1), 2 * RATE), "none": (samples[:0], RATE)})
+    plot_sounds(
+        tmp_path / "sounds.png",
+        {"in": (samples, RATE), "out": (samples[:7].reshape(7, 1), 2 * RATE), "none": (samples[:0], RATE)},
+    )
     assert (tmp_path / "figures.svg").stat().st_size and (tmp_path / "sounds.png").stat().st_size
     with pytest.raises(TinyRNNError, match="nothing to draw"):
         plot_figures(tmp_path / "none.png", samples, {}, RATE, 500)

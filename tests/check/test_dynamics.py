@@ -22,14 +22,19 @@ from tinyrnn.errors import ShapeError, TinyRNNError
 Array = np.ndarray
 
 
-def recurrent(folder: Path, op: str, W: Array, R: Array, B: Array | None = None, name: str = "m", **attributes: object) -> tinyrnn.Model:
+def recurrent(
+    folder: Path, op: str, W: Array, R: Array, B: Array | None = None, name: str = "m", **attributes: object
+) -> tinyrnn.Model:
     """A model of one node, time first; W [G·H, I], R [G·H, H], B [2·G·H]."""
     H, arrays = R.shape[-1], {"W": W[None], "R": R[None]} | ({} if B is None else {"B": B[None]})
     node = helper.make_node(op, ["x", *arrays], ["y"], name="layer", hidden_size=H, **attributes)
     graph = helper.make_graph(
-        [node], name, [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", 1, W.shape[1]])],
+        [node],
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", 1, W.shape[1]])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["T", 1, 1, H])],
-        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()])
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / f"{name}.onnx")
     return tinyrnn.load(folder / f"{name}.onnx")
 
@@ -88,11 +93,17 @@ def _product(step: Callable[[Array, Array], Array], states: Array, xs: Array, dr
     return total / (len(xs) - dropped)
 
 
-@pytest.mark.parametrize(("op", "gain", "grows"), [("RNN", 0.8, False), ("RNN", 3.0, True), ("LSTM", 1.0, False), ("LSTM", 12.0, True)])
+@pytest.mark.parametrize(
+    ("op", "gain", "grows"), [("RNN", 0.8, False), ("RNN", 3.0, True), ("LSTM", 1.0, False), ("LSTM", 12.0, True)]
+)
 def test_the_exponent_is_that_of_the_product_of_jacobians(tmp_path: Path, op: str, gain: float, grows: bool) -> None:
     rng, H, frames = np.random.default_rng(8), 12, 400
     G = 4 if op == "LSTM" else 1
-    W, R, B = rng.standard_normal((G * H, 2)), gain * rng.standard_normal((G * H, H)) / H**0.5, 0.1 * rng.standard_normal(2 * G * H)
+    W, R, B = (
+        rng.standard_normal((G * H, 2)),
+        gain * rng.standard_normal((G * H, H)) / H**0.5,
+        0.1 * rng.standard_normal(2 * G * H),
+    )
     W, R, B = (a.astype(np.float32).astype(np.float64) for a in (W, R, B))
     xs = 0.1 * rng.standard_normal((frames, 2)).astype(np.float32)
     model = recurrent(tmp_path, op, W, R, B)
@@ -129,8 +140,11 @@ def test_what_has_no_exponent_says_why() -> None:
 
 def test_a_model_without_state_says_so(tmp_path: Path) -> None:
     graph = helper.make_graph(
-        [helper.make_node("Tanh", ["x"], ["y"])], "plain", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])])
+        [helper.make_node("Tanh", ["x"], ["y"])],
+        "plain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "plain.onnx")
     text = str(dynamics(tinyrnn.load(tmp_path / "plain.onnx")))
     assert "no RNN, GRU or LSTM layer" in text and "it has no state" in text

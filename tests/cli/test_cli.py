@@ -50,8 +50,14 @@ def streamed(path, xs):
 
 def python(*arguments):
     """A fresh process in the root of the repository."""
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False,
-                          env={**os.environ, "PYTHONUTF8": "1"})
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONUTF8": "1"},
+    )
 
 
 # All commands
@@ -87,9 +93,11 @@ def test_version():
 
 
 def test_help_loads_neither_compiler_nor_onnx():
-    code = ("import sys, tinyrnn.cli\ntry: tinyrnn.cli.main(['--help'])\nexcept SystemExit: pass\n"
-            "print([m for m in "
-            "('numpy', 'numba', 'llvmlite', 'onnx', 'onnxruntime', 'matplotlib', 'torch') if m in sys.modules])")
+    code = (
+        "import sys, tinyrnn.cli\ntry: tinyrnn.cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in "
+        "('numpy', 'numba', 'llvmlite', 'onnx', 'onnxruntime', 'matplotlib', 'torch') if m in sys.modules])"
+    )
     done = python("-c", code)
     assert done.stdout.splitlines()[-1] == "[]"
 
@@ -110,9 +118,12 @@ def test_as_a_module(tmp_path):
 
 @pytest.mark.parametrize("command", ["inspect", "check", "bench"])
 def test_files_that_are_no_models(tmp_path, command):
-    for name, content, says in (("none.onnx", None, "no such file"), ("empty.onnx", b"", "empty"),
-                                ("text.onnx", b"no model", "not an ONNX file"),
-                                ("model.h5", b"no model", "an HDF5 file")):
+    for name, content, says in (
+        ("none.onnx", None, "no such file"),
+        ("empty.onnx", b"", "empty"),
+        ("text.onnx", b"no model", "not an ONNX file"),
+        ("model.h5", b"no model", "an HDF5 file"),
+    ):
         path = tmp_path / name
         if content is not None:
             path.write_bytes(content)
@@ -121,16 +132,25 @@ def test_files_that_are_no_models(tmp_path, command):
         assert str(path) in message
 
 
-@pytest.mark.parametrize(("options", "status", "says"), [
-    (["--bind", "x"], 2, "takes NAME=VALUE"), (["--bind", "x=1,a"], 2, "takes a number"),
-    (["--bind", "x=[1,"], 2, "takes a number"),
-    (["--bind", "x=1", "--bind", "x=2"], 2, "given twice"), (["--bind", "nothing=1"], 1, "'nothing'"),
-    (["--bind", "x=@none.npy"], 1, "none.npy"),
-    (["--states", "a"], 2, "IN=OUT"), (["--states", "a=b"], 1, "'a'"), (["--outputs", "nothing"], 1, "'nothing'"),
-    (["--outputs", ""], 1, "empty"),
-    (["--layers", "{"], 2, "not JSON"), (["--layers", "{}"], 2, "JSON list"), (["--layers", "[]"], 1, ".npz"),
-    (["--nothing"], 2, "No such option"),
-])
+@pytest.mark.parametrize(
+    ("options", "status", "says"),
+    [
+        (["--bind", "x"], 2, "takes NAME=VALUE"),
+        (["--bind", "x=1,a"], 2, "takes a number"),
+        (["--bind", "x=[1,"], 2, "takes a number"),
+        (["--bind", "x=1", "--bind", "x=2"], 2, "given twice"),
+        (["--bind", "nothing=1"], 1, "'nothing'"),
+        (["--bind", "x=@none.npy"], 1, "none.npy"),
+        (["--states", "a"], 2, "IN=OUT"),
+        (["--states", "a=b"], 1, "'a'"),
+        (["--outputs", "nothing"], 1, "'nothing'"),
+        (["--outputs", ""], 1, "empty"),
+        (["--layers", "{"], 2, "not JSON"),
+        (["--layers", "{}"], 2, "JSON list"),
+        (["--layers", "[]"], 1, ".npz"),
+        (["--nothing"], 2, "No such option"),
+    ],
+)
 def test_load_options_refused(options, status, says):
     assert says in refused("inspect", STEP, *options, status=status)
 
@@ -138,9 +158,16 @@ def test_load_options_refused(options, status, says):
 # inspect
 
 
-@pytest.mark.parametrize(("path", "kind", "streams"), [
-    (STEP, "step", True), (SEQUENCE, "sequence", True), (BACKWARD, "sequence", False), (LANGUAGE, "sequence", True),
-], ids=lambda v: getattr(v, "stem", str(v)))
+@pytest.mark.parametrize(
+    ("path", "kind", "streams"),
+    [
+        (STEP, "step", True),
+        (SEQUENCE, "sequence", True),
+        (BACKWARD, "sequence", False),
+        (LANGUAGE, "sequence", True),
+    ],
+    ids=lambda v: getattr(v, "stem", str(v)),
+)
 def test_inspect(path, kind, streams):
     model = tinyrnn.load(path)
     found = json.loads(call("inspect", path, "--json").stdout)
@@ -229,7 +256,7 @@ def test_run_wav(tmp_path):
     found, rate = files.read_wav(tmp_path / "out.wav")
     assert rate == 16000 * out // size  # as many seconds
     assert len(found) == -(-len(samples) * out // size)
-    np.testing.assert_allclose(found, np.clip(wanted.ravel()[:len(found)], -1, 1), atol=1e-4)
+    np.testing.assert_allclose(found, np.clip(wanted.ravel()[: len(found)], -1, 1), atol=1e-4)
     assert ("were clipped" in result.stderr) == bool(np.abs(wanted).max() > 1)
     assert "the model expects 8000" in refused("run", SEQUENCE, tmp_path / "in.wav", "-o", tmp_path / "o.wav", "--rate", 8000)
     files.write_array(tmp_path / "stereo.wav", np.zeros((100, 2), np.float32), 16000)
@@ -327,13 +354,20 @@ def test_run_refuses(tmp_path):
     np.save(tmp_path / "pickle.npy", np.array([{}]), allow_pickle=True)
     model = tmp_path / STEP.name
     model.write_bytes(STEP.read_bytes())
-    for name, target, says in (("none.npy", out, "no such file"), ("shape.npy", out, "shape [4, 3, 2]"),
-                               ("columns.csv", out, "rows of 3 numbers"),
-                               ("complex.npy", out, "complex"), ("names.npz", out, "holds 'a', 'b'"),
-                               ("pickle.npy", out, "pickled"),
-                               ("in.npy", given, "would be overwritten"), ("in.npy", tmp_path / "none" / "out.npy", "no folder"),
-                               ("in.npy", tmp_path / "out.mp3", "unknown kind"), ("in.npy", tmp_path / "out.wav", "--rate"),
-                               ("in.npy", given / "out.npy", "no folder"), (STEP.name, out, "unknown kind of file '.onnx'")):
+    for name, target, says in (
+        ("none.npy", out, "no such file"),
+        ("shape.npy", out, "shape [4, 3, 2]"),
+        ("columns.csv", out, "rows of 3 numbers"),
+        ("complex.npy", out, "complex"),
+        ("names.npz", out, "holds 'a', 'b'"),
+        ("pickle.npy", out, "pickled"),
+        ("in.npy", given, "would be overwritten"),
+        ("in.npy", tmp_path / "none" / "out.npy", "no folder"),
+        ("in.npy", tmp_path / "out.mp3", "unknown kind"),
+        ("in.npy", tmp_path / "out.wav", "--rate"),
+        ("in.npy", given / "out.npy", "no folder"),
+        (STEP.name, out, "unknown kind of file '.onnx'"),
+    ):
         assert says in refused("run", model, tmp_path / name, "-o", target)
     assert not out.exists()
     np.testing.assert_array_equal(np.load(given), frames(STEP))
@@ -377,8 +411,21 @@ def test_check_refuses_chunks(chunk):
 
 def test_bench(tmp_path):
     pytest.importorskip("matplotlib")
-    result = call("bench", STEP, "--seconds", 0.05, "--frames", 50, "--rate", 100, "--vs", "onnxruntime", "--json",
-                  "--plot", tmp_path / "p.png")
+    result = call(
+        "bench",
+        STEP,
+        "--seconds",
+        0.05,
+        "--frames",
+        50,
+        "--rate",
+        100,
+        "--vs",
+        "onnxruntime",
+        "--json",
+        "--plot",
+        tmp_path / "p.png",
+    )
     found = json.loads(result.stdout)
     assert found["latency"]["p50"] > 0
     assert found["versus"]["step_ratio"] > 0
@@ -421,7 +468,9 @@ def test_generate_writes_text_and_figures():
     assert found["tokens"] == wanted.tokens.tolist() and found["text"] == text and not found["stopped"]
     assert call("generate", LANGUAGE, "--start", "A", "--steps", 300, "--stop", ",\n").stdout[-2] in ",\n"
     best = decode.beam(model, start, 20, width=3, n_best=2)
-    found = json.loads(call("generate", LANGUAGE, "--start", "ROMEO:", "--steps", 20, "--width", 3, "--n-best", 2, "--json").stdout)
+    found = json.loads(
+        call("generate", LANGUAGE, "--start", "ROMEO:", "--steps", 20, "--width", 3, "--n-best", 2, "--json").stdout
+    )
     assert [h["tokens"] for h in found["hypotheses"]] == [h.tokens.tolist() for h in best]
     assert call("generate", LANGUAGE, "--start", "A", "--steps", 5, "--method", "beam").stdout.startswith("-")
 
@@ -429,8 +478,14 @@ def test_generate_writes_text_and_figures():
 def test_generate_refuses():
     assert "does not know 'é'" in refused("generate", LANGUAGE, "--start", "\u00e9")
     assert "takes a token chosen by" in refused("generate", STEP, "--start", 0)
-    for options in ([], ["--start", "A", "--method", "greedy", "--top-k", 3], ["--start", "A", "--width", 2, "--top-p", 0.5],
-                    ["--start", "A", "--top-p", 0], ["--start", "A", "--temperature", -1], ["--start", "A", "--input", "x"]):
+    for options in (
+        [],
+        ["--start", "A", "--method", "greedy", "--top-k", 3],
+        ["--start", "A", "--width", 2, "--top-p", 0.5],
+        ["--start", "A", "--top-p", 0],
+        ["--start", "A", "--temperature", -1],
+        ["--start", "A", "--input", "x"],
+    ):
         refused("generate", LANGUAGE, *options, status=2)
 
 
@@ -462,8 +517,10 @@ def test_demo_refuses():
 
 
 def test_demo_needs_neither_matplotlib_nor_torch():
-    code = ("import sys\nfor name in ('matplotlib', 'torch', 'scipy'): sys.modules[name] = None\n"
-            "from tinyrnn.cli import main\nmain(['demo', '--length', '20'])")
+    code = (
+        "import sys\nfor name in ('matplotlib', 'torch', 'scipy'): sys.modules[name] = None\n"
+        "from tinyrnn.cli import main\nmain(['demo', '--length', '20'])"
+    )
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert "passed" in done.stdout

@@ -41,7 +41,9 @@ def filled(folder: Path, path: Path, *kinds: str) -> list[Path]:
     made = []
     for number, count in enumerate(LENGTHS):
         made.append(folder / f"rec{number}.{kinds[number % len(kinds)]}")
-        values = rng.integers(0, 20, (count, *port.shape)) if port.dtype.kind == "i" else rng.uniform(-0.9, 0.9, (count, *port.shape))
+        values = (
+            rng.integers(0, 20, (count, *port.shape)) if port.dtype.kind == "i" else rng.uniform(-0.9, 0.9, (count, *port.shape))
+        )
         files.write_array(made[-1], values.astype(port.dtype))
     return made
 

@@ -28,19 +28,38 @@ Array = np.ndarray[Any, Any]
 V, H = 7, 5
 M64 = (1 << 64) - 1
 SAMPLINGS: list[dict[str, Any]] = [
-    {}, {"temperature": 0.5}, {"temperature": 3.0, "top_p": 0.8}, {"top_k": 3}, {"top_k": 1}, {"top_p": 0.4},
-    {"top_k": 4, "top_p": 0.9, "temperature": 1.5}, {"top_k": V}, {"top_k": 100, "top_p": 0.99}]
+    {},
+    {"temperature": 0.5},
+    {"temperature": 3.0, "top_p": 0.8},
+    {"top_k": 3},
+    {"top_k": 1},
+    {"top_p": 0.4},
+    {"top_k": 4, "top_p": 0.9, "temperature": 1.5},
+    {"top_k": V},
+    {"top_k": 100, "top_p": 0.99},
+]
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
 
+
 def tiny(form: str = "int64", softmax: bool = False, extra: bool = False, hidden: bool = False) -> onnx.ModelProto:
     """A step model of V tokens: its input as an index, a one-hot or an embedding; with a constant input; with two outputs."""
     rng = np.random.default_rng(3)
-    weights = {"E": rng.standard_normal((V, 4)), "W": rng.standard_normal((4, H)), "R": rng.standard_normal((H, H)),
-               "O": 3 * rng.standard_normal((H, V))}
-    kinds = {"int64": (TensorProto.INT64, [1]), "int32": (TensorProto.INT32, [1]), "scalar": (TensorProto.INT64, []),
-             "square": (TensorProto.INT64, [1, 1]), "one-hot": (TensorProto.FLOAT, [1, V]), "rows": (TensorProto.FLOAT, [1, 4])}
+    weights = {
+        "E": rng.standard_normal((V, 4)),
+        "W": rng.standard_normal((4, H)),
+        "R": rng.standard_normal((H, H)),
+        "O": 3 * rng.standard_normal((H, V)),
+    }
+    kinds = {
+        "int64": (TensorProto.INT64, [1]),
+        "int32": (TensorProto.INT32, [1]),
+        "scalar": (TensorProto.INT64, []),
+        "square": (TensorProto.INT64, [1, 1]),
+        "one-hot": (TensorProto.FLOAT, [1, V]),
+        "rows": (TensorProto.FLOAT, [1, 4]),
+    }
     kind, shape = kinds[form]
     inputs = [helper.make_tensor_value_info("x", kind, shape), helper.make_tensor_value_info("h", TensorProto.FLOAT, [1, H])]
     nodes = []
@@ -58,13 +77,18 @@ def tiny(form: str = "int64", softmax: bool = False, extra: bool = False, hidden
         nodes.append(helper.make_node("Add", ["c", "memory"], ["d"]))
     nodes += [helper.make_node("Tanh", ["d" if extra else "c"], ["hn"]), helper.make_node("MatMul", ["hn", "O"], ["o"])]
     nodes.append(helper.make_node("Softmax" if softmax else "Identity", ["o"], ["y"]))
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, V]), helper.make_tensor_value_info("hn", TensorProto.FLOAT, [1, H])]
+    outputs = [
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, V]),
+        helper.make_tensor_value_info("hn", TensorProto.FLOAT, [1, H]),
+    ]
     if hidden:
         nodes.append(helper.make_node("Neg", ["o"], ["z"]))
         outputs.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, V]))
     arrays = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()]
     arrays.append(numpy_helper.from_array(np.array([1], np.int64), "one"))
-    return helper.make_model(helper.make_graph(nodes, "tiny", inputs, outputs, arrays), opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return helper.make_model(
+        helper.make_graph(nodes, "tiny", inputs, outputs, arrays), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
 
 
 def embedding() -> Array:
@@ -76,10 +100,18 @@ def table_model(scores: Array, folder: Path) -> tinyrnn.Model:
     size = len(scores)
     nodes = [helper.make_node("Gather", ["S", "x"], ["y"]), helper.make_node("Add", ["h", "k"], ["hn"])]
     graph = helper.make_graph(
-        nodes, "table",
-        [helper.make_tensor_value_info("x", TensorProto.INT64, [1]), helper.make_tensor_value_info("h", TensorProto.FLOAT, [1, 1])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, size]), helper.make_tensor_value_info("hn", TensorProto.FLOAT, [1, 1])],
-        [numpy_helper.from_array(scores.astype(np.float32), "S"), numpy_helper.from_array(np.ones((1, 1), np.float32), "k")])
+        nodes,
+        "table",
+        [
+            helper.make_tensor_value_info("x", TensorProto.INT64, [1]),
+            helper.make_tensor_value_info("h", TensorProto.FLOAT, [1, 1]),
+        ],
+        [
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, size]),
+            helper.make_tensor_value_info("hn", TensorProto.FLOAT, [1, 1]),
+        ],
+        [numpy_helper.from_array(scores.astype(np.float32), "S"), numpy_helper.from_array(np.ones((1, 1), np.float32), "k")],
+    )
     path = folder / "table.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     return tinyrnn.load(path)
@@ -101,6 +133,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tinyrnn.Mode
 
 
 # --- the same rules in NumPy -----------------------------------------------------------------------------------------
+
 
 def log_probabilities(scores: Array, kind: str) -> Array:
     x = scores.ravel().astype(np.float64)
@@ -134,8 +167,15 @@ def filtered(logp: Array, temperature: float = 1.0, top_k: int = 0, top_p: float
     return order, w[order]
 
 
-def looped(step: Callable[[int], Array], prompt: Sequence[int], steps: int, kind: str, seed: int | None, stop: Sequence[int] = (),
-           **sampling: Any) -> tuple[list[int], list[float]]:
+def looped(
+    step: Callable[[int], Array],
+    prompt: Sequence[int],
+    steps: int,
+    kind: str,
+    seed: int | None,
+    stop: Sequence[int] = (),
+    **sampling: Any,
+) -> tuple[list[int], list[float]]:
     for token in prompt[:-1]:
         step(token)
     token, tokens, found = prompt[-1], [], []
@@ -154,8 +194,15 @@ def looped(step: Callable[[int], Array], prompt: Sequence[int], steps: int, kind
     return tokens, found
 
 
-def searched(step: Callable[[Array, int], tuple[Array, Array]], state: Array, token: int, steps: int, width: int, alpha: float,
-             stop: Sequence[int]) -> list[tuple[list[int], float]]:
+def searched(
+    step: Callable[[Array, int], tuple[Array, Array]],
+    state: Array,
+    token: int,
+    steps: int,
+    width: int,
+    alpha: float,
+    stop: Sequence[int],
+) -> list[tuple[list[int], float]]:
     """Beam search without early ending; `step` takes and gives states."""
     alive: list[tuple[list[int], float, Array]] = [([], 0.0, state)]
     ended: list[tuple[list[int], float]] = []
@@ -190,6 +237,7 @@ def feeder(stream: tinyrnn.Stream, form: str = "int64", **constant: Array) -> Ca
 
 
 # --- greedy and sampling ---------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize("form", ["int64", "int32", "scalar", "square", "one-hot", "rows"])
@@ -235,7 +283,11 @@ def test_constant_inputs_given_anew(load: Callable[..., tinyrnn.Model]) -> None:
             wanted = decode.beam(model, 1, 9, width=width, inputs={"memory": memory})[0]
             assert spoken.beam(1, 9, width=width)[0].tokens.tolist() == wanted.tokens.tolist()
         assert spoken.generate(1, 9).tokens.tolist() == decode.generate(model, 1, 9, inputs={"memory": memory}).tokens.tolist()
-    for inputs, error in (({"memory": first[1:]}, ShapeError), ({"x": 1}, DecodeError), ({"memory": first, "other": first}, DecodeError)):
+    for inputs, error in (
+        ({"memory": first[1:]}, ShapeError),
+        ({"x": 1}, DecodeError),
+        ({"memory": first, "other": first}, DecodeError),
+    ):
         with pytest.raises(error):
             spoken.give(inputs)
         spoken.stream.reset()
@@ -284,7 +336,10 @@ def test_out_progress_pieces_and_bursts(load: Callable[..., tinyrnn.Model], monk
     for burst in (1, 8, 100):
         assert list(decode.tokens(model, [1, 2], 50, burst=burst, **how)) == whole.tokens.tolist()
     stop = int(whole.tokens[20])
-    assert list(decode.tokens(model, [1, 2], 50, stop=stop, **how)) == decode.generate(model, [1, 2], 50, stop=stop, **how).tokens.tolist()
+    assert (
+        list(decode.tokens(model, [1, 2], 50, stop=stop, **how))
+        == decode.generate(model, [1, 2], 50, stop=stop, **how).tokens.tolist()
+    )
 
 
 def test_sampled_tokens_follow_the_distribution(tmp_path: Path) -> None:
@@ -331,7 +386,10 @@ def test_ways_to_write_greedy(load: Callable[..., tinyrnn.Model]) -> None:
 
 def test_seeds_differ_and_large_ones_are_taken(load: Callable[..., tinyrnn.Model]) -> None:
     model = load()
-    runs = {tuple(decode.generate(model, 1, 30, method="sample", temperature=3.0, seed=seed).tokens) for seed in (0, 1, 2, 1 << 63, M64)}
+    runs = {
+        tuple(decode.generate(model, 1, 30, method="sample", temperature=3.0, seed=seed).tokens)
+        for seed in (0, 1, 2, 1 << 63, M64)
+    }
     assert len(runs) == 5
     wanted, _ = looped(feeder(model.stream()), [1], 30, "logits", M64, temperature=3.0)
     assert decode.generate(model, 1, 30, method="sample", temperature=3.0, seed=M64).tokens.tolist() == wanted
@@ -359,12 +417,17 @@ for found in decode.beam(model, 3, 40, width=3, length_penalty=1.0, n_best=3):
 
 
 def test_tokens_do_not_depend_on_the_width_of_vectors() -> None:
-    printed = [subprocess.run([sys.executable, "-c", LANES_CODE, which], capture_output=True, text=True, check=True, timeout=300,
-                              env=os.environ).stdout for which in ("own", "other")]
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", LANES_CODE, which], capture_output=True, text=True, check=True, timeout=300, env=os.environ
+        ).stdout
+        for which in ("own", "other")
+    ]
     assert printed[0] == printed[1] and len(printed[0].splitlines()) == 6
 
 
 # --- beam search -----------------------------------------------------------------------------------------------------
+
 
 def state_step(model: tinyrnn.Model) -> Callable[[Array, int], tuple[Array, Array]]:
     stream = model.stream()
@@ -442,6 +505,7 @@ def test_step_after_a_beam_uses_the_streams_state(load: Callable[..., tinyrnn.Mo
 
 # --- real models -----------------------------------------------------------------------------------------------------
 
+
 def test_char_lm_writes_what_a_loop_around_onnxruntime_writes() -> None:
     path = Models().path("char_lm")
     model = tinyrnn.load(path)
@@ -477,7 +541,10 @@ def test_g2p_pair_decodes_the_lexicon() -> None:
         decode.hand_over(writer, {"input_3": h, "input_4": c})
         if number % 10 == 0:
             best = spoken.beam(0, LONGEST, width=4, stop=end)[0]
-            assert spoken.beam(0, LONGEST, width=1, stop=end)[0].tokens.tolist() == spoken.generate(0, LONGEST, stop=end).tokens.tolist()
+            assert (
+                spoken.beam(0, LONGEST, width=1, stop=end)[0].tokens.tolist()
+                == spoken.generate(0, LONGEST, stop=end).tokens.tolist()
+            )
             decode.hand_over(writer, {"input_3": h, "input_4": c})
         made = spoken.generate(0, LONGEST, stop=end)
         ours = "".join(sounds[t] for t in made.tokens[: len(made.tokens) - made.stopped])
@@ -490,6 +557,7 @@ def test_g2p_pair_decodes_the_lexicon() -> None:
 
 
 # --- handing over, errors --------------------------------------------------------------------------------------------
+
 
 def test_hand_over(load: Callable[..., tinyrnn.Model]) -> None:
     stream = load().stream()
@@ -505,24 +573,45 @@ def test_hand_over(load: Callable[..., tinyrnn.Model]) -> None:
 
 
 BAD = [
-    ({"start": V}, "token 7 is out of range for input 'x'"), ({"start": [0, 1, 99, 2]}, "token 99 is out of range for input 'x'"),
-    ({"start": -1}, "tokens count from 0"), ({"start": []}, "start is empty"), ({"start": 1.5}, "whole numbers"),
-    ({"start": [[1]]}, "whole numbers"), ({"start": "abc"}, "whole numbers"), ({"start": True}, "whole numbers"),
-    ({"steps": 0}, "at least 1"), ({"steps": 2.0}, "whole number"), ({"method": "best"}, "'greedy' or 'sample'"),
-    ({"method": "sample", "temperature": -0.1}, "temperature=-0.1"), ({"method": "sample", "temperature": math.nan}, "temperature=nan"),
-    ({"method": "sample", "temperature": math.inf}, "temperature=inf"), ({"method": "sample", "top_p": 0}, "top_p=0"),
-    ({"method": "sample", "top_p": 1.01}, "top_p=1.01"), ({"method": "sample", "top_p": math.nan}, "top_p=nan"),
-    ({"method": "sample", "top_k": -1}, "top_k=-1"), ({"method": "sample", "seed": -1}, "seed=-1"), ({"seed": 1 << 64}, "seed"),
-    ({"top_k": 3}, "method='sample'"), ({"stop": V}, "has 7"), ({"stop": [0, -2]}, "tokens count from 0"),
-    ({"out": np.zeros(3, np.int64)}, "out must be"), ({"out": np.zeros(30, np.float32)}, "out must be"),
-    ({"output": "w"}, "no output 'w'"), ({"feed": "w"}, "no input 'w'"), ({"inputs": {"w": 1}}, "inputs has 'w'"),
-    ({"scores": "votes"}, "scores='votes'"), ({"scores": "probabilities"}, "is not probabilities"),
-    ({"table": np.zeros((V, 3), np.float32)}, "fits none of"), ({"table": np.zeros(3)}, "table is"),
+    ({"start": V}, "token 7 is out of range for input 'x'"),
+    ({"start": [0, 1, 99, 2]}, "token 99 is out of range for input 'x'"),
+    ({"start": -1}, "tokens count from 0"),
+    ({"start": []}, "start is empty"),
+    ({"start": 1.5}, "whole numbers"),
+    ({"start": [[1]]}, "whole numbers"),
+    ({"start": "abc"}, "whole numbers"),
+    ({"start": True}, "whole numbers"),
+    ({"steps": 0}, "at least 1"),
+    ({"steps": 2.0}, "whole number"),
+    ({"method": "best"}, "'greedy' or 'sample'"),
+    ({"method": "sample", "temperature": -0.1}, "temperature=-0.1"),
+    ({"method": "sample", "temperature": math.nan}, "temperature=nan"),
+    ({"method": "sample", "temperature": math.inf}, "temperature=inf"),
+    ({"method": "sample", "top_p": 0}, "top_p=0"),
+    ({"method": "sample", "top_p": 1.01}, "top_p=1.01"),
+    ({"method": "sample", "top_p": math.nan}, "top_p=nan"),
+    ({"method": "sample", "top_k": -1}, "top_k=-1"),
+    ({"method": "sample", "seed": -1}, "seed=-1"),
+    ({"seed": 1 << 64}, "seed"),
+    ({"top_k": 3}, "method='sample'"),
+    ({"stop": V}, "has 7"),
+    ({"stop": [0, -2]}, "tokens count from 0"),
+    ({"out": np.zeros(3, np.int64)}, "out must be"),
+    ({"out": np.zeros(30, np.float32)}, "out must be"),
+    ({"output": "w"}, "no output 'w'"),
+    ({"feed": "w"}, "no input 'w'"),
+    ({"inputs": {"w": 1}}, "inputs has 'w'"),
+    ({"scores": "votes"}, "scores='votes'"),
+    ({"scores": "probabilities"}, "is not probabilities"),
+    ({"table": np.zeros((V, 3), np.float32)}, "fits none of"),
+    ({"table": np.zeros(3)}, "table is"),
 ]
 
 
 @pytest.mark.parametrize(("how", "message"), BAD, ids=[str(n) for n in range(len(BAD))])
-def test_what_cannot_be_done_is_refused_and_changes_nothing(load: Callable[..., tinyrnn.Model], how: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_done_is_refused_and_changes_nothing(
+    load: Callable[..., tinyrnn.Model], how: dict[str, Any], message: str
+) -> None:
     stream = load().stream()
     stream.state[...] = 0.25
     before = stream.state.copy()
@@ -535,8 +624,18 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(load: Callable[..., 
         np.testing.assert_array_equal(stream.state, before)
 
 
-@pytest.mark.parametrize("how", [{"width": 0}, {"width": 2, "n_best": 3}, {"n_best": 0}, {"length_penalty": math.nan}, {"stop": V},
-                                 {"start": V}, {"start": [1, V, 1]}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"width": 0},
+        {"width": 2, "n_best": 3},
+        {"n_best": 0},
+        {"length_penalty": math.nan},
+        {"stop": V},
+        {"start": V},
+        {"start": [1, V, 1]},
+    ],
+)
 def test_beams_that_cannot_be(load: Callable[..., tinyrnn.Model], how: dict[str, Any]) -> None:
     stream = load().stream()
     stream.state[...] = 0.25
@@ -552,8 +651,11 @@ def test_scores_that_are_no_numbers(tmp_path: Path, bad: float) -> None:
     scores[0, 1], scores[1, 2] = 1, 1
     scores[2, :] = bad
     stream = table_model(scores, tmp_path).stream()
-    for run in (lambda: decode.generate(stream, 0, 9), lambda: decode.beam(stream, 0, 9, width=1),
-                lambda: decode.generate(stream, 0, 9, method="sample", temperature=0.001)):
+    for run in (
+        lambda: decode.generate(stream, 0, 9),
+        lambda: decode.beam(stream, 0, 9, width=1),
+        lambda: decode.generate(stream, 0, 9, method="sample", temperature=0.001),
+    ):
         with pytest.raises(DecodeError, match="NaN or no finite score, after token 2 was fed"):
             run()
         assert stream.state[0] == 0
@@ -564,8 +666,13 @@ def test_models_that_do_not_fit(load: Callable[..., tinyrnn.Model], tmp_path: Pa
     gather = np.zeros((4, 9), np.float32)  # more scores than the input takes
     gather[:, 8] = 1
     nodes = [helper.make_node("Gather", ["S", "x"], ["y"])]
-    graph = helper.make_graph(nodes, "wide", [helper.make_tensor_value_info("x", TensorProto.INT64, [1])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 9])], [numpy_helper.from_array(gather, "S")])
+    graph = helper.make_graph(
+        nodes,
+        "wide",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 9])],
+        [numpy_helper.from_array(gather, "S")],
+    )
     path = tmp_path / "wide.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     with pytest.raises(DecodeError, match="token 8 is out of range for input 'x'"):

@@ -105,7 +105,10 @@ def alone(model: Model, starts: list[Any], states: Any, inputs: Any) -> list[tup
     streams = [model.stream() for _ in starts]
     for stream, own in zip(streams, states, strict=True):
         decode.hand_over(stream, own)
-    return [(s, start, {} if inputs is None else {"inputs": inputs[i]}) for i, (s, start) in enumerate(zip(streams, starts, strict=True))]
+    return [
+        (s, start, {} if inputs is None else {"inputs": inputs[i]})
+        for i, (s, start) in enumerate(zip(streams, starts, strict=True))
+    ]
 
 
 @pytest.mark.parametrize("how", MODELS, ids=str)

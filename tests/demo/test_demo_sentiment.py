@@ -81,7 +81,10 @@ def test_unknown_words_count_as_one(judge: Judge) -> None:
 def test_a_file_has_one_remark_a_line(tmp_path: Path) -> None:
     path = tmp_path / "remarks.txt"
     path.write_text("good value\n\n  way too slow \n", "utf-8")
-    assert [(r["text"], r["verdict"]) for r in figures("--input", path)] == [("good value", "praise"), ("way too slow", "complaint")]
+    assert [(r["text"], r["verdict"]) for r in figures("--input", path)] == [
+        ("good value", "praise"),
+        ("way too slow", "complaint"),
+    ]
 
 
 def test_refuses(tmp_path: Path) -> None:

@@ -84,7 +84,10 @@ def test_inputs(tmp_path: Path) -> None:
     path = tmp_path / "image.npy"
     assert taken(str(path)) == (path, None) == taken(f"{path}?")
     assert taken(f"{path}?what color is the shape?") == (path, "what color is the shape?")
-    assert taken("is there a circle?") == (None, "is there a circle?") and taken("is there a circle.") == (None, "is there a circle.")
+    assert taken("is there a circle?") == (None, "is there a circle?") and taken("is there a circle.") == (
+        None,
+        "is there a circle.",
+    )
     assert len(figures("--input", path)[0]) == 5
     [[asked]] = figures("--input", f"{path}?What color is the SHAPE")
     assert asked["answer"] == "green"

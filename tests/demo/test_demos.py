@@ -93,8 +93,13 @@ def test_a_digit_from_a_file(tmp_path: Path) -> None:
 
 def test_images_of_another_size_or_mode_are_refused(tmp_path: Path) -> None:
     pillow = pytest.importorskip("PIL.Image", reason="images need Pillow")
-    for mode, size, says in (("L", (9, 8), "9 x 8 pixels of mode L"), ("RGB", (8, 8), "mode RGB"), ("RGBA", (8, 8), "mode RGBA"),
-                             ("1", (8, 8), "mode 1"), ("I;16", (8, 8), "mode I;16")):
+    for mode, size, says in (
+        ("L", (9, 8), "9 x 8 pixels of mode L"),
+        ("RGB", (8, 8), "mode RGB"),
+        ("RGBA", (8, 8), "mode RGBA"),
+        ("1", (8, 8), "mode 1"),
+        ("I;16", (8, 8), "mode I;16"),
+    ):
         pillow.new(mode, size).save(tmp_path / "image.png")
         with pytest.raises(tinyrnn.ShapeError, match=says) as refused:
             read_image(tmp_path / "image.png", 8, 8, 1)
@@ -111,7 +116,12 @@ def test_files_that_are_no_image(tmp_path: Path) -> None:
     pytest.importorskip("PIL.Image", reason="images need Pillow")
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
-    for name, says in (("text.png", "cannot be read as an image"), ("cut.png", "cannot be read as an image"), ("none.png", "no such file"), (".", "a folder")):
+    for name, says in (
+        ("text.png", "cannot be read as an image"),
+        ("cut.png", "cannot be read as an image"),
+        ("none.png", "no such file"),
+        (".", "a folder"),
+    ):
         with pytest.raises(tinyrnn.LoadError, match=says):
             read_image(tmp_path / name, 8, 8, 1)
 

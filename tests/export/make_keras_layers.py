@@ -16,7 +16,18 @@ from tests import MODELS
 
 OUTPUT = MODELS / "keras_layers.npz"
 BATCH, TIME, FEATURES, UNITS, VOCABULARY = 2, 6, 3, 4, 7
-LEFT_OUT = ("initializer", "regularizer", "constraint", "dtype", "module", "registered_name", "build_config", "seed", "layer", "cell")
+LEFT_OUT = (
+    "initializer",
+    "regularizer",
+    "constraint",
+    "dtype",
+    "module",
+    "registered_name",
+    "build_config",
+    "seed",
+    "layer",
+    "cell",
+)
 """parts of a layer's configuration that no rule reads, or that stand beside it"""
 
 
@@ -38,7 +49,9 @@ def models() -> dict[str, Callable[[], Any]]:
 
     def tokens(**options: Any) -> Any:
         x = keras.Input((None,), dtype="int32")
-        return keras.Model(x, L.Dense(VOCABULARY)(L.LSTM(UNITS, return_sequences=True)(L.Embedding(VOCABULARY, FEATURES, **options)(x))))
+        return keras.Model(
+            x, L.Dense(VOCABULARY)(L.LSTM(UNITS, return_sequences=True)(L.Embedding(VOCABULARY, FEATURES, **options)(x)))
+        )
 
     def states() -> Any:
         x, h, c = keras.Input((None, FEATURES), name="x"), keras.Input((UNITS,), name="h"), keras.Input((UNITS,), name="c")

@@ -21,17 +21,26 @@ from tests.driving import agree, agree_in_chunks, in_onnxruntime, loaded, whole
 
 STORED = np.load(ROOT / "tests" / "models" / "keras_layers.npz")
 MODELS = json.loads(str(STORED["models"]))["models"]
-COMPILED = set(MODELS) if os.environ.get("TINYRNN_ALL") else {"lstm_hard", "gru_reset_before", "backwards", "causal", "cells", "tokens", "states"}
+COMPILED = (
+    set(MODELS)
+    if os.environ.get("TINYRNN_ALL")
+    else {"lstm_hard", "gru_reset_before", "backwards", "causal", "cells", "tokens", "states"}
+)
 """each compiles for about a second; the others run in onnxruntime alone by default"""
 WHOLE = {"backwards", "backwards_last", "both_ways", "both_ways_last", "both_ways_sum", "both_ways_mul", "both_ways_mean"}
 """models that read the sequence from its end"""
-NO_STEP = {**dict.fromkeys(WHOLE, "goes backwards"), **dict.fromkeys(("causal", "same", "strided"), "frames would be lost"), **dict.fromkeys(("mean", "largest"), "over all of time")}
+NO_STEP = {
+    **dict.fromkeys(WHOLE, "goes backwards"),
+    **dict.fromkeys(("causal", "same", "strided"), "frames would be lost"),
+    **dict.fromkeys(("mean", "largest"), "over all of time"),
+}
 """model → why it has no step form"""
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 BACKEND = {"torch": "torch", "tensorflow": "tensorflow", "jax": "jax"}[os.environ["KERAS_BACKEND"]]
 needs_keras = pytest.mark.skipif(
-    not (importlib.util.find_spec("keras") and importlib.util.find_spec(BACKEND)), reason=f"Keras with its backend {BACKEND} is not installed"
+    not (importlib.util.find_spec("keras") and importlib.util.find_spec(BACKEND)),
+    reason=f"Keras with its backend {BACKEND} is not installed",
 )
 
 
@@ -53,6 +62,7 @@ def _stored(name: str, side: str) -> dict[str, np.ndarray]:
 
 
 # --- without Keras -----------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", MODELS)
 def test_layers_give_what_keras_gave(name: str, tmp_path: Path) -> None:
@@ -127,12 +137,15 @@ def test_gates_without_an_onnx_form(changes: dict[str, Any], message: str) -> No
 
 
 def test_a_layer_without_a_rule_is_named() -> None:
-    network = Network((Layer("Flatten", "flat", {}, (), ("v0",), ("v1",)),), {"v0": Port("x", "float32", (None, 5, 3), True)}, {"v1": "y"})
+    network = Network(
+        (Layer("Flatten", "flat", {}, (), ("v0",), ("v1",)),), {"v0": Port("x", "float32", (None, 5, 3), True)}, {"v1": "y"}
+    )
     with pytest.raises(NotKnown, match="layer 'flat' is of the type Flatten"):
         graph(network, False)
 
 
 # --- with Keras --------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def keras() -> Any:
@@ -148,7 +161,9 @@ def keras() -> Any:
 
 def _lstm(keras: Any, *more: Any, time: int | None = None) -> Any:
     layers = keras.layers
-    return keras.Sequential([keras.Input((time, 3)), layers.LSTM(20, return_sequences=True, name="core"), *more, layers.Dense(2, name="head")])
+    return keras.Sequential(
+        [keras.Input((time, 3)), layers.LSTM(20, return_sequences=True, name="core"), *more, layers.Dense(2, name="head")]
+    )
 
 
 @needs_keras
@@ -200,7 +215,11 @@ def test_half_storage(keras: Any, tmp_path: Path) -> None:
     to_onnx(model, tmp_path / "half.onnx", half=True)
     to_onnx(model, tmp_path / "full.onnx")
     half, full = (onnx.load(tmp_path / f"{name}.onnx") for name in ("half", "full"))
-    assert {t.name for t in half.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16} == {"core.W.float16", "core.R.float16", "core.B.float16"}
+    assert {t.name for t in half.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16} == {
+        "core.W.float16",
+        "core.R.float16",
+        "core.B.float16",
+    }
     x = {"x": np.random.default_rng(6).standard_normal((1, 7, 3)).astype(np.float32)}
     agree("exact", in_onnxruntime(half, x), in_onnxruntime(full, x))
     model.layers[-1].bias.assign(np.float32([1e5, 0]))
@@ -248,7 +267,11 @@ def test_refusals_say_what_to_write(keras: Any, tmp_path: Path) -> None:
     refused(_lstm(keras), "form='frames'; known are sequence, step", ValueError, form="frames")
     refused(_lstm(keras), "1 inputs need as many different names", ValueError, input_names=["a", "b"])
     refused(_lstm(keras, layers.Conv1D(4, 3, padding="causal", name="past")), "layer 'past' looks at 3 frames", form="step")
-    refused(_lstm(keras, layers.Bidirectional(layers.GRU(3, return_sequences=True), name="two")), "two_reverse' goes backwards", form="step")
+    refused(
+        _lstm(keras, layers.Bidirectional(layers.GRU(3, return_sequences=True), name="two")),
+        "two_reverse' goes backwards",
+        form="step",
+    )
     masked = keras.Sequential([keras.Input((None, 3)), layers.Masking(name="padding"), layers.LSTM(4)])
     refused(masked, "layer 'padding' masks padding.*write unmasked=True", form="step")
     half = keras.Sequential([keras.Input((None, 3)), layers.LSTM(4, dtype="mixed_float16")])
@@ -264,5 +287,7 @@ def test_a_recurrent_layer_that_keras_writes_out_for_one_length_is_refused(keras
 
     pytest.importorskip("onnxscript", reason="Keras exports with PyTorch through onnxscript, which is not installed")
     model = keras.Sequential([keras.Input((None, 3)), keras.layers.GRU(4, activation="gelu", return_sequences=True)])
-    with pytest.raises(ExportError, match=r"activation='gelu'.*for one length: KERAS_BACKEND=tensorflow.*It said: .* at batch = 2, time = "):
+    with pytest.raises(
+        ExportError, match=r"activation='gelu'.*for one length: KERAS_BACKEND=tensorflow.*It said: .* at batch = 2, time = "
+    ):
         to_onnx(model, tmp_path / "m.onnx")

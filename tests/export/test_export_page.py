@@ -18,7 +18,10 @@ FENCE = re.compile(r"^```python(?P<kind>[^\n]*)\n(?P<code>.*?)^```\n(?:\n(?P<sho
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
-for module, what in (("torch", "PyTorch, whose modules the page exports"), ("onnxscript", "onnxscript, which PyTorch's second exporter needs")):
+for module, what in (
+    ("torch", "PyTorch, whose modules the page exports"),
+    ("onnxscript", "onnxscript, which PyTorch's second exporter needs"),
+):
     pytest.importorskip(module, reason=f"{what}, is not installed")
 
 
@@ -32,7 +35,10 @@ class Block:
 
 def _blocks() -> list[Block]:
     text = PAGE.read_text("utf-8")
-    found = [Block(frozenset(m["kind"].split()), m["code"], " ".join((m["shown"] or "").split()), text.count("\n", 0, m.start()) + 2) for m in FENCE.finditer(text)]
+    found = [
+        Block(frozenset(m["kind"].split()), m["code"], " ".join((m["shown"] or "").split()), text.count("\n", 0, m.start()) + 2)
+        for m in FENCE.finditer(text)
+    ]
     assert len(found) == len(re.findall(r"^```.+$", text, re.M)), "a fence is not python"
     return found
 
@@ -71,6 +77,10 @@ def test_the_code_for_pytorch_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_code_for_keras_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, *others = _blocks()
-    chosen = [block for block in others if "keras" in block.kind and ("torch-backend" not in block.kind or os.environ["KERAS_BACKEND"] == "torch")]
+    chosen = [
+        block
+        for block in others
+        if "keras" in block.kind and ("torch-backend" not in block.kind or os.environ["KERAS_BACKEND"] == "torch")
+    ]
     assert len(chosen) >= 6
     _run([first, *chosen])

@@ -81,7 +81,9 @@ class Loop(nn.Module):
 
 def _sequence(module: nn.Module, path: Path, axes: Any = TIMED, x: Any = None, **options: Any) -> Any:
     example = [torch.randn(2, 6, I) if x is None else x]
-    return export_sequence(module, example, path, **{"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes, **options})
+    return export_sequence(
+        module, example, path, **{"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes, **options}
+    )
 
 
 def _tagger(module: nn.Module, path: Path, **options: Any) -> Any:
@@ -92,10 +94,15 @@ def _tagger(module: nn.Module, path: Path, **options: Any) -> Any:
 
 # --- what is written -----------------------------------------------------------------------------------------------------
 
+
 def test_a_step_model_carries_its_state(tmp_path: Path) -> None:
     module = Tagger().train()
     made = _tagger(module, tmp_path / "step.onnx", metadata={"license": "MIT"})
-    assert (made.exporter, made.notes, made.sizes) == ("torchscript", (), ({"T": 7}, {"T": 15}, {"T": 1})) and 0 < made.excess <= 1
+    assert (made.exporter, made.notes, made.sizes) == (
+        "torchscript",
+        (),
+        ({"T": 7}, {"T": 15}, {"T": 1}),
+    ) and 0 < made.excess <= 1
     assert module.training and module.drop.training
     assert {p.key: p.value for p in onnx.load(made.path).metadata_props} == {"license": "MIT"}
     model = tinyrnn.load(made.path)
@@ -122,7 +129,9 @@ def test_a_sequence_model_with_open_batch_and_time(tmp_path: Path) -> None:
 
 def test_other_lengths_are_those_that_the_module_takes(tmp_path: Path) -> None:
     """Pairs of frames: an odd length does not fit."""
-    made = _sequence(Function(lambda x: x.reshape(x.shape[0], -1, 2, I).sum(2)), tmp_path / "s.onnx", {"x": {1: "T"}, "y": {1: "T2"}})
+    made = _sequence(
+        Function(lambda x: x.reshape(x.shape[0], -1, 2, I).sum(2)), tmp_path / "s.onnx", {"x": {1: "T"}, "y": {1: "T2"}}
+    )
     assert made.sizes == ({"T": 6}, {"T": 12})
 
 
@@ -130,7 +139,9 @@ def test_the_other_exporter_takes_what_torchscript_does_not_know(tmp_path: Path)
     pytest.importorskip("onnxscript", reason="the dynamo-based exporter needs onnxscript, which is not installed")
     if "keras" in sys.modules:  # with Keras in the process, PyTorch's exporter takes the length of an LSTM for fixed
         this = f"{__file__}::test_the_other_exporter_takes_what_torchscript_does_not_know"
-        alone = subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", this], capture_output=True, text=True)
+        alone = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", this], capture_output=True, text=True
+        )
         assert alone.returncode == 0, alone.stdout
         return
     module = Layers(Function(lambda x: torch.fft.rfft(x).abs()), nn.LSTM(I // 2 + 1, H, batch_first=True))
@@ -153,6 +164,7 @@ def test_nested_outputs_are_named_in_order(tmp_path: Path) -> None:
 
 # --- half precision ------------------------------------------------------------------------------------------------------
 
+
 def test_half_storage_changes_the_size_alone(tmp_path: Path) -> None:
     module = Tagger()
     with pytest.raises(ExportError, match=r"float16 does not hold .*\[1, 64, 16\].*round_to_half\(module\)"):
@@ -167,8 +179,16 @@ def test_half_storage_changes_the_size_alone(tmp_path: Path) -> None:
     half, full = tmp_path / "half.onnx", tmp_path / "full.onnx"
     assert half.stat().st_size < 0.7 * full.stat().st_size
     stored = {t.name: t for t in onnx.load(half).graph.initializer}
-    assert all((t.data_type == onnx.TensorProto.FLOAT16) == (np.prod(t.dims) >= onnx_file.SMALLEST_HALF) for t in stored.values() if t.data_type != onnx.TensorProto.INT64)
-    x = {"x": np.arange(9)[None] % VOCABULARY, "h": np.full((1, 1, H), 0.3, np.float32), "c": np.full((1, 1, H), -0.5, np.float32)}
+    assert all(
+        (t.data_type == onnx.TensorProto.FLOAT16) == (np.prod(t.dims) >= onnx_file.SMALLEST_HALF)
+        for t in stored.values()
+        if t.data_type != onnx.TensorProto.INT64
+    )
+    x = {
+        "x": np.arange(9)[None] % VOCABULARY,
+        "h": np.full((1, 1, H), 0.3, np.float32),
+        "c": np.full((1, 1, H), -0.5, np.float32),
+    }
     agree("exact", in_onnxruntime(half, x), in_onnxruntime(full, x))
     a, b = tinyrnn.load(half), tinyrnn.load(full)
     assert [m._source.source.text.split("\n", 1)[1] for m in (a, b)] == [b._source.source.text.split("\n", 1)[1]] * 2
@@ -189,13 +209,18 @@ def test_constants_written_out_as_nodes_are_halved_too() -> None:
     tensor = onnx.numpy_helper.from_array(np.ones((20, 10), np.float32), "w")
     nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["y"]), onnx.helper.make_node("Constant", [], ["w"], value=tensor)]
     ports = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, size]) for n, size in (("x", 20), ("y", 10))]
-    model = onnx.helper.make_model(onnx.helper.make_graph(nodes[::-1], "g", ports[:1], ports[1:]), opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes[::-1], "g", ports[:1], ports[1:]),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
     onnx_file.finish(model, None, True)
     assert [n.op_type for n in model.graph.node] == ["Cast", "MatMul"]
     agree("exact", in_onnxruntime(model, {"x": np.ones((1, 20), np.float32)}), {"y": np.full((1, 10), 20, np.float32)})
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize(
     ("build", "message"),
@@ -218,9 +243,18 @@ def test_what_no_exporter_writes_is_refused(build: Any, message: str, tmp_path: 
 def test_a_model_that_leaves_the_numbers_is_told_from_an_exporter_that_errs() -> None:
     ports = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["T", 2]) for n in ("x", "y")]
     nodes = [onnx.helper.make_node("Identity", ["x"], ["y"])]
-    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", ports[:1], ports[1:]), opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(nodes, "g", ports[:1], ports[1:]), opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8
+    )
     with pytest.raises(ExportError, match="m.onnx: output 'y' of the model itself at T = 3 is not finite"):
-        onnx_file.verify(model, "m.onnx", "layers", lambda feeds: [feeds["x"] + np.float32(np.inf)], {"x": np.ones((3, 2), np.float32)}, {"x": {0: "T"}})
+        onnx_file.verify(
+            model,
+            "m.onnx",
+            "layers",
+            lambda feeds: [feeds["x"] + np.float32(np.inf)],
+            {"x": np.ones((3, 2), np.float32)},
+            {"x": {0: "T"}},
+        )
 
 
 def test_arguments_are_checked_first(tmp_path: Path) -> None:
@@ -240,6 +274,7 @@ def test_arguments_are_checked_first(tmp_path: Path) -> None:
 
 
 # --- plain weights -------------------------------------------------------------------------------------------------------
+
 
 def test_to_npz_needs_no_layers_when_loading(tmp_path: Path) -> None:
     module = Tagger().eval()

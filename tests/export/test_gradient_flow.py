@@ -97,7 +97,11 @@ def test_a_difference_beyond_the_bound_is_an_error(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["-o", "{file}"], "cannot be made a folder"), (["--steps", "5", "-o", "{file}"], "5 is not in the range"), ([], "Missing option '-o'")],
+    [
+        (["-o", "{file}"], "cannot be made a folder"),
+        (["--steps", "5", "-o", "{file}"], "5 is not in the range"),
+        ([], "Missing option '-o'"),
+    ],
 )
 def test_bad_calls(options: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")

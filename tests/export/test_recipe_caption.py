@@ -73,7 +73,9 @@ def test_shares_of_words_and_exact_names(tmp_path: Path) -> None:
     shares = read.shares(batch)
     for row, i in zip(shares, read.held[:5], strict=True):
         name = set(read.names[i])
-        assert {read.words.words[w]: float(row[w]) for w in row.nonzero()[:, 0]} == pytest.approx({w: 1 / len(name) for w in name})
+        assert {read.words.words[w]: float(row[w]) for w in row.nonzero()[:, 0]} == pytest.approx(
+            {w: 1 / len(name) for w in name}
+        )
     right = [[*read.words.encode(read.names[i]), read.words.index[END]] for i in read.held]
     assert read.exact(padded(right)) == 1.0
     right[0][0] = read.words.index[END]

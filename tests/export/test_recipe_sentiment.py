@@ -26,8 +26,17 @@ def run_of(data: Path | None, output: Path) -> Run:
 
 
 def test_once() -> None:
-    said = [("good price", True), ("slow", False), ("good price !", True), ("none", False), ("none .", False), ("none", True), ("size", True),
-            ("size", False), ("! !", True)]
+    said = [
+        ("good price", True),
+        ("slow", False),
+        ("good price !", True),
+        ("none", False),
+        ("none .", False),
+        ("none", True),
+        ("size", True),
+        ("size", False),
+        ("! !", True),
+    ]
     found = sentiment.once((tuple(text.split()), praise) for text, praise in said)
     assert found == [(("good", "price"), True), (("slow",), False), (("none",), False)]
 

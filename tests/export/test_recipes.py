@@ -85,7 +85,9 @@ def test_char_lm_refuses_a_short_or_broken_text(tmp_path: Path) -> None:
     (tmp_path / "input.txt.gz").write_bytes(b"no gzip")
     assert f"the data in {tmp_path} cannot be read" in run_recipe(char_lm, "--data", tmp_path, "-o", tmp_path / "o", status=1)
     (tmp_path / "digits.csv.gz").write_bytes(gzip.compress(b"1,2,3")[:-5])
-    assert f"the data in {tmp_path} cannot be read (EOFError" in run_recipe(digits, "--data", tmp_path, "-o", tmp_path / "o", status=1)
+    assert f"the data in {tmp_path} cannot be read (EOFError" in run_recipe(
+        digits, "--data", tmp_path, "-o", tmp_path / "o", status=1
+    )
 
 
 def test_windows_follow_each_other() -> None:

@@ -18,9 +18,12 @@ def _gru(path: Path, producer: str, linear_before_reset: int) -> Path:
     arrays = {"W": (1, 18, 5), "R": (1, 18, 6), "B": (1, 36)}
     node = helper.make_node("GRU", ["x", *arrays], ["y"], hidden_size=6, linear_before_reset=linear_before_reset)
     graph = helper.make_graph(
-        [node], "gru", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", 1, 5])],
+        [node],
+        "gru",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", 1, 5])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["T", 1, 1, 6])],
-        [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name) for name, shape in arrays.items()])
+        [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name) for name, shape in arrays.items()],
+    )
     onnx.save(helper.make_model(graph, producer_name=producer, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     return path
 

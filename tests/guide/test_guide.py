@@ -107,13 +107,21 @@ def test_every_page_is_linked_from_the_readme() -> None:
 # As a site
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs, which makes a site of the guide, is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("mkdocs") is None, reason="mkdocs, which makes a site of the guide, is not installed"
+)
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="mkdocs-material, the site's theme, is not installed")
     pytest.importorskip("mkdocstrings", reason="mkdocstrings, which makes the page of the API, is not installed")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)], cwd=ROOT,
-                          env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert all((tmp_path / page / "index.html").is_file() for page in (*guide.PAGES, "export", "export/NATIVE", "api"))
     api = (tmp_path / "api" / "index.html").read_text("utf-8")

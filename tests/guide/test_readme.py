@@ -59,16 +59,26 @@ def _model(folder: Path) -> None:
     arrays = {"W": rng.standard_normal((1, 32, 5)), "R": rng.standard_normal((1, 32, 8)), "B": rng.standard_normal((1, 64))}
     node = helper.make_node("LSTM", ["x", "W", "R", "B"], ["y"], hidden_size=8)
     graph = helper.make_graph(
-        [node], "readme", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", 1, 5])],
+        [node],
+        "readme",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", 1, 5])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["T", 1, 1, 8])],
-        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()])
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx")
 
 
 def _weights(folder: Path) -> None:
     rng = np.random.default_rng(0)
-    shapes = {"embed.weight": (20, 6), "rnn.weight_ih_l0": (32, 6), "rnn.weight_hh_l0": (32, 8), "rnn.bias_ih_l0": (32,),
-              "rnn.bias_hh_l0": (32,), "head.weight": (3, 8), "head.bias": (3,)}
+    shapes = {
+        "embed.weight": (20, 6),
+        "rnn.weight_ih_l0": (32, 6),
+        "rnn.weight_hh_l0": (32, 8),
+        "rnn.bias_ih_l0": (32,),
+        "rnn.bias_hh_l0": (32,),
+        "head.weight": (3, 8),
+        "head.bias": (3,),
+    }
     np.savez(folder / "m.npz", **{name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
 
 
@@ -82,7 +92,11 @@ def _denoiser(folder: Path) -> None:
 PROGRAMS = ("contributing",)
 """pages whose blocks are a program of their own, run in a fresh process: what they register stays there"""
 PREPARED: dict[str, Callable[[Path], None]] = {
-    "README": _model, "streaming": _model, "pools": _model, "loading": _weights, "sound": _denoiser
+    "README": _model,
+    "streaming": _model,
+    "pools": _model,
+    "loading": _weights,
+    "sound": _denoiser,
 }
 """what the code of a page finds in its folder"""
 GIVEN = {"sound": {"noisy": np.random.default_rng(0).uniform(-0.5, 0.5, 4000).astype(np.float32)}}
@@ -127,13 +141,21 @@ def test_programs_run(page: str, tmp_path: Path) -> None:
     program = tmp_path / f"{page}.py"
     program.write_text("\n".join(_blocks(page)), "utf-8")
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run([sys.executable, str(program)], cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths},
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_pages_with_python() -> None:
-    assert {"README", "streaming", "pools", "loading", "generation", "sound", *PROGRAMS} == {page for page in PAGES if _blocks(page)}
+    assert {"README", "streaming", "pools", "loading", "generation", "sound", *PROGRAMS} == {
+        page for page in PAGES if _blocks(page)
+    }
 
 
 # The command line

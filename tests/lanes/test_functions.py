@@ -61,5 +61,3 @@ def test_within_the_error_of_the_docstring(model: tinyrnn.Model, name: str) -> N
         assert np.nanmax(np.abs(y)) <= 1
     if name == "sigmoid":
         assert np.nanmin(y) >= 0 and np.nanmax(y) <= 1
-
-

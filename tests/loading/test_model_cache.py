@@ -51,7 +51,12 @@ def from_cache(model: tinyrnn.Model) -> bool:
 
 def scaled(path: Path, factor: float) -> Path:
     """y = factor · x"""
-    return onnx_file(path, [helper.make_node("Mul", ["x", "k"], ["y"])], shape=("T", 1, 3), constants=[numpy_helper.from_array(np.array(factor, np.float32), "k")])
+    return onnx_file(
+        path,
+        [helper.make_node("Mul", ["x", "k"], ["y"])],
+        shape=("T", 1, 3),
+        constants=[numpy_helper.from_array(np.array(factor, np.float32), "k")],
+    )
 
 
 def bits(model: tinyrnn.Model, seed: int = 0) -> list[bytes]:
@@ -85,7 +90,15 @@ def test_neither_the_compiler_nor_a_reader_is_imported() -> None:
     tinyrnn.load(FILES["sequence"])
     code = f"import sys, tinyrnn; m = tinyrnn.load({str(FILES['sequence'])!r}); m.stream(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True)
-    unwanted = {"numba", "onnx", "tinyrnn.loading.stages", "tinyrnn.ops", "tinyrnn.passes", "tinyrnn.compile.plan", "importlib.metadata"}
+    unwanted = {
+        "numba",
+        "onnx",
+        "tinyrnn.loading.stages",
+        "tinyrnn.ops",
+        "tinyrnn.passes",
+        "tinyrnn.compile.plan",
+        "importlib.metadata",
+    }
     assert not unwanted & set(done.stdout.split())
 
 
@@ -108,7 +121,21 @@ def options(value: Any) -> str:
 
 def test_values_of_options_are_told_apart() -> None:
     one = np.array([1.0, 2.0], np.float32)
-    values = [1, 1.0, "1", True, None, [1], {"1": 1}, one, one.astype(np.float64), one[::-1], one.reshape(2, 1), np.float32(1), float("nan")]
+    values = [
+        1,
+        1.0,
+        "1",
+        True,
+        None,
+        [1],
+        {"1": 1},
+        one,
+        one.astype(np.float64),
+        one[::-1],
+        one.reshape(2, 1),
+        np.float32(1),
+        float("nan"),
+    ]
     names = [options(value) for value in values]
     assert len({*names}) == len(values) and "" not in names
     assert options(one) == options(one.copy())
@@ -137,7 +164,9 @@ def test_weights_beside_the_file_are_part_of_it(folder: Path, tmp_path: Path) ->
         tinyrnn.load(path)
 
 
-def test_weights_that_change_while_they_are_read_are_not_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_change_while_they_are_read_are_not_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = scaled(tmp_path / "m.onnx", 2.0)
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="m.data", size_threshold=0)
     keep = model_cache.keep

@@ -25,10 +25,16 @@ def weight(*shape: int) -> np.ndarray:
     return (RNG.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
 
 
-def model_of(nodes: list[Any], inputs: dict[str, list[Any]], outputs: list[str], constants: dict[str, np.ndarray]) -> onnx.ModelProto:
+def model_of(
+    nodes: list[Any], inputs: dict[str, list[Any]], outputs: list[str], constants: dict[str, np.ndarray]
+) -> onnx.ModelProto:
     graph = helper.make_graph(
-        nodes, "g",
-        [helper.make_tensor_value_info(n, TensorProto.INT64 if n == "length" else TensorProto.FLOAT, s) for n, s in inputs.items()],
+        nodes,
+        "g",
+        [
+            helper.make_tensor_value_info(n, TensorProto.INT64 if n == "length" else TensorProto.FLOAT, s)
+            for n, s in inputs.items()
+        ],
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
         [numpy_helper.from_array(a, n) for n, a in constants.items()],
     )
@@ -62,7 +68,9 @@ def test_kernels_reach_as_far_as_they_like(kind: str, kernel: int, tmp_path: Pat
     for frames in (kernel + 1, kernel + 6, 2 * kernel + 257):
         x = RNG.standard_normal((1, F, frames)).astype(np.float32)
         agree("close", whole(model, {"x": x}), in_onnxruntime(proto, {"x": x}))
-    with pytest.raises(tinyrnn.ShapeError, match=rf"a sequence of {kernel // 2} frames is too short; it takes {kernel + (kind == 'cut')} or more"):
+    with pytest.raises(
+        tinyrnn.ShapeError, match=rf"a sequence of {kernel // 2} frames is too short; it takes {kernel + (kind == 'cut')} or more"
+    ):
         model.run(x[:, :, : kernel // 2])
     stream = model.stream()
     rows = [r for r in (stream.step(f) for f in x[0].T.copy()) if r is not None]
@@ -134,7 +142,11 @@ def test_every_frame_is_repeated(channels_first: bool, k: int, tmp_path: Path) -
 def test_a_size_becomes_a_number_only_where_the_graph_says_so(tmp_path: Path) -> None:
     """Positions for 20 frames are added to x [1, T, F]: 20 frames it must be, and that is said."""
     more, held = gru("b", "y", F, "rnn")
-    nodes = [helper.make_node("Add", ["x", "positions"], ["a"], "meet"), helper.make_node("Transpose", ["a"], ["b"], perm=[1, 0, 2]), *more]
+    nodes = [
+        helper.make_node("Add", ["x", "positions"], ["a"], "meet"),
+        helper.make_node("Transpose", ["a"], ["b"], perm=[1, 0, 2]),
+        *more,
+    ]
     proto = model_of(nodes, {"x": [1, "T", F]}, ["y"], held | {"positions": np.full((1, 20, F), 0.5, np.float32)})
     with pytest.warns(UserWarning, match="size 'T' must be 20: node 'meet'"):
         model = loaded(proto, tmp_path)
@@ -288,7 +300,9 @@ def test_caches_of_past_frames_with_chunks_of_any_length(time_last: bool, tmp_pa
             cache, start = wanted["new_cache"], start + n
         joined = np.concatenate(made, axis - 1)
         first = joined if first is None else first
-        assert within("exact", joined, first) and within("close", stream.states["cache"], cache.reshape(stream.states["cache"].shape))
+        assert within("exact", joined, first) and within(
+            "close", stream.states["cache"], cache.reshape(stream.states["cache"].shape)
+        )
 
 
 def test_what_is_left_open_is_said_with_the_options_to_type(tmp_path: Path) -> None:

@@ -22,7 +22,15 @@ TICK = 40
 LEAST_STACK = 192
 """bytes that driver.c cannot tell from its own"""
 GCC = ["-O1", "-Wall", "-Wextra", "-Werror", "-Wno-type-limits", "-std=c11"]
-CORTEX = ["-mthumb", "-mfloat-abi=hard", "-nostartfiles", "--specs=nano.specs", "-DBOARD", "-Wno-int-to-pointer-cast", "-Wno-pointer-to-int-cast"]
+CORTEX = [
+    "-mthumb",
+    "-mfloat-abi=hard",
+    "-nostartfiles",
+    "--specs=nano.specs",
+    "-DBOARD",
+    "-Wno-int-to-pointer-cast",
+    "-Wno-pointer-to-int-cast",
+]
 
 
 BOARDS = {
@@ -50,9 +58,15 @@ WAYS = {
     "armv7": Way(("arm-linux-gnueabihf-gcc", "-static"), ("qemu-arm", "-cpu", "cortex-a7")),
     "riscv64": Way(("riscv64-linux-gnu-gcc", "-static"), ("qemu-riscv64", "-cpu", "rv64,v=false")),
     "riscv64-v": Way(("riscv64-linux-gnu-gcc", "-static"), ("qemu-riscv64", "-cpu", "rv64,v=true,vlen=128,vext_spec=v1.0")),
-    "cortex-m4": Way(("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", *CORTEX), ("qemu-system-arm", "-M", "mps2-an386")),
-    "cortex-m7": Way(("arm-none-eabi-gcc", "-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", *CORTEX), ("qemu-system-arm", "-M", "mps2-an500")),
-    "cortex-m33": Way(("arm-none-eabi-gcc", "-mcpu=cortex-m33", "-mfpu=fpv5-sp-d16", *CORTEX), ("qemu-system-arm", "-M", "mps2-an505")),
+    "cortex-m4": Way(
+        ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", *CORTEX), ("qemu-system-arm", "-M", "mps2-an386")
+    ),
+    "cortex-m7": Way(
+        ("arm-none-eabi-gcc", "-mcpu=cortex-m7", "-mfpu=fpv5-sp-d16", *CORTEX), ("qemu-system-arm", "-M", "mps2-an500")
+    ),
+    "cortex-m33": Way(
+        ("arm-none-eabi-gcc", "-mcpu=cortex-m33", "-mfpu=fpv5-sp-d16", *CORTEX), ("qemu-system-arm", "-M", "mps2-an505")
+    ),
 }
 for _rpi in ("rpi3", "rpi4", "rpi5", "jetson-orin"):
     WAYS[_rpi] = Way(("aarch64-linux-gnu-gcc", "-static"), ("qemu-aarch64", "-cpu", "max"))
@@ -94,10 +108,14 @@ def _calls(built: Built, frames: int, steps: int, chunk: int) -> str:
     lines = [f'#include "{name}.h"', f"#define FRAMES {frames}ul", f"#define STEPS {steps}ul", f"#define CHUNK {chunk}ul"]
     lines += [f"#define OUTPUTS {len(outputs)}", f"#define STREAM {name}_stream", f"#define MEMORY {up}_MEMORY(mine);"]
     lines += [f"#define INIT {name}_init", f"#define SELFTEST {name}_selftest"]
-    buffers = "".join(f"static {a.c_type} BIG {a.name}[{rate[a.name]}][{up}_{a.name.upper()}_SIZE]; " for a in (*inputs, *outputs))
+    buffers = "".join(
+        f"static {a.c_type} BIG {a.name}[{rate[a.name]}][{up}_{a.name.upper()}_SIZE]; " for a in (*inputs, *outputs)
+    )
     lines.append(f"#define BUFFERS {buffers}")
     size = {a.name: f"{frames if a.port.per_frame else 1} * sizeof {a.name}[0]" for a in inputs}
-    lines.append("#define READ " + " ".join(f'status |= transfer("in_{i}", {a.name}, {size[a.name]}, 0);' for i, a in enumerate(inputs)))
+    lines.append(
+        "#define READ " + " ".join(f'status |= transfer("in_{i}", {a.name}, {size[a.name]}, 0);' for i, a in enumerate(inputs))
+    )
 
     def given(function: str) -> str:
         words = ["&stream", *(["n"] if function == "run" else [])]
@@ -105,14 +123,22 @@ def _calls(built: Built, frames: int, steps: int, chunk: int) -> str:
             if function != "flush" or not a.port.per_frame:
                 words.append(f"{a.name}[frame]" if a.port.per_frame else f"{a.name}[0]")
         for i, a in enumerate(outputs):
-            words.append((f"{a.name}[result[{1 + i}]]" if counted else f"{a.name}[frame]") if a.port.per_frame else f"{a.name}[0]")
+            words.append(
+                (f"{a.name}[result[{1 + i}]]" if counted else f"{a.name}[frame]") if a.port.per_frame else f"{a.name}[0]"
+            )
         return ", ".join([*words, *(["rows"] if counted else [])])
 
     add = " ".join(f"result[{1 + i}] += rows[{i}];" for i in range(len(outputs))) if counted else ""
     step = f"status = {name}_step({given('step')}); {add}" if f"{name}_step" in functions else ""
     lines += [f"#define STEP {step}", f"#define RUN status = {name}_run({given('run')}); {add}"]
-    lines.append("#define FLUSH " + (f"if (!status) {{ status = {name}_flush({given('flush')}); {add} }}" if f"{name}_flush" in functions else ""))
-    write = " ".join(f'transfer("out_{i}", {a.name}, {f"result[{1 + i}]" if counted and a.port.per_frame else (frames if a.port.per_frame else 1)} * sizeof {a.name}[0], 1);' for i, a in enumerate(outputs))
+    lines.append(
+        "#define FLUSH "
+        + (f"if (!status) {{ status = {name}_flush({given('flush')}); {add} }}" if f"{name}_flush" in functions else "")
+    )
+    write = " ".join(
+        f'transfer("out_{i}", {a.name}, {f"result[{1 + i}]" if counted and a.port.per_frame else (frames if a.port.per_frame else 1)} * sizeof {a.name}[0], 1);'
+        for i, a in enumerate(outputs)
+    )
     lines.append(f"#define WRITE (void)rows; {write}")
     return "\n".join([*lines, *weights_macro(built)]) + "\n"
 
@@ -134,7 +160,14 @@ class Run:
     """bytes that calls took, where that was measured, at least LEAST_STACK"""
 
 
-def run_native(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, steps: int | None = None, chunk: int = 7, flags: list[str] | None = None) -> Run:
+def run_native(
+    built: Built,
+    inputs: list[np.ndarray[Any, Any]],
+    work: Path,
+    steps: int | None = None,
+    chunk: int = 7,
+    flags: list[str] | None = None,
+) -> Run:
     """The model over frames [T, *frame]: half of them by step, the rest by run in chunks, from the initial state."""
     target, manifest = built.manifest["target"]["name"], built.manifest
     layout = layout_from(manifest["layout"], np.zeros(0, np.uint8))
@@ -165,14 +198,42 @@ def executed(built: Built, work: Path, driver: Path, flags: list[str]) -> None:
     bare = "-DBOARD" in way.compiler
     if bare:
         places = dict(zip(("CODE_AT", "DATA_AT", "LARGE_AT"), BOARDS[way.runner[-1]], strict=True))
-        (work / "board.ld").write_text(re.sub("|".join(places), lambda match: places[match.group()], (HERE / "board.ld").read_text()))
+        (work / "board.ld").write_text(
+            re.sub("|".join(places), lambda match: places[match.group()], (HERE / "board.ld").read_text())
+        )
     script = ["-T", str(work / "board.ld"), "-Wl,--no-warn-rwx-segments"] if bare else []
-    line = [*way.compiler, *GCC, *flags, "-I", str(work), "-I", str(built.folder), str(driver), str(built.folder / f"lib{manifest['name']}.a"), *script, "-o", str(program)]
+    line = [
+        *way.compiler,
+        *GCC,
+        *flags,
+        "-I",
+        str(work),
+        "-I",
+        str(built.folder),
+        str(driver),
+        str(built.folder / f"lib{manifest['name']}.a"),
+        *script,
+        "-o",
+        str(program),
+    ]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     command = [*way.runner, str(program)]
     if bare:
-        command = [*way.runner, "-nographic", "-monitor", "none", "-serial", "none", "-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", str(program)]
+        command = [
+            *way.runner,
+            "-nographic",
+            "-monitor",
+            "none",
+            "-serial",
+            "none",
+            "-semihosting-config",
+            "enable=on,target=native",
+            "-icount",
+            "shift=0",
+            "-kernel",
+            str(program),
+        ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=work, timeout=600)
     assert done.returncode == 0, f"{command}: exit status {done.returncode}\n{done.stdout}{done.stderr}"
 
@@ -186,14 +247,22 @@ def _run_of(built: Built, work: Path, steps: int) -> Run:
     count = len(layout.outputs)
     outputs = [np.fromfile(work / f"out_{i}", p.dtype).reshape(-1, *p.shape) for i, p in enumerate(layout.outputs)]
     outputs = [o if p.per_frame else o[0] for o, p in zip(outputs, layout.outputs, strict=True)]
-    return Run(outputs, [int(n) for n in result[1 : 1 + count]], float(result[1 + count]) * TICK / max(steps, 1), int(result[2 + count]))
+    return Run(
+        outputs, [int(n) for n in result[1 : 1 + count]], float(result[1 + count]) * TICK / max(steps, 1), int(result[2 + count])
+    )
 
 
 def _node(built: Built, inputs: list[np.ndarray[Any, Any]], work: Path, steps: int, chunk: int) -> Run:
     for i, x in enumerate(inputs):
         (work / f"in_{i}").write_bytes(x.tobytes())
     module = built.folder.resolve() / f"{built.manifest['name']}.mjs"
-    done = subprocess.run(["node", str(HERE / "run.mjs"), str(module), str(steps), str(chunk)], capture_output=True, text=True, cwd=work, timeout=600)
+    done = subprocess.run(
+        ["node", str(HERE / "run.mjs"), str(module), str(steps), str(chunk)],
+        capture_output=True,
+        text=True,
+        cwd=work,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     layout = layout_from(built.manifest["layout"], np.zeros(0, np.uint8))
     outputs = [np.fromfile(work / f"out_{i}", p.dtype).reshape(-1, *p.shape) for i, p in enumerate(layout.outputs)]

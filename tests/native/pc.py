@@ -15,11 +15,23 @@ PROGRAM = 8 << 20
 """bytes of the disk for boot sector and program"""
 FILE = 8 << 20
 """for each file that is written"""
-BARE = ["-DPC", "-ffreestanding", "-fno-pic", "-no-pie", "-static", "-nostdlib", "-mno-red-zone", "-fno-stack-protector", "-fcf-protection=none"]
+BARE = [
+    "-DPC",
+    "-ffreestanding",
+    "-fno-pic",
+    "-no-pie",
+    "-static",
+    "-nostdlib",
+    "-mno-red-zone",
+    "-fno-stack-protector",
+    "-fcf-protection=none",
+]
 
 
 def why_not() -> str:
-    missing = [tool for tool in ("gcc", "ld", "objcopy", "bochs") if not shutil.which(tool)] + [str(p) for p in BIOS if not p.is_file()]
+    missing = [tool for tool in ("gcc", "ld", "objcopy", "bochs") if not shutil.which(tool)] + [
+        str(p) for p in BIOS if not p.is_file()
+    ]
     return f"this processor has no AVX-512, and {' and '.join(missing)}, which imitate one, are not installed" if missing else ""
 
 
@@ -37,7 +49,18 @@ def run(options: list[str], driver: Path, library: Path, work: Path) -> None:
         end += FILE
     with (work / "calls.h").open("a") as file:
         file.write("#define DISK " + ", ".join(f'{{"{name}", {at // SECTOR}}}' for name, at in places.items()) + "\n")
-    _shell(["gcc", *options, *BARE, str(driver), str(library), f"-Wl,-T,{HERE / 'pc.ld'},--build-id=none,--no-warn-rwx-segments", "-o", str(work / "program")])
+    _shell(
+        [
+            "gcc",
+            *options,
+            *BARE,
+            str(driver),
+            str(library),
+            f"-Wl,-T,{HERE / 'pc.ld'},--build-id=none,--no-warn-rwx-segments",
+            "-o",
+            str(work / "program"),
+        ]
+    )
     _shell(["objcopy", "-O", "binary", str(work / "program"), str(work / "program.bin")])
     program = (work / "program.bin").read_bytes()
     assert len(program) < PROGRAM - SECTOR
@@ -67,7 +90,16 @@ panic: action=fatal
     (work / "settings").write_text(settings)
     (work / "commands").write_text("c\n")
     command = ["bochs", "-q", "-f", "settings", "-rc", "commands"]
-    done = subprocess.run(command, cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=600, env={**os.environ, "TERM": "xterm"})
+    done = subprocess.run(
+        command,
+        cwd=work,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=600,
+        env={**os.environ, "TERM": "xterm"},
+    )
     assert "shutdown requested" in done.stdout + done.stderr, f"{done.stdout[-600:]}\n{(work / 'log').read_text()[-3000:]}"
     with (work / "disk").open("rb") as disk:
         for name in written:

@@ -48,7 +48,9 @@ def _run(built: Built, inputs: list[Array], companies: list[Array], slots: int, 
     if built.manifest["target"]["name"] == "wasm32":
         (work / "which.json").write_text(json.dumps([which.tolist() for which in companies]))
         module = built.folder.resolve() / f"{built.manifest['name']}.mjs"
-        done = subprocess.run(["node", str(HERE / "pool.mjs"), str(module), str(slots)], capture_output=True, text=True, cwd=work, timeout=600)
+        done = subprocess.run(
+            ["node", str(HERE / "pool.mjs"), str(module), str(slots)], capture_output=True, text=True, cwd=work, timeout=600
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     else:
         (work / "calls.h").write_text(_calls(built, companies, slots))
@@ -89,4 +91,7 @@ def _calls(built: Built, companies: list[Array], slots: int) -> str:
         "TRY(pool, slots, m)": f"{name}_pool_step(pool, slots, m, {first})",
         "WRITE": " ".join(f'transfer("out_{i}", {a.name}, sizeof {a.name}, 1);' for i, a in enumerate(outputs)),
     }
-    return "\n".join([f'#include "{name}.h"', *(f"#define {key} {value}" for key, value in values.items()), *weights_macro(built)]) + "\n"
+    return (
+        "\n".join([f'#include "{name}.h"', *(f"#define {key} {value}" for key, value in values.items()), *weights_macro(built)])
+        + "\n"
+    )

@@ -28,10 +28,35 @@ MODELS: dict[str, tuple[Path, dict[str, Any]]] = {
     "strided": (ROOT / "tests" / "models" / "architectures" / "stridelstm_open_dynamo.onnx", {}),
     "two_inputs": (ROOT / "tests" / "models" / "architectures" / "conditioned_open_dynamo.onnx", {}),
 }
-EXACT = ["host", "x86-64-v3", "x86-64-v4", "aarch64", "rpi3", "rpi4", "rpi5", "jetson-orin", "armv7", "riscv64", "riscv64-v", "cortex-m4", "cortex-m7", "cortex-m33"]
+EXACT = [
+    "host",
+    "x86-64-v3",
+    "x86-64-v4",
+    "aarch64",
+    "rpi3",
+    "rpi4",
+    "rpi5",
+    "jetson-orin",
+    "armv7",
+    "riscv64",
+    "riscv64-v",
+    "cortex-m4",
+    "cortex-m7",
+    "cortex-m33",
+]
 WITHOUT_FMA = ["x86-64-v2", "wasm32"]
-SOME = [("gru", t) for t in EXACT if t not in ("rpi3", "rpi4", "rpi5", "jetson-orin")] + [
-    ("char_lm", t) for t in ("host", "aarch64", "armv7", "cortex-m4")] + [("dtln_1", "cortex-m7"), ("silero", "cortex-m4"), ("lookahead", "cortex-m4"), ("strided", "cortex-m4"), ("strided", "armv7"), ("two_inputs", "armv7")]
+SOME = (
+    [("gru", t) for t in EXACT if t not in ("rpi3", "rpi4", "rpi5", "jetson-orin")]
+    + [("char_lm", t) for t in ("host", "aarch64", "armv7", "cortex-m4")]
+    + [
+        ("dtln_1", "cortex-m7"),
+        ("silero", "cortex-m4"),
+        ("lookahead", "cortex-m4"),
+        ("strided", "cortex-m4"),
+        ("strided", "armv7"),
+        ("two_inputs", "armv7"),
+    ]
+)
 ALL = bool(os.environ.get("TINYRNN_ALL"))
 FRAMES = 1000
 STREAMS = 20
@@ -58,7 +83,9 @@ def _frames(model: tinyrnn.Model, frames: int = FRAMES) -> tuple[list[np.ndarray
     stream = model.stream()
     parts = [stream.run(*inputs), *([stream.flush()] if model.has_tail else [])]
     rows = [[part] if isinstance(part, np.ndarray) else list(part) for part in parts]
-    return inputs, [np.concatenate(each) if p.per_frame else each[0] for p, each in zip(model.outputs, zip(*rows, strict=True), strict=True)]
+    return inputs, [
+        np.concatenate(each) if p.per_frame else each[0] for p, each in zip(model.outputs, zip(*rows, strict=True), strict=True)
+    ]
 
 
 def _same(made: list[np.ndarray], expected: list[np.ndarray]) -> None:
@@ -81,7 +108,10 @@ def test_same_bits(name: str, target: str, tmp_path: Path) -> None:
     assert built.sizes.stack is None or run.stack <= max(built.sizes.stack, LEAST_STACK)
 
 
-@pytest.mark.parametrize(("name", "target"), [(n, t) for n in MODELS for t in WITHOUT_FMA] if ALL else [("gru", "x86-64-v2"), ("gru", "wasm32"), ("lookahead", "wasm32")])
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [(n, t) for n in MODELS for t in WITHOUT_FMA] if ALL else [("gru", "x86-64-v2"), ("gru", "wasm32"), ("lookahead", "wasm32")],
+)
 @pytest.mark.parametrize("emulate", [True, False], ids=["emulated", "split"])
 def test_without_fma(name: str, target: str, emulate: bool, tmp_path: Path) -> None:
     _needs(target)
@@ -116,8 +146,15 @@ def test_lstm_64_on_cortex_m4(tmp_path: Path) -> None:
 
 def lstm(folder: Path, hidden: int) -> Path:
     rng = np.random.default_rng(0)
-    arrays = {"weight_ih_l0": (4 * hidden, hidden), "weight_hh_l0": (4 * hidden, hidden), "bias_ih_l0": (4 * hidden,), "bias_hh_l0": (4 * hidden,)}
-    np.savez(folder / "lstm.npz", **{f"rnn.{n}": (rng.standard_normal(s) / hidden**0.5).astype(np.float32) for n, s in arrays.items()})
+    arrays = {
+        "weight_ih_l0": (4 * hidden, hidden),
+        "weight_hh_l0": (4 * hidden, hidden),
+        "bias_ih_l0": (4 * hidden,),
+        "bias_hh_l0": (4 * hidden,),
+    }
+    np.savez(
+        folder / "lstm.npz", **{f"rnn.{n}": (rng.standard_normal(s) / hidden**0.5).astype(np.float32) for n, s in arrays.items()}
+    )
     return folder / "lstm.npz"
 
 
@@ -148,7 +185,9 @@ def test_ten_thousand_frames_touch_no_other_memory(tool: str, tmp_path: Path) ->
     x, y = model.inputs[0].name, model.outputs[0].name
     (tmp_path / "memory.c").write_text(source.replace("INPUT", x.upper()).replace("OUTPUT", y.upper()))
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover"] if tool == "sanitizer" else []
-    subprocess.run(["gcc", "-g", "-Wall", "-Werror", *flags, "-o", program, tmp_path / "memory.c", tmp_path / f"lib{name}.a"], check=True)
+    subprocess.run(
+        ["gcc", "-g", "-Wall", "-Werror", *flags, "-o", program, tmp_path / "memory.c", tmp_path / f"lib{name}.a"], check=True
+    )
     command = ["valgrind", "-q", "--error-exitcode=9", "--leak-check=full"] if tool == "valgrind" else []
     done = subprocess.run([*command, program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -164,8 +203,22 @@ def test_page_runs_in_a_browser(path: Path, settings: dict[str, Any], tmp_path: 
         pytest.skip(why_not("wasm32") or "chromium is not installed")
     built = tinyrnn.build(path, tmp_path, "wasm32", **settings)
     page = tmp_path / f"{built.manifest['name']}.html"
-    alone = [f"--user-data-dir={tmp_path / 'profile'}", "--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage"]
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", *alone, "--virtual-time-budget=10000", "--dump-dom", f"file://{page}"]
+    alone = [
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-dev-shm-usage",
+    ]
+    command = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        *alone,
+        "--virtual-time-budget=10000",
+        "--dump-dom",
+        f"file://{page}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert '<b id="selftest">passed</b>' in done.stdout, done.stderr[-2000:]
     assert "µs" in done.stdout

@@ -35,7 +35,10 @@ GRU = MODELS / "linear_relu_gru_residual_dynT_legacy.onnx"
 LOOKAHEAD = MODELS / "architectures" / "lookahead_open_dynamo.onnx"
 WHOLE = MODELS / "architectures" / "attentionpool_open_dynamo.onnx"
 CHAR_LM = ROOT / "tinyrnn" / "models" / "char_lm.onnx"
-LINKED = pytest.mark.skipif(not on_this_machine(find_target("host")) or not (shutil.which("cc") or shutil.which("ld.lld")), reason="no linker, or no Linux")
+LINKED = pytest.mark.skipif(
+    not on_this_machine(find_target("host")) or not (shutil.which("cc") or shutil.which("ld.lld")),
+    reason="no linker, or no Linux",
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,7 @@ def ahead(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 # --- the files -------------------------------------------------------------------------------------------------------
+
 
 def test_two_builds_are_the_same_bytes(gru: Built, tmp_path: Path) -> None:
     again = tinyrnn.build(GRU, tmp_path / "elsewhere")
@@ -81,10 +85,16 @@ def test_the_archive_is_what_ar_reads(gru: Built, tmp_path: Path) -> None:
     library = gru.folder / f"lib{name}.a"
     listed = subprocess.run([ar, "t", library], capture_output=True, text=True, check=True).stdout.split()
     assert listed == [f"{name}.o", f"{name}_selftest.o"]
-    assert subprocess.run([ar, "p", library, f"{name}.o"], capture_output=True, check=True).stdout == (gru.folder / f"{name}.o").read_bytes()
+    assert (
+        subprocess.run([ar, "p", library, f"{name}.o"], capture_output=True, check=True).stdout
+        == (gru.folder / f"{name}.o").read_bytes()
+    )
     short = archive({"a.o": b"123", "a_long_name_of_a_member.o": b"4567"}, {"a.o": ["f"]})
     (tmp_path / "lib.a").write_bytes(short)
-    assert subprocess.run([ar, "t", tmp_path / "lib.a"], capture_output=True, text=True, check=True).stdout.split() == ["a.o", "a_long_name_of_a_member.o"]
+    assert subprocess.run([ar, "t", tmp_path / "lib.a"], capture_output=True, text=True, check=True).stdout.split() == [
+        "a.o",
+        "a_long_name_of_a_member.o",
+    ]
 
 
 @pytest.mark.parametrize("language", ["c", "c++"])
@@ -95,10 +105,12 @@ def test_the_header_is_c_and_cpp(gru: Built, ahead: Built, language: str, tmp_pa
     for built in (gru, ahead):
         name = built.manifest["name"]
         source = tmp_path / f"main.{'c' if language == 'c' else 'cpp'}"
-        source.write_text(f'#include "{name}.h"\n#include "{name}.h"\n{name.upper()}_MEMORY(mine);\nint main(void) {{ {name}_stream s;\n'
-                          f"if ({name}_init(&s, mine_state + 1, mine_arena) != {name.upper()}_BAD_MEMORY) return 1;\n"
-                          f"if ({name}_init(&s, 0, mine_arena) != {name.upper()}_BAD_MEMORY) return 2;\n"
-                          f"return {name}_init(&s, mine_state, mine_arena) || {name}_selftest(&s); }}\n")
+        source.write_text(
+            f'#include "{name}.h"\n#include "{name}.h"\n{name.upper()}_MEMORY(mine);\nint main(void) {{ {name}_stream s;\n'
+            f"if ({name}_init(&s, mine_state + 1, mine_arena) != {name.upper()}_BAD_MEMORY) return 1;\n"
+            f"if ({name}_init(&s, 0, mine_arena) != {name.upper()}_BAD_MEMORY) return 2;\n"
+            f"return {name}_init(&s, mine_state, mine_arena) || {name}_selftest(&s); }}\n"
+        )
         standard = "-std=c99" if language == "c" else "-std=c++11"
         options = ["-Wall", "-Wextra", "-Werror", *([] if language == "c" else ["-pedantic"]), standard, "-I", str(built.folder)]
         subprocess.run([compiler, *options, source, built.folder / f"lib{name}.a", "-o", tmp_path / name], check=True)
@@ -115,6 +127,7 @@ def test_manifest(gru: Built) -> None:
 
 # --- Python ----------------------------------------------------------------------------------------------------------
 
+
 def _python(folder: Path, code: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=environment, timeout=120)
@@ -126,7 +139,11 @@ def _python(folder: Path, code: str) -> str:
 def test_the_python_file_needs_numpy_alone(gru: Built) -> None:
     name = gru.manifest["name"]
     tree = ast.parse((gru.folder / f"{name}.py").read_text())
-    modules = {(n.module or "") if isinstance(n, ast.ImportFrom) else n.names[0].name for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))}
+    modules = {
+        (n.module or "") if isinstance(n, ast.ImportFrom) else n.names[0].name
+        for n in ast.walk(tree)
+        if isinstance(n, (ast.Import, ast.ImportFrom))
+    }
     assert {m.split(".")[0] for m in modules} - set(sys.stdlib_module_names) == {"numpy"}
     frames = random_sample(tinyrnn.load(GRU), 40).inputs
     (x,) = (a[0] for a in frames.values())
@@ -170,7 +187,9 @@ np.save("y.npy", ys)
 @LINKED
 def test_a_folder_loads_without_compiler_and_onnx(gru: Built) -> None:
     code = "import sys; from tinyrnn.runtime import load_built; m = load_built('.'); print(m.name, {'numba', 'onnx', 'llvmlite', 'tinyrnn.loading.stages'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=gru.folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=gru.folder, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
     assert done.stdout.split() == [tinyrnn.load(GRU).name, "set()"], done.stderr
 
 
@@ -226,6 +245,7 @@ def test_a_library_of_another_machine_or_build(gru: Built, tmp_path: Path) -> No
 
 # --- what is refused -------------------------------------------------------------------------------------------------
 
+
 def _refused(*words: str | Path) -> str:
     result = CliRunner().invoke(main, ["build", *map(str, words)])
     assert result.exit_code == 1 and result.output.startswith("Error: ") and "Traceback" not in result.output, result.output
@@ -237,7 +257,9 @@ def test_errors_are_one_message_each(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot be written (Not a directory)" in _refused(GRU, "-o", tmp_path / "file" / "folder")
     assert "cannot be written (File exists)" in _refused(GRU, "-o", tmp_path / "file")
-    assert "LLVM knows no processor 'z80' of aarch64" in _refused(GRU, "-o", tmp_path / "a", "--target", "aarch64", "--cpu", "z80")
+    assert "LLVM knows no processor 'z80' of aarch64" in _refused(
+        GRU, "-o", tmp_path / "a", "--target", "aarch64", "--cpu", "z80"
+    )
     assert "LLVM knows no feature '+blast'" in _refused(GRU, "-o", tmp_path / "a", "--target", "riscv64", "--features", "+blast")
     assert "takes +NAME or -NAME" in _refused(GRU, "-o", tmp_path / "a", "--target", "riscv64", "--features", "blast")
     assert "nothing to emulate" in _refused(GRU, "-o", tmp_path / "a", "--emulate-fma", "--target", "rpi4")
@@ -253,7 +275,9 @@ def test_no_file_of_anybody_else_is_replaced(tmp_path: Path) -> None:
         before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
         assert "mine.py: not made by tinyrnn build, and not replaced" in _refused(GRU, "-o", tmp_path, "--name", "mine")
         assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
-    assert "holds the build 'mine'; 'other' needs a folder of its own" in _refused(GRU, "-o", tmp_path, "--target", "cortex-m4", "--name", "other")
+    assert "holds the build 'mine'; 'other' needs a folder of its own" in _refused(
+        GRU, "-o", tmp_path, "--target", "cortex-m4", "--name", "other"
+    )
     (tmp_path / "manifest.json").write_text("{}")
     assert "manifest.json: not made by tinyrnn build" in _refused(GRU, "-o", tmp_path, "--target", "cortex-m4", "--name", "mine")
     assert mine.read_text() == "precious"
@@ -304,15 +328,27 @@ def test_float64_on_a_processor_without(tmp_path: Path) -> None:
     import onnx
     from onnx import TensorProto, helper
 
-    nodes = [helper.make_node("Cast", ["x"], ["d"], to=TensorProto.DOUBLE), helper.make_node("Mul", ["d", "d"], ["e"]), helper.make_node("Cast", ["e"], ["y"], to=TensorProto.FLOAT)]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["d"], to=TensorProto.DOUBLE),
+        helper.make_node("Mul", ["d", "d"], ["e"]),
+        helper.make_node("Cast", ["e"], ["y"], to=TensorProto.FLOAT),
+    ]
     values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in "xy"]
-    model = helper.make_model(helper.make_graph(nodes, "double", values[:1], values[1:]), opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    model = helper.make_model(
+        helper.make_graph(nodes, "double", values[:1], values[1:]), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
     onnx.save(model, tmp_path / "double.onnx")
-    assert "has no instruction for a part of it" in _refused(tmp_path / "double.onnx", "-o", tmp_path / "a", "--target", "cortex-m4")
+    assert "has no instruction for a part of it" in _refused(
+        tmp_path / "double.onnx", "-o", tmp_path / "a", "--target", "cortex-m4"
+    )
 
 
 def test_a_model_that_cannot_stream_takes_whole_sequences(tmp_path: Path) -> None:
-    model = next(p for p in sorted(MODELS.glob("*bi*_legacy.onnx")) if tinyrnn.load(p)._layout.refuses_stream and tinyrnn.load(p).kind == "sequence")
+    model = next(
+        p
+        for p in sorted(MODELS.glob("*bi*_legacy.onnx"))
+        if tinyrnn.load(p)._layout.refuses_stream and tinyrnn.load(p).kind == "sequence"
+    )
     assert "--rows 100" in _refused(model, "-o", tmp_path)
     if not on_this_machine(find_target("host")):
         return
@@ -325,7 +361,10 @@ def test_a_model_that_cannot_stream_takes_whole_sequences(tmp_path: Path) -> Non
     files = [sample.inputs[p.name] for p in here.inputs]
     with pytest.raises(StreamError, match="cannot stream"):
         built.stream()
-    arrays = [f.transpose([p.file_shape.index(s) for s in p.file_shape]) if f.ndim == len(p.file_shape) else f for f, p in zip(files, here.inputs, strict=True)]
+    arrays = [
+        f.transpose([p.file_shape.index(s) for s in p.file_shape]) if f.ndim == len(p.file_shape) else f
+        for f, p in zip(files, here.inputs, strict=True)
+    ]
     a, b = here.run(*arrays), built.run(*arrays)
     for one, two in zip(a if isinstance(a, tuple) else [a], b if isinstance(b, tuple) else [b], strict=True):
         np.testing.assert_array_equal(one, two)
@@ -379,7 +418,9 @@ int main(void) {
   return 0;
 }
 """)
-    subprocess.run([compiler, "-Wall", "-Werror", tmp_path / "main.c", tmp_path / "libchar_lm.a", "-o", tmp_path / "program"], check=True)
+    subprocess.run(
+        [compiler, "-Wall", "-Werror", tmp_path / "main.c", tmp_path / "libchar_lm.a", "-o", tmp_path / "program"], check=True
+    )
     assert subprocess.run([tmp_path / "program"]).returncode == 0
     assert built.manifest["target"]["name"] == "host"
 

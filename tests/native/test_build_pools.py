@@ -33,7 +33,8 @@ TWO_INPUTS = MODELS / "architectures" / "conditioned_open_dynamo.onnx"
 LOOKAHEAD = MODELS / "architectures" / "lookahead_open_dynamo.onnx"
 CHAR_LM = ROOT / "tinyrnn" / "models" / "char_lm.onnx"
 LINKED = pytest.mark.skipif(
-    not on_this_machine(find_target("host")) or not (shutil.which("cc") or shutil.which("ld.lld")), reason="no linker, or no Linux"
+    not on_this_machine(find_target("host")) or not (shutil.which("cc") or shutil.which("ld.lld")),
+    reason="no linker, or no Linux",
 )
 
 
@@ -155,7 +156,10 @@ def _refused(*words: str | Path) -> str:
 def test_what_has_no_pools(tmp_path: Path) -> None:
     whole = next(p for p in sorted(MODELS.glob("gru*bi*_legacy.onnx")))
     assert "cannot stream (" in (text := _refused(whole, "-o", tmp_path, "--streams", "4")) and "without --streams" in text
-    assert "rows of its own number" in (text := _refused(LOOKAHEAD, "-o", tmp_path, "--streams", "4")) and "without --streams" in text
+    assert (
+        "rows of its own number" in (text := _refused(LOOKAHEAD, "-o", tmp_path, "--streams", "4"))
+        and "without --streams" in text
+    )
     with pytest.raises(TargetError, match="streams 0: .*--streams 64"):
         tinyrnn.build(GRU, tmp_path, streams=0)
     with pytest.raises(UnsupportedError, match="looks ahead"):

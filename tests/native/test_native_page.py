@@ -48,7 +48,9 @@ def test_the_c_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / name).write_text(block.group(1))
     subprocess.run(["make", "-s"], cwd=tmp_path, check=True)
     printed = re.search(r"prints\n\n```text\n(.*?)```", PAGE, re.S)
-    assert printed and subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout == printed.group(1)
+    assert printed and subprocess.run(
+        ["./main"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout == printed.group(1)
     code = re.search(r"```python\n(.*?)```", PAGE, re.S)
     if (tmp_path / "built" / "libchar_lm.so").is_file():
         assert code

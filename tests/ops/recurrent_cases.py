@@ -124,9 +124,7 @@ def build(case: RecurrentCase) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]
     present = ("X", "W", "R", *case.inputs)
     node_inputs = [name if name in present else "" for name in INPUTS[case.op]]
     node_outputs = [name if name in case.outputs else "" for name in OUTPUTS[case.op]]
-    node = helper.make_node(
-        case.op, _without_tail(node_inputs), _without_tail(node_outputs), name="layer", **case.attributes
-    )
+    node = helper.make_node(case.op, _without_tail(node_inputs), _without_tail(node_outputs), name="layer", **case.attributes)
     fed = [name for name in present if name not in ("W", "R", "B", "P")]
     types = dict.fromkeys(shapes, TensorProto.FLOAT) | {"sequence_lens": TensorProto.INT32}
     graph = helper.make_graph(
@@ -142,9 +140,7 @@ def build(case: RecurrentCase) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]
     return model, {name: values[name] for name in fed}
 
 
-def expected(
-    model: onnx.ModelProto, inputs: dict[str, NDArray[Any]], **changed: Any
-) -> dict[str, NDArray[np.float64]]:
+def expected(model: onnx.ModelProto, inputs: dict[str, NDArray[Any]], **changed: Any) -> dict[str, NDArray[np.float64]]:
     """What the float64 reference gives for a model of `build`: the graph's outputs by name.
 
     `changed` replaces attributes of the node.
@@ -159,9 +155,7 @@ def expected(
         elif attribute.type == onnx.AttributeProto.STRINGS:
             value = [item.decode() for item in value]
         attributes[attribute.name] = value
-    results = REFERENCES[node.op_type](
-        *[values[name] if name else None for name in node.input], **(attributes | changed)
-    )
+    results = REFERENCES[node.op_type](*[values[name] if name else None for name in node.input], **(attributes | changed))
     return {name: result for name, result in zip(node.output, results, strict=False) if name}
 
 
@@ -245,9 +239,7 @@ def _sizes(op: str) -> Iterator[RecurrentCase]:
     for i, sizes in enumerate(SIZES):
         label = "T{}_N{}_I{}_H{}".format(*sizes)
         yield _draft(op, f"size_{label}", sizes=sizes, opset=(14, 7, 22)[i % 3])
-    yield _draft(
-        op, "size_bidirectional_H33", sizes=(5, 2, 17, 33), attributes={"direction": "bidirectional"}
-    )
+    yield _draft(op, "size_bidirectional_H33", sizes=(5, 2, 17, 33), attributes={"direction": "bidirectional"})
 
 
 def _optional_inputs(op: str) -> Iterator[RecurrentCase]:
@@ -392,9 +384,7 @@ def _activations(op: str) -> Iterator[RecurrentCase]:
     }[op]
     for chosen in defaults:
         gap = THRESHOLD_DEFAULT if "ThresholdedRelu" in chosen else ""
-        yield _draft(
-            op, f"activation_default_{'_'.join(chosen)}", attributes={"activations": chosen}, gap=gap
-        )
+        yield _draft(op, f"activation_default_{'_'.join(chosen)}", attributes={"activations": chosen}, gap=gap)
     # Parameters go to the functions that take them, across the directions, and may run out before the last.
     both = {
         "RNN": ["Tanh", "LeakyRelu"],
@@ -419,14 +409,10 @@ def _activations(op: str) -> Iterator[RecurrentCase]:
 def _clip_without_bias(op: str) -> Iterator[RecurrentCase]:
     yield _draft(op, "clip_no_bias", attributes={"clip": 0.5}, inputs={"initial_h", "initial_c"})
     if op == "GRU":
-        yield _draft(
-            op, "linear_before_reset_no_bias", attributes={"linear_before_reset": 1}, inputs={"initial_h"}
-        )
+        yield _draft(op, "linear_before_reset_no_bias", attributes={"linear_before_reset": 1}, inputs={"initial_h"})
     if op == "LSTM":
         attributes = {"clip": 0.5, "input_forget": 1}
-        yield _draft(
-            op, "clip_no_bias_peepholes", attributes=attributes, inputs={"initial_h", "initial_c", "P"}
-        )
+        yield _draft(op, "clip_no_bias_peepholes", attributes=attributes, inputs={"initial_h", "initial_c", "P"})
 
 
 def _no_hidden_size(op: str) -> Iterator[RecurrentCase]:

@@ -24,9 +24,12 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nodes = [helper.make_node("GRU", ["x", *arrays], ["h"], hidden_size=7, linear_before_reset=1)]
     nodes += [helper.make_node(op, ["h", "axis"], [op], keepdims=0) for op in OPS]
     graph = helper.make_graph(
-        nodes, "over_time", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", "N", 5])],
+        nodes,
+        "over_time",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["T", "N", 5])],
         [helper.make_tensor_value_info(op, TensorProto.FLOAT, [1, "N", 7]) for op in OPS],
-        [*weights, numpy_helper.from_array(np.array([0], np.int64), "axis")])
+        [*weights, numpy_helper.from_array(np.array([0], np.int64), "axis")],
+    )
     target = tmp_path_factory.mktemp("over_time") / "over_time.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), target)
     return target

@@ -54,9 +54,7 @@ def run_onnxruntime(model: onnx.ModelProto, inputs: Arrays) -> Arrays:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return dict(zip([o.name for o in session.get_outputs()], session.run(None, inputs), strict=True))
 
 
@@ -127,10 +125,7 @@ def run_torch(case: RecurrentCase, model: onnx.ModelProto, inputs: Arrays) -> Ar
     D, N, H, G = case.directions, case.N, case.H, GATES[case.op]
     # ONNX's gate order to PyTorch's: RNN i; GRU z r h to r z n; LSTM i o f c to i f g o.
     order = {"RNN": [0], "GRU": [1, 0, 2], "LSTM": [0, 2, 3, 1]}[case.op]
-    time_first = {
-        name: value.swapaxes(0, 1) if case.layout and value.ndim == 3 else value
-        for name, value in inputs.items()
-    }
+    time_first = {name: value.swapaxes(0, 1) if case.layout and value.ndim == 3 else value for name, value in inputs.items()}
     zeros = np.zeros((D, N, H))
     lengths = np.array(case.sequence_lens or [case.T] * N)
     Y = np.zeros((case.T, D, N, H))
@@ -166,10 +161,7 @@ def run_torch(case: RecurrentCase, model: onnx.ModelProto, inputs: Arrays) -> Ar
                 final[d, n] = value.numpy()[0]
     results = dict(zip(OUTPUTS[case.op], [Y, *finals], strict=True))
     if case.layout:
-        results = {
-            name: value.transpose(2, 0, 1, 3) if name == "Y" else value.swapaxes(0, 1)
-            for name, value in results.items()
-        }
+        results = {name: value.transpose(2, 0, 1, 3) if name == "Y" else value.swapaxes(0, 1) for name, value in results.items()}
     return {name: results[name] for name in case.outputs}
 
 
@@ -299,9 +291,7 @@ def test_activation_extremes(activation: Any) -> None:
     assert np.isnan(function(np.array([np.nan]))).all()
 
 
-@pytest.mark.parametrize(
-    "name", [a.name for a in ACTIVATIONS.values() if a.name not in ("Affine", "ScaledTanh")]
-)
+@pytest.mark.parametrize("name", [a.name for a in ACTIVATIONS.values() if a.name not in ("Affine", "ScaledTanh")])
 def test_activation_defaults_are_the_operators(name: str) -> None:
     """Against onnx.reference's operator of that name with no attributes, at no x = 1 (see ACTIVATIONS)."""
     x = np.linspace(-6.0, 6.0, 98).astype(np.float32)

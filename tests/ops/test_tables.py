@@ -18,19 +18,31 @@ from tinyrnn.targets.reference import Reference
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
 
-def _model(path: Path, op: str, entries: int = 7, size: int = 5, hidden: int = 9, direction: str = "forward", shown: bool = False) -> Path:
+def _model(
+    path: Path, op: str, entries: int = 7, size: int = 5, hidden: int = 9, direction: str = "forward", shown: bool = False
+) -> Path:
     """x [T, N] int64 → Gather → op → y; with `shown`, the looked-up rows are an output too."""
     rng, D, G = np.random.default_rng(entries + hidden), 1 + (direction == "bidirectional"), GATES[op]
-    arrays = {"table": rng.standard_normal((entries, size)), "W": rng.standard_normal((D, G * hidden, size)),
-              "R": 0.4 * rng.standard_normal((D, G * hidden, hidden)), "B": rng.standard_normal((D, 2 * G * hidden))}
-    nodes = [helper.make_node("Gather", ["table", "x"], ["e"]),
-             helper.make_node(op, ["e", "W", "R", "B"], ["y"], hidden_size=hidden, direction=direction)]
+    arrays = {
+        "table": rng.standard_normal((entries, size)),
+        "W": rng.standard_normal((D, G * hidden, size)),
+        "R": 0.4 * rng.standard_normal((D, G * hidden, hidden)),
+        "B": rng.standard_normal((D, 2 * G * hidden)),
+    }
+    nodes = [
+        helper.make_node("Gather", ["table", "x"], ["e"]),
+        helper.make_node(op, ["e", "W", "R", "B"], ["y"], hidden_size=hidden, direction=direction),
+    ]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["T", D, "N", hidden])]
     if shown:
         outputs.append(helper.make_tensor_value_info("e", TensorProto.FLOAT, ["T", "N", size]))
     graph = helper.make_graph(
-        nodes, "embedded", [helper.make_tensor_value_info("x", TensorProto.INT64, ["T", "N"])], outputs,
-        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()])
+        nodes,
+        "embedded",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, ["T", "N"])],
+        outputs,
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     return path
 

@@ -42,9 +42,7 @@ def scan(m: Maker, x: str, start: str, name: str) -> tuple[str, str]:
     body = helper.make_graph(nodes, f"{name}_body", ports[:2], ports[2:])
     one = m.constant(np.array([0]))
     outputs = [f"{name}_end", f"{name}_Y"]
-    m.nodes.append(
-        helper.make_node("Scan", [m.add("Squeeze", start, one), x], outputs, name, body=body, num_scan_inputs=1)
-    )
+    m.nodes.append(helper.make_node("Scan", [m.add("Squeeze", start, one), x], outputs, name, body=body, num_scan_inputs=1))
     return outputs[1], m.add("Unsqueeze", outputs[0], one)
 
 

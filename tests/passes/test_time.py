@@ -111,7 +111,10 @@ def test_every_third_row(tmp_path: Path) -> None:
 def test_steps_before_the_first(tmp_path: Path) -> None:
     start = np.random.default_rng(3).standard_normal((3, FEATURES)).astype(np.float32)
     after, a = cut("longer", "after", 0, -3)
-    agree(model_of([helper.make_node("Concat", ["start", "x"], ["longer"], axis=0), after], ["after"], a | {"start": start}), tmp_path)
+    agree(
+        model_of([helper.make_node("Concat", ["start", "x"], ["longer"], axis=0), after], ["after"], a | {"start": start}),
+        tmp_path,
+    )
 
 
 def test_what_comes_of_late_rows(tmp_path: Path) -> None:
@@ -124,10 +127,14 @@ def test_what_comes_of_late_rows(tmp_path: Path) -> None:
 
 def test_a_file_that_is_run_has_its_tail(tmp_path: Path) -> None:
     after, a = cut("x", "after", 2, END)
-    (tmp_path / "late.onnx").write_bytes(model_of([after, helper.make_node("Tanh", ["after"], ["y"])], ["y"], a).SerializeToString())
+    (tmp_path / "late.onnx").write_bytes(
+        model_of([after, helper.make_node("Tanh", ["after"], ["y"])], ["y"], a).SerializeToString()
+    )
     x = np.random.default_rng(1).standard_normal((9, FEATURES)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
-    result = CliRunner().invoke(main, ["run", str(tmp_path / "late.onnx"), str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy")])
+    result = CliRunner().invoke(
+        main, ["run", str(tmp_path / "late.onnx"), str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy")]
+    )
     assert result.exit_code == 0, result.output
     assert within("close", np.load(tmp_path / "y.npy"), np.tanh(x[2:]))
 
@@ -151,8 +158,11 @@ def test_flush_where_nothing_waits(tmp_path: Path) -> None:
 
 def test_flush_of_a_restored_stream_needs_what_belongs_to_a_call(tmp_path: Path) -> None:
     later, a = cut("x", "later", 1, END)
-    proto = model_of([later, helper.make_node("Add", ["later", "v"], ["sum"]), *[pad("sum", "y", 0, 1)[0]]], ["y"],
-                     a | pad("sum", "y", 0, 1)[1])
+    proto = model_of(
+        [later, helper.make_node("Add", ["later", "v"], ["sum"]), *[pad("sum", "y", 0, 1)[0]]],
+        ["y"],
+        a | pad("sum", "y", 0, 1)[1],
+    )
     proto.graph.input.append(helper.make_tensor_value_info("v", TensorProto.FLOAT, [FEATURES]))
     model = loaded(proto, tmp_path)
     first, second = model.stream(), model.stream()
@@ -198,12 +208,15 @@ def test_time_is_where_it_is_said_to_be(tmp_path: Path) -> None:
         tinyrnn.load(path, time=7)
 
 
-@pytest.mark.parametrize(("nodes", "reason"), [
-    ([cut("x", "y", -3, END)], r"it takes \[\d+:\d+:1\] of the \d+ steps"),
-    ([cut("x", "y", 0, 40)], r"it takes \[0:40:1\] of the \d+ steps"),
-    ([cut("x", "y", END, -END, -1)], "of the time or batch axis"),
-    ([pad("x", "y", 1, 1, "reflect")], "mode='reflect' along the time axis"),
-])
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([cut("x", "y", -3, END)], r"it takes \[\d+:\d+:1\] of the \d+ steps"),
+        ([cut("x", "y", 0, 40)], r"it takes \[0:40:1\] of the \d+ steps"),
+        ([cut("x", "y", END, -END, -1)], "of the time or batch axis"),
+        ([pad("x", "y", 1, 1, "reflect")], "mode='reflect' along the time axis"),
+    ],
+)
 def test_what_has_no_form_over_time_runs_whole(tmp_path: Path, nodes: list[Any], reason: str) -> None:
     proto = model_of([n for n, _ in nodes], ["y"], {k: v for _, c in nodes for k, v in c.items()})
     model = loaded(proto, tmp_path)
@@ -219,11 +232,19 @@ def test_what_has_no_form_over_time_runs_whole(tmp_path: Path, nodes: list[Any],
 CLOCKS = st.recursive(
     st.just(FRAMES),
     lambda of: st.one_of(
-        st.builds(lambda c, s, o, p, q: strided(c, s, o - p, p + q - o - 1), of, st.integers(1, 3), st.integers(0, 4),
-                  st.integers(0, 4), st.integers(0, 4)),
+        st.builds(
+            lambda c, s, o, p, q: strided(c, s, o - p, p + q - o - 1),
+            of,
+            st.integers(1, 3),
+            st.integers(0, 4),
+            st.integers(0, 4),
+            st.integers(0, 4),
+        ),
         st.builds(lambda c, t, s, e: Unfolded(c, t, s, -s - e), of, st.integers(1, 3), st.integers(0, 3), st.integers(0, 3)),
         st.builds(lambda a, b: meeting([a, b]), of, of),
-    ), max_leaves=5)
+    ),
+    max_leaves=5,
+)
 
 
 @settings(max_examples=300, deadline=None)

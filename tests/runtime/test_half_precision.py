@@ -117,7 +117,9 @@ def test_every_number_is_converted_as_numpy_does(kind: str, tmp_path: Path) -> N
     assert np.array_equal(np.isnan(y.astype(np.float32)), np.isnan(every.astype(np.float32)))
     real = ~np.isnan(every.astype(np.float32))
     assert y[real].tobytes() == np.abs(every[real]).tobytes()
-    rounding = model_of([helper.make_node("Mul", ["x", "k"], ["y"])], HALVES[kind], {"x": ["T", 1]}, {"y": ["T", 1]}, {"k": 1 / 3})
+    rounding = model_of(
+        [helper.make_node("Mul", ["x", "k"], ["y"])], HALVES[kind], {"x": ["T", 1]}, {"y": ["T", 1]}, {"k": 1 / 3}
+    )
     factor = np.asarray(1 / 3).astype(dtype).astype(np.float32)
     with np.errstate(invalid="ignore"):
         wanted = converted(every.astype(np.float32) * factor, dtype)

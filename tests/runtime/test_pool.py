@@ -31,7 +31,9 @@ SMALL = 3, 7
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
 
-def recurrent(op: str, inputs: int, hidden: int, batch: Any = 1, direction: str = "forward", **attributes: Any) -> onnx.ModelProto:
+def recurrent(
+    op: str, inputs: int, hidden: int, batch: Any = 1, direction: str = "forward", **attributes: Any
+) -> onnx.ModelProto:
     """X [T, batch, inputs] → Y [T, D, batch, hidden] and the last states."""
     rng = np.random.default_rng(hidden)
     G, D = GATES[op], 2 if direction == "bidirectional" else 1
@@ -248,7 +250,12 @@ def test_a_new_sequence_knows_nothing_of_the_one_before(again: str, tmp_path: Pa
 def test_bad_lengths_and_types(model: Model) -> None:
     pool = model.pool(2)
     (x,) = frames(model, np.random.default_rng(6), 4, 2)
-    for lengths, text in (([1, 5], "from 0 to 4"), ([1], "2 whole numbers"), ([0.5, 1], "whole numbers"), ([-1, 2], "from 0 to 4")):
+    for lengths, text in (
+        ([1, 5], "from 0 to 4"),
+        ([1], "2 whole numbers"),
+        ([0.5, 1], "whole numbers"),
+        ([-1, 2], "from 0 to 4"),
+    ):
         with pytest.raises(ShapeError, match=text):
             pool.run(x, lengths=lengths)
     with pytest.raises(ShapeError, match="no frames"):

@@ -70,8 +70,11 @@ def test_an_index_out_of_range(tmp_path: Path) -> None:
     table = numpy_helper.from_array(np.arange(12, dtype=np.float32).reshape(4, 3), "table")
     graph = helper.make_graph(
         [helper.make_node("Gather", ["table", "ids"], ["rows"]), helper.make_node("Tanh", ["rows"], ["y"])],
-        "rows", [helper.make_tensor_value_info("ids", TensorProto.INT64, [5])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [5, 3])], [table])
+        "rows",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, [5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [5, 3])],
+        [table],
+    )
     model = loaded(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path)
     ids = np.array([0, 1, 2, 3, -1])
     expected = model.run(ids)
@@ -119,7 +122,9 @@ def test_packaged_models(name: str) -> None:
     rng, given = np.random.default_rng(1), {}
     for value in onnx.load(PACKAGED / f"{name}.onnx").graph.input:
         sizes = {"N": 1, "T": 9}
-        shape = [d.dim_value or sizes.get(d.dim_param, 1 if "batch" in d.dim_param else 9) for d in value.type.tensor_type.shape.dim]
+        shape = [
+            d.dim_value or sizes.get(d.dim_param, 1 if "batch" in d.dim_param else 9) for d in value.type.tensor_type.shape.dim
+        ]
         whole = value.type.tensor_type.elem_type == TensorProto.INT64
         given[value.name] = rng.integers(0, 5, shape) if whole else rng.standard_normal(shape).astype(np.float32)
     first = model.run(given)

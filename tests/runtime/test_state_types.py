@@ -21,8 +21,13 @@ def test_integer_and_bool_states(tmp_path: Path) -> None:
     ports = [("x", TensorProto.FLOAT, [1, 3]), ("n", TensorProto.INT64, [1]), ("seen", TensorProto.BOOL, [1, 3])]
     ends = [("y", TensorProto.FLOAT, [1, 3]), ("n_out", TensorProto.INT64, [1]), ("seen_out", TensorProto.BOOL, [1, 3])]
     constants = [numpy_helper.from_array(np.array([1]), "one"), numpy_helper.from_array(np.float32(0), "zero")]
-    graph = helper.make_graph(nodes, "step", [helper.make_tensor_value_info(*p) for p in ports],
-                              [helper.make_tensor_value_info(*p) for p in ends], constants)
+    graph = helper.make_graph(
+        nodes,
+        "step",
+        [helper.make_tensor_value_info(*p) for p in ports],
+        [helper.make_tensor_value_info(*p) for p in ends],
+        constants,
+    )
     model = loaded(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path)
     assert [(s.name, s.dtype, s.shape) for s in model.states] == [("n", np.int64, (1,)), ("seen", np.bool_, (1, 3))]
     stream = model.stream()

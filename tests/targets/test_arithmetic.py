@@ -22,8 +22,14 @@ SIGNED = st.integers(-(2**63), 2**63 - 1) | st.integers(-9, 9) | st.integers(-(2
 UNARY, BITS = ("floor", "rint", "trunc"), st.integers(0, 2**32 - 1)
 TEXT = "\n".join(
     [f"define i64 @{op}(i64 %a, i64 %b) {{\n  %r = {op} i64 %a, %b\n  ret i64 %r\n}}" for op in ("udiv", "urem", "sdiv", "srem")]
-    + [f"declare float @llvm.{op}.f32(float)\ndefine float @{op}(float %a) {{\n  %r = call float @llvm.{op}.f32(float %a)\n  ret float %r\n}}" for op in UNARY]
-    + ["declare float @llvm.fma.f32(float, float, float)\ndefine float @fma(float %a, float %b, float %c) {\n  %r = call float @llvm.fma.f32(float %a, float %b, float %c)\n  ret float %r\n}"])
+    + [
+        f"declare float @llvm.{op}.f32(float)\ndefine float @{op}(float %a) {{\n  %r = call float @llvm.{op}.f32(float %a)\n  ret float %r\n}}"
+        for op in UNARY
+    ]
+    + [
+        "declare float @llvm.fma.f32(float, float, float)\ndefine float @fma(float %a, float %b, float %c) {\n  %r = call float @llvm.fma.f32(float %a, float %b, float %c)\n  ret float %r\n}"
+    ]
+)
 
 
 @pytest.fixture(scope="module")

@@ -105,14 +105,18 @@ def test_a_folder_that_others_may_write_to_is_not_used(place: str, folder: Path)
     assert tinyrnn.load(STEP)._code.from_cache
 
 
-def test_a_packed_model_starts_in_another_cache_without_numba(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_packed_model_starts_in_another_cache_without_numba(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     archive = tmp_path / "model.pack"
     assert "4 files" in command("cache", "pack", STEP, "-o", archive)
     xs = np.random.default_rng(0).standard_normal((5, *tinyrnn.load(STEP).inputs[0].shape)).astype(np.float32)
     expected = tinyrnn.load(STEP).stream().run(xs)
     monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "there"))
     assert "4 files" in command("cache", "unpack", archive)
-    code = f"import sys, tinyrnn; m = tinyrnn.load({str(STEP)!r}); m._pooled(2); print(m._code.from_cache, 'numba' in sys.modules)"
+    code = (
+        f"import sys, tinyrnn; m = tinyrnn.load({str(STEP)!r}); m._pooled(2); print(m._code.from_cache, 'numba' in sys.modules)"
+    )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True).stdout
     assert answer.split() == ["True", "False"]
     np.testing.assert_array_equal(np.asarray(tinyrnn.load(STEP).stream().run(xs)[0]), np.asarray(expected[0]))
@@ -204,7 +208,9 @@ def test_a_killed_compile_leaves_nothing_that_harms(folder: Path, tmp_path: Path
     while list(temporary.iterdir()) and time.monotonic() < begun + 60:
         time.sleep(0.05)
     assert not list(temporary.iterdir()), "those who compiled beside it have ended and taken their folder away"
-    assert not [file for file in folder.rglob("*") if file.is_file() and not cache.FILE.fullmatch(file.relative_to(folder).as_posix())]
+    assert not [
+        file for file in folder.rglob("*") if file.is_file() and not cache.FILE.fullmatch(file.relative_to(folder).as_posix())
+    ]
     assert tinyrnn.load(path)._code.size and tinyrnn.load(path)._code.from_cache
 
 
@@ -218,7 +224,9 @@ def test_stages_are_told_in_order(folder: Path) -> None:
     assert "kernels" in command("inspect", STEP, "--timing") and '"timing"' in command("inspect", STEP, "--timing", "--json")
 
 
-def test_kernels_are_compiled_in_several_processes_to_the_same_code(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_are_compiled_in_several_processes_to_the_same_code(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = Path(tinyrnn.__file__).parent / "models" / "video.onnx"
     monkeypatch.setattr(parallel_compilation, "EACH", 2)
     made = []

@@ -93,7 +93,10 @@ def test_what_does_not_decide_is_not_read() -> None:
     assert run(text, 0, 7) == 0 and run(text, ctypes.addressof(value), 7) == 1
 
 
-@pytest.mark.parametrize("word, value", [("i8", -3), ("u8", 253), ("i16", -300), ("u16", 65000), ("i32", -70000), ("u32", 2**32 - 5), ("i64", -(2**40))])
+@pytest.mark.parametrize(
+    "word, value",
+    [("i8", -3), ("u8", 253), ("i16", -300), ("u16", 65000), ("i32", -70000), ("u32", 2**32 - 5), ("i64", -(2**40))],
+)
 def test_elements_are_read_and_written_in_their_width(word: str, value: int) -> None:
     text = f"from tinyrnn.lanes import get, put, {word}\n\n\ndef run(a, b):\n    put({word}(a), 1, b)\n    return get({word}(a), 1) + get({word}(a), 2)\n"
     kind = np.dtype({"i": "int", "u": "uint"}[word[0]] + word[1:])
@@ -136,7 +139,10 @@ def test_python_runs_the_page_of_a_model_to_the_same_bits(path: Path) -> None:
     rng = np.random.default_rng(3)
     a, b = model.stream(), with_page_in_python(model).stream()
     for count in (1, 4, 2):
-        xs = [(rng.standard_normal((count, *p.shape)) * 3).astype(p.dtype).clip(0 if p.dtype.kind == "i" else -9) for p in model.inputs]
+        xs = [
+            (rng.standard_normal((count, *p.shape)) * 3).astype(p.dtype).clip(0 if p.dtype.kind == "i" else -9)
+            for p in model.inputs
+        ]
         for y, z in zip(*(r if isinstance(r, tuple) else (r,) for r in (a.run(*xs), b.run(*xs))), strict=True):
             assert y.tobytes() == z.tobytes()
     assert a.state.tobytes() == b.state.tobytes()

@@ -41,8 +41,9 @@ def random_inputs(graph: Graph, seed: int, sizes: dict[str, int], frames: int | 
         spec = graph.specs[name]
         shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
         shape = shape if frames is None else [frames, *shape]
-        found[name] = (rng.standard_normal(shape) if spec.dtype.kind == "f" else
-                       rng.integers(0, LARGEST_TOKEN, shape, endpoint=True)).astype(spec.dtype)
+        found[name] = (
+            rng.standard_normal(shape) if spec.dtype.kind == "f" else rng.integers(0, LARGEST_TOKEN, shape, endpoint=True)
+        ).astype(spec.dtype)
     return found
 
 
@@ -67,9 +68,14 @@ def test_open_sizes_take_those_of_the_inputs(name: str, T: int, B: int) -> None:
         assert within("close", array, found[output]), output
 
 
-@pytest.mark.parametrize(("name", "pairs"), [
-    ("cell_lstm_legacy", {"h": "hn", "c": "cn"}), ("cell_gru_stack2_linear_dynamo", {"h": "hn", "h2": "hn2"}),
-    ("lm_lstm_l2_states_step_legacy", {"h0": "hn", "c0": "cn"})])
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        ("cell_lstm_legacy", {"h": "hn", "c": "cn"}),
+        ("cell_gru_stack2_linear_dynamo", {"h": "hn", "h2": "hn2"}),
+        ("lm_lstm_l2_states_step_legacy", {"h0": "hn", "c0": "cn"}),
+    ],
+)
 def test_steps_feed_the_states_back(name: str, pairs: dict[str, str]) -> None:
     graph = graph_of(name)
     frames = random_inputs(graph, 2, {"B": 1}, 12)
@@ -115,8 +121,11 @@ def test_the_graph_is_left_as_it_was() -> None:
 def test_inputs_that_do_not_fit() -> None:
     reference = Reference(graph_of("lstm_l2_uni_sf_states_dynT_dynB_legacy"))
     x, state = np.zeros((3, 2, 5)), np.zeros((2, 2, 6))
-    for inputs, says in (({"x": x}, "inputs are x, h0, c0"), ({"x": x[0], "h0": state, "c0": state}, "'x' has shape"),
-                         ({"x": x, "h0": state[:, :1], "c0": state}, "'h0' has shape.*B = 2")):
+    for inputs, says in (
+        ({"x": x}, "inputs are x, h0, c0"),
+        ({"x": x[0], "h0": state, "c0": state}, "'x' has shape"),
+        ({"x": x, "h0": state[:, :1], "c0": state}, "'h0' has shape.*B = 2"),
+    ):
         with pytest.raises(ShapeError, match=says):
             reference.run(inputs)
     with pytest.raises(ShapeError, match="frames"):

@@ -49,15 +49,58 @@ def inside(language: Model) -> tuple[str, int]:
 # --- what the kernels keep, against the equations --------------------------------------------------------------------
 
 CASES = [
-    RecurrentCase("trace LSTM", "LSTM", {"hidden_size": 19, "direction": "bidirectional", "clip": 2.5}, 5, 2, 3, 19,
-                  ("B", "sequence_lens", "initial_h", "initial_c", "P"), ("Y_h",), 14, (3, 5)),
-    RecurrentCase("trace LSTM coupled", "LSTM", {"hidden_size": 16, "input_forget": 1, "layout": 1}, 4, 2, 40, 16,
-                  ("B", "initial_h", "initial_c"), ("Y", "Y_c"), 14),
+    RecurrentCase(
+        "trace LSTM",
+        "LSTM",
+        {"hidden_size": 19, "direction": "bidirectional", "clip": 2.5},
+        5,
+        2,
+        3,
+        19,
+        ("B", "sequence_lens", "initial_h", "initial_c", "P"),
+        ("Y_h",),
+        14,
+        (3, 5),
+    ),
+    RecurrentCase(
+        "trace LSTM coupled",
+        "LSTM",
+        {"hidden_size": 16, "input_forget": 1, "layout": 1},
+        4,
+        2,
+        40,
+        16,
+        ("B", "initial_h", "initial_c"),
+        ("Y", "Y_c"),
+        14,
+    ),
     RecurrentCase("trace GRU", "GRU", {"hidden_size": 33, "direction": "reverse"}, 4, 2, 3, 33, ("B", "initial_h"), ("Y",), 14),
-    RecurrentCase("trace GRU linear", "GRU", {"hidden_size": 5, "linear_before_reset": 1, "layout": 1, "direction": "bidirectional"},
-                  4, 2, 3, 5, ("B", "initial_h"), ("Y", "Y_h"), 14),
-    RecurrentCase("trace RNN", "RNN", {"hidden_size": 18, "direction": "bidirectional", "activations": ["Relu", "Tanh"]},
-                  4, 2, 3, 18, ("B", "sequence_lens"), ("Y",), 14, (4, 2), 0.5),
+    RecurrentCase(
+        "trace GRU linear",
+        "GRU",
+        {"hidden_size": 5, "linear_before_reset": 1, "layout": 1, "direction": "bidirectional"},
+        4,
+        2,
+        3,
+        5,
+        ("B", "initial_h"),
+        ("Y", "Y_h"),
+        14,
+    ),
+    RecurrentCase(
+        "trace RNN",
+        "RNN",
+        {"hidden_size": 18, "direction": "bidirectional", "activations": ["Relu", "Tanh"]},
+        4,
+        2,
+        3,
+        18,
+        ("B", "sequence_lens"),
+        ("Y",),
+        14,
+        (4, 2),
+        0.5,
+    ),
 ]
 
 
@@ -72,8 +115,10 @@ def _walk(case: RecurrentCase, values: dict[str, Any], n: int, d: int) -> dict[s
     Wb, Rb = values["B"][d].astype(np.float64).reshape(2, G, H)
     X = values["X"].astype(np.float64)
     X = X[n] if lay else X[:, n]
-    h, c = (np.zeros(H) if k not in values else (values[k][n, d] if lay else values[k][d, n]).astype(np.float64)
-            for k in ("initial_h", "initial_c"))
+    h, c = (
+        np.zeros(H) if k not in values else (values[k][n, d] if lay else values[k][d, n]).astype(np.float64)
+        for k in ("initial_h", "initial_c")
+    )
     P = values["P"][d].astype(np.float64).reshape(3, H) if "P" in values else np.zeros((3, H))
     bound = case.attributes.get("clip", np.inf)
     length = case.sequence_lens[n] if case.sequence_lens else case.T
@@ -252,6 +297,7 @@ def test_no_frames(language: Model, inside: tuple[str, int]) -> None:
 
 # --- pictures --------------------------------------------------------------------------------------------------------
 
+
 def test_colours() -> None:
     assert colour(0) == colour(float("nan")) == (255, 255, 255)
     assert colour(2) == colour(1) and colour(-3) == colour(-1)
@@ -273,17 +319,36 @@ def test_time_of_late_rows() -> None:
     assert trace.times[model.inputs[0].name] == (0.0, 1.0) and trace.times[name][1] == 2.0
 
 
-@pytest.mark.parametrize("make", [
-    lambda: Trace("m", 3, {"x": np.zeros((3, 2))}, {"y": np.full((3, 99), np.nan)}, {}, {"s": np.ones((3, 70))}, dict.fromkeys("xys", (0.0, 1.0))),
-    lambda: Trace("m", 1, {"x": np.zeros((1, 5, 2))}, {"y": np.zeros(4)}, {
-        "l": Layer("RNN", ("time", "step", "unit"), {}, np.linspace(-3, 0, 35).reshape(1, 5, 7), None)}, {}, {"x": (0.0, 1.0), "l": (0.0, 1.0)}),
-])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Trace(
+            "m",
+            3,
+            {"x": np.zeros((3, 2))},
+            {"y": np.full((3, 99), np.nan)},
+            {},
+            {"s": np.ones((3, 70))},
+            dict.fromkeys("xys", (0.0, 1.0)),
+        ),
+        lambda: Trace(
+            "m",
+            1,
+            {"x": np.zeros((1, 5, 2))},
+            {"y": np.zeros(4)},
+            {"l": Layer("RNN", ("time", "step", "unit"), {}, np.linspace(-3, 0, 35).reshape(1, 5, 7), None)},
+            {},
+            {"x": (0.0, 1.0), "l": (0.0, 1.0)},
+        ),
+    ],
+)
 def test_pictures_of_odd_traces(tmp_path: Path, make: Callable[[], Trace]) -> None:
     assert draw(make(), tmp_path / "a.png") == ""
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
+
 
 def call(*arguments: object, status: int = 0) -> Any:
     result = CliRunner().invoke(main, ["trace", *map(str, arguments)])
@@ -307,7 +372,9 @@ def test_text_as_picture_arrays_and_colours(tmp_path: Path, language: Model, ins
             np.testing.assert_array_equal(arrays[key], array[5:30])
     coloured = call(LANGUAGE, "--text", TEXT, "--cell", 38, "--color").stdout
     values = whole.layer().cell(38)
-    assert f"LSTM {name}, cell 38 of {cells}, tanh(C)" in coloured and f"48;2;{';'.join(map(str, colour(values[0])))}mT" in coloured
+    assert (
+        f"LSTM {name}, cell 38 of {cells}, tanh(C)" in coloured and f"48;2;{';'.join(map(str, colour(values[0])))}mT" in coloured
+    )
     plain = call(LANGUAGE, "--text", TEXT, "--cell", 38).stdout
     assert "\x1b" not in plain and f"{values[0]:+.3f}  'T'" in plain
     found = json.loads(call(LANGUAGE, "--text", TEXT, "--cell", 38, "--json").stdout)
@@ -318,7 +385,9 @@ def test_text_as_picture_arrays_and_colours(tmp_path: Path, language: Model, ins
 def test_frames_of_a_model_without_text(tmp_path: Path) -> None:
     model = tinyrnn.load(STREAMS["sequence"])
     np.save(tmp_path / "x.npy", random_sample(model, 90).inputs[model.inputs[0].name][0])
-    shown = call(STREAMS["sequence"], tmp_path / "x.npy", "--cell", 2, "--layer", "/layers.2/GRU", "-o", tmp_path / "c.png").stdout
+    shown = call(
+        STREAMS["sequence"], tmp_path / "x.npy", "--cell", 2, "--layer", "/layers.2/GRU", "-o", tmp_path / "c.png"
+    ).stdout
     assert "GRU /layers.2/GRU, cell 2 of 6, H" in shown and "▁" in shown and (tmp_path / "c.png").is_file()
     assert call(STREAMS["sequence"], tmp_path / "x.npy", "-o", tmp_path / "d.png").stderr == ""
 
@@ -332,20 +401,23 @@ def test_a_whole_run_says_why(tmp_path: Path) -> None:
     assert "4 frames" in made.stdout and (tmp_path / "a.png").is_file()
 
 
-@pytest.mark.parametrize(("arguments", "status", "says"), [
-    (["--text", "To be"], 2, "-o FILE.png draws a picture"),
-    (["-o", "a.png"], 2, "one of them"),
-    (["--text", "To be", "--cell", "9999"], 1, "no cell 9999; this LSTM has CELLS: 0 to"),
-    (["--text", "To be", "--cell", "1", "--layer", "x"], 1, "no recurrent layer 'x'; it has 'LAYER'"),
-    (["--text", "To #1", "--cell", "1"], 1, "does not know '#1'"),
-    (["--text", "", "--cell", "1"], 1, "the text is empty"),
-    (["none.txt", "--cell", "1"], 1, "none.txt: cannot be read"),
-    (["--text", "To be", "-o", "a.doc"], 1, "unknown kind of picture '.doc'"),
-    (["--text", "To be", "-o", "none/a.npz"], 1, "no folder none"),
-    (["--text", "To be", "--cell", "1", "--frames", "5"], 2, "takes A:B"),
-    (["--text", "To be", "--cell", "1", "--frames", "4:4"], 2, "takes A:B"),
-    (["--text", "To be", "--cell", "1", "--frames", "5:9"], 1, "the input has 5 frames, 0 to 4"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["--text", "To be"], 2, "-o FILE.png draws a picture"),
+        (["-o", "a.png"], 2, "one of them"),
+        (["--text", "To be", "--cell", "9999"], 1, "no cell 9999; this LSTM has CELLS: 0 to"),
+        (["--text", "To be", "--cell", "1", "--layer", "x"], 1, "no recurrent layer 'x'; it has 'LAYER'"),
+        (["--text", "To #1", "--cell", "1"], 1, "does not know '#1'"),
+        (["--text", "", "--cell", "1"], 1, "the text is empty"),
+        (["none.txt", "--cell", "1"], 1, "none.txt: cannot be read"),
+        (["--text", "To be", "-o", "a.doc"], 1, "unknown kind of picture '.doc'"),
+        (["--text", "To be", "-o", "none/a.npz"], 1, "no folder none"),
+        (["--text", "To be", "--cell", "1", "--frames", "5"], 2, "takes A:B"),
+        (["--text", "To be", "--cell", "1", "--frames", "4:4"], 2, "takes A:B"),
+        (["--text", "To be", "--cell", "1", "--frames", "5:9"], 1, "the input has 5 frames, 0 to 4"),
+    ],
+)
 def test_bad_calls(arguments: list[str], status: int, says: str, inside: tuple[str, int]) -> None:
     says = says.replace("LAYER", inside[0]).replace("CELLS", f"{inside[1]:,}")
     message = call(LANGUAGE, *arguments, status=status).stderr

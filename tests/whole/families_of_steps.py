@@ -30,7 +30,9 @@ def _cell(m: Maker, draw: st.DrawFn, x: str, states: list[str], features: int, h
             made = m.add("Add", m.add("Mul", h, m.constant(np.float32(0.9))), fed)
         elif kind == "gate":
             gate = m.add("Sigmoid", m.add("Add", fed, h))
-            made = m.add("Add", m.add("Mul", gate, h), m.add("Mul", m.add("Sub", m.constant(np.float32(1)), gate), m.add("Tanh", fed)))
+            made = m.add(
+                "Add", m.add("Mul", gate, h), m.add("Mul", m.add("Sub", m.constant(np.float32(1)), gate), m.add("Tanh", fed))
+            )
         elif kind == "sum":
             made = m.add("Max", h, fed)
         elif kind == "keep":
@@ -138,10 +140,16 @@ def steps(draw: st.DrawFn) -> Case:
             given = [m.add("Slice", "hc", *(m.constant(np.array([n])) for n in (k * ways, (k + 1) * ways, 0))) for k in (0, 1)]
             states = ["hc"]
         row = m.add("Unsqueeze", "x", m.constant(np.array([0])))
-        weights = [m.weight(ways, gates * hidden, features), m.weight(ways, gates * hidden, hidden), m.weight(ways, 2 * gates * hidden)]
+        weights = [
+            m.weight(ways, gates * hidden, features),
+            m.weight(ways, gates * hidden, hidden),
+            m.weight(ways, 2 * gates * hidden),
+        ]
         outputs = ["Y", *(f"Y_{p}" for p in parts)]
         direction = "bidirectional" if ways == 2 else "forward"
-        m.nodes.append(helper.make_node(op, [row, *weights, "", *given], outputs, "layer", hidden_size=hidden, direction=direction))
+        m.nodes.append(
+            helper.make_node(op, [row, *weights, "", *given], outputs, "layer", hidden_size=hidden, direction=direction)
+        )
         y, following = outputs[0], outputs[1:]
         if kind == "packed":
             following = [m.add("Concat", *outputs[1:], axis=0)]

@@ -123,7 +123,9 @@ def _joined(m: Maker, draw: st.DrawFn, x: str, time: int, rank: int) -> str:
 def _doubled(m: Maker, draw: st.DrawFn, x: str, time: int, rank: int) -> str:
     scales = np.ones(rank, np.float32)
     scales[time] = draw(st.sampled_from([2.0, 3.0]))
-    return m.add("Resize", x, "", m.constant(scales), mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    return m.add(
+        "Resize", x, "", m.constant(scales), mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    )
 
 
 def _walked(m: Maker, draw: st.DrawFn, x: str, time: int, rank: int) -> str:
@@ -186,7 +188,9 @@ def _layer(m: Maker, x: str, time: int, features: int) -> str:
     turned = m.add("Transpose", x, perm=[0, 2, 1])
     mean = m.add("ReduceMean", turned, m.constant(np.array([2])))
     apart = m.add("Sub", turned, mean)
-    scale = m.add("Sqrt", m.add("Add", m.add("ReduceMean", m.add("Mul", apart, apart), m.constant(np.array([2]))), m.weight(1, 1)))
+    scale = m.add(
+        "Sqrt", m.add("Add", m.add("ReduceMean", m.add("Mul", apart, apart), m.constant(np.array([2]))), m.weight(1, 1))
+    )
     return m.add("Transpose", m.add("Div", apart, m.add("Add", m.add("Abs", scale), m.constant(np.float32(1)))), perm=[0, 2, 1])
 
 
@@ -319,5 +323,3 @@ def halves(draw: st.DrawFn) -> Case:
         return {"x": np.random.default_rng(frames).standard_normal((batch, frames, features)).astype(np.float16)}
 
     return Case(graph, inputs, f"float16 {steps} {features} features, batch {batch}")
-
-

@@ -94,9 +94,7 @@ class Recurrent(nn.Module):
         super().__init__()
         self.core, self.final = core, final
 
-    def forward(
-        self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
         y, state = self.core(x, h if c is None else (h, c))
         if not self.final:
             return y
@@ -151,9 +149,7 @@ class LanguageModel(nn.Module):
         self.core, self.final = core, final
         self.linear, self.end = nn.Linear(H, VOCAB), end or nn.Identity()
 
-    def forward(
-        self, tokens: Tensor, h: Tensor | None = None, c: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, tokens: Tensor, h: Tensor | None = None, c: Tensor | None = None) -> Tensor | tuple[Tensor, ...]:
         y, state = self.core(self.embedding(tokens), h if c is None else (h, c))
         y = self.end(self.linear(y))
         if not self.final:
@@ -246,9 +242,7 @@ def recurrent_case(row: tuple[str, ...]) -> Case:
 def cell_cases() -> Iterable[Case]:
     names = {"h": "hn", "c": "cn", "h2": "hn2", "c2": "cn2"}
 
-    def case(
-        name: str, kind: str, batch: int | str, build: Callable[[], nn.Module], cells: int = 1, head: int = 0
-    ) -> Case:
+    def case(name: str, kind: str, batch: int | str, build: Callable[[], nn.Module], cells: int = 1, head: int = 0) -> Case:
         states = {"lstm": ("h", "c", "h2", "c2")}.get(kind, ("h", "h2"))[: cells * (1 + (kind == "lstm"))]
         outputs: dict[str, Shape] = {"y": (batch, head)} if head else {}
         return Case(
@@ -273,15 +267,11 @@ def cell_cases() -> Iterable[Case]:
     yield case("cell_lstm_stack2", "lstm", 1, lambda: CellStep([nn.LSTMCell(I, H), nn.LSTMCell(H, H)]), 2)
     yield case("cell_gru_stack2_b2", "gru", 2, lambda: CellStep([nn.GRUCell(I, H), nn.GRUCell(H, H)]), 2)
     yield case("cell_gru_linear", "gru", 1, lambda: CellStep([nn.GRUCell(I, H)], nn.Linear(H, 3)), 1, 3)
-    yield case(
-        "cell_lstm_linear_dynB", "lstm", "B", lambda: CellStep([nn.LSTMCell(I, H)], nn.Linear(H, 3)), 1, 3
-    )
+    yield case("cell_lstm_linear_dynB", "lstm", "B", lambda: CellStep([nn.LSTMCell(I, H)], nn.Linear(H, 3)), 1, 3)
 
 
 def model_cases() -> Iterable[Case]:
-    def sequence(
-        name: str, build: Callable[[], nn.Module], features: int, batch: int | str = 1
-    ) -> Iterable[Case]:
+    def sequence(name: str, build: Callable[[], nn.Module], features: int, batch: int | str = 1) -> Iterable[Case]:
         for suffix, t in (("dynT", "T"), ("fixT", SIZES["T"])):
             yield Case(f"{name}_{suffix}", build, {"x": (batch, t, I)}, {"y": (batch, t, features)})
 
@@ -381,9 +371,7 @@ def cases() -> tuple[Case, ...]:
 
 
 def tensors(case: Case, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    shapes = {
-        name: [sizes.get(n, n) if isinstance(n, str) else n for n in s] for name, s in case.inputs.items()
-    }
+    shapes = {name: [sizes.get(n, n) if isinstance(n, str) else n for n in s] for name, s in case.inputs.items()}
     return {
         name: torch.randint(VOCAB, s) if name == "tokens" else torch.randn(s)  # type: ignore[arg-type]
         for name, s in shapes.items()
@@ -446,9 +434,7 @@ def error_between(got: Iterable[np.ndarray], want: Mapping[str, Tensor]) -> tupl
     return worst, good
 
 
-def onnxruntime_outputs(
-    model: onnx.ModelProto, values: Mapping[str, Tensor], optimised: bool = True
-) -> list[np.ndarray]:
+def onnxruntime_outputs(model: onnx.ModelProto, values: Mapping[str, Tensor], optimised: bool = True) -> list[np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     if not optimised:
@@ -477,9 +463,7 @@ def check_second(
     if notes:
         notes.append("without optimisations it agrees (they trust the file's wrong value_info)")
     shapes = {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in model.graph.output}
-    wrong = [
-        k for k, v in want.items() if any(d not in (0, n) for d, n in zip(shapes[k], v.shape, strict=True))
-    ]
+    wrong = [k for k, v in want.items() if any(d not in (0, n) for d, n in zip(shapes[k], v.shape, strict=True))]
     if wrong:
         notes.append(f"works, though the file declares another shape for {', '.join(wrong)}")
     return found, notes
@@ -611,9 +595,7 @@ def job(which: tuple[int, str, Path]) -> Result:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("-o", "--output", type=Path, default=MODELS)
-    parser.add_argument(
-        "-k", "--only", default="", help="a regular expression: only these cases, no README.md"
-    )
+    parser.add_argument("-k", "--only", default="", help="a regular expression: only these cases, no README.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)

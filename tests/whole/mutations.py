@@ -120,7 +120,9 @@ def nodes_exchanged(model: ModelProto, rng: random.Random) -> None:
 
 @mutation
 def other_operator(model: ModelProto, rng: random.Random) -> None:
-    some_node(model, rng).op_type = rng.choice([one.op for one in CASES.values()] + ["Loop", "If", "Scan", "LSTM", "GRU", "", "Nothing"])
+    some_node(model, rng).op_type = rng.choice(
+        [one.op for one in CASES.values()] + ["Loop", "If", "Scan", "LSTM", "GRU", "", "Nothing"]
+    )
 
 
 @mutation
@@ -231,7 +233,18 @@ def attribute_of_another_type(model: ModelProto, rng: random.Random) -> None:
     if rng.random() < 0.3:
         attribute.type = rng.choice(list(AttributeProto.AttributeType.values()))
         return
-    value = rng.choice([1, 0.5, "text", [1, 2], [0.5], ["a"], numpy_helper.from_array(np.zeros((2, 2), np.float32)), helper.make_graph([], "g", [], [])])
+    value = rng.choice(
+        [
+            1,
+            0.5,
+            "text",
+            [1, 2],
+            [0.5],
+            ["a"],
+            numpy_helper.from_array(np.zeros((2, 2), np.float32)),
+            helper.make_graph([], "g", [], []),
+        ]
+    )
     attribute.CopyFrom(helper.make_attribute(attribute.name, value))
 
 
@@ -341,4 +354,6 @@ def other_opset(model: ModelProto, rng: random.Random) -> None:
     if rng.random() < 0.3:
         model.opset_import.add(domain=rng.choice(["", "com.microsoft", "nowhere"]), version=rng.choice([1, 13, 99]))
     else:
-        rng.choice(model.opset_import).version = rng.choice([0, 1, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21, 23, 99, -1])
+        rng.choice(model.opset_import).version = rng.choice(
+            [0, 1, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 21, 23, 99, -1]
+        )

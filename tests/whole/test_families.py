@@ -148,7 +148,9 @@ def _streams(model: Model, case: Case, frames: int) -> None:
                 got = [p[i] for p in parts if p[i] is not None]
                 joined = np.concatenate([g.reshape(-1, *port.shape) for g in got]) if port.per_frame else got[-1]
                 right = wanted[port.name]
-                assert within("exact", joined.reshape(right.shape), right), f"{case.said}, {frames} frames in {chunk}: {port.name}"
+                assert within("exact", joined.reshape(right.shape), right), (
+                    f"{case.said}, {frames} frames in {chunk}: {port.name}"
+                )
 
 
 Check = Callable[[Case, Path], tuple[bool, bool]]

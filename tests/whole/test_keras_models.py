@@ -44,7 +44,10 @@ def test_layers_that_go_backwards_run_whole_at_any_length(name: str) -> None:
     model = tinyrnn.load(path)
     stored = np.load(path.with_suffix(".npz"))
     for tag in ("", "2"):
-        inputs, wanted = ({key.split(":", 1)[1]: stored[key] for key in stored.files if key.startswith(f"{side}{tag}:")} for side in ("in", "out"))
+        inputs, wanted = (
+            {key.split(":", 1)[1]: stored[key] for key in stored.files if key.startswith(f"{side}{tag}:")}
+            for side in ("in", "out")
+        )
         if inputs:
             agree("close", whole(model, inputs), wanted)
     for batch, frames in ((1, 1), (3, 2), (2, 300), (1, 7)):

@@ -23,8 +23,15 @@ from tinyrnn.targets import cache
 
 PACKAGE = ROOT / "tinyrnn"
 CHAR_LM = PACKAGE / "models" / "char_lm.onnx"
-FILES = [MODELS / f"{name}.onnx" for name in (
-    "linear_relu_gru_residual_dynT_legacy", "lstm_layernorm_lstm_dynT_legacy", "cell_lstm_stack2_legacy", "packed_state_lstm_step_legacy")]
+FILES = [
+    MODELS / f"{name}.onnx"
+    for name in (
+        "linear_relu_gru_residual_dynT_legacy",
+        "lstm_layernorm_lstm_dynT_legacy",
+        "cell_lstm_stack2_legacy",
+        "packed_state_lstm_step_legacy",
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +41,26 @@ def model() -> tinyrnn.Model:
 
 # --- imports ---------------------------------------------------------------------------------------------------------
 
-LEVELS = [["errors", "guide", "lanes"], ["graph"], ["frontends", "ops", "runtime"], ["data", "passes"], ["audio", "compile", "trace"],
-          ["targets"], ["decode", "loading"], ["bench", "check"], ["demo", "native"], ["cli"], ["__main__"]]
+LEVELS = [
+    ["errors", "guide", "lanes"],
+    ["graph"],
+    ["frontends", "ops", "runtime"],
+    ["data", "passes"],
+    ["audio", "compile", "trace"],
+    ["targets"],
+    ["decode", "loading"],
+    ["bench", "check"],
+    ["demo", "native"],
+    ["cli"],
+    ["__main__"],
+]
 """the rooms of the package, and its files: each imports those of lines before it alone"""
-OUTSIDE = {"onnx": {"frontends/onnx.py", "frontends/functions.py", "check/samples.py", "bench/data.py", "bench/peer.py"},
-           "onnxruntime": {"check/oracles.py", "bench/peer.py", "bench/__init__.py", "bench/report.py"},
-           "torch": set(), "numba": {"lanes/llvm.py", "lanes/pipeline.py", "targets/lowering.py"}}
+OUTSIDE = {
+    "onnx": {"frontends/onnx.py", "frontends/functions.py", "check/samples.py", "bench/data.py", "bench/peer.py"},
+    "onnxruntime": {"check/oracles.py", "bench/peer.py", "bench/__init__.py", "bench/report.py"},
+    "torch": set(),
+    "numba": {"lanes/llvm.py", "lanes/pipeline.py", "targets/lowering.py"},
+}
 
 
 def _imports(path: Path) -> set[str]:
@@ -99,7 +120,9 @@ def test_libraries_are_known_in_few_places(library: str) -> None:
 
 
 def _python(code: str, **environment: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -126,6 +149,7 @@ def test_cached_load_does_without_numba(model: tinyrnn.Model) -> None:
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
+
 
 def test_step_into_an_array_allocates_nothing(model: tinyrnn.Model) -> None:
     stream = model.stream()
@@ -163,6 +187,7 @@ def test_no_two_living_values_overlap_in_the_arena(path: Path) -> None:
 
 
 # --- bits ------------------------------------------------------------------------------------------------------------
+
 
 @settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12))
@@ -211,6 +236,7 @@ def test_many_streams_in_many_threads(model: tinyrnn.Model) -> None:
 
 # --- the cache -------------------------------------------------------------------------------------------------------
 
+
 def test_a_damaged_cache_entry_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
     assert not tinyrnn.load(FILES[2])._code.from_cache
@@ -234,7 +260,9 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypa
 def test_two_processes_fill_the_cache_at_once(tmp_path: Path) -> None:
     code = f"import tinyrnn; print(tinyrnn.load({str(FILES[2])!r})._code.size)"
     environment = {**os.environ, cache.CACHE_VARIABLE: str(tmp_path)}
-    running = [subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     sizes = [process.communicate(timeout=300)[0].strip() for process in running]
     assert len(set(sizes)) == 1 and int(sizes[0]) > 0
     assert len(list(tmp_path.glob("*.o"))) == 1

@@ -46,8 +46,10 @@ def test_stream_gives_the_same_bits_in_any_chunks(name: str) -> None:
         return
     rng = np.random.default_rng(3)
     T = 9
-    xs = [rng.integers(0, 11, (T, *p.shape)) if p.dtype.kind == "i" else rng.standard_normal((T, *p.shape)).astype(np.float32)
-          for p in model.inputs]
+    xs = [
+        rng.integers(0, 11, (T, *p.shape)) if p.dtype.kind == "i" else rng.standard_normal((T, *p.shape)).astype(np.float32)
+        for p in model.inputs
+    ]
     stream = model.stream()
     whole = stream.run(*xs)
     names = [p.name for p in model.outputs]

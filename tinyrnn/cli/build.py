@@ -51,7 +51,7 @@ def _bytes(ctx: click.Context, option: click.Parameter, text: str | None) -> int
 @click.option("--emulate-fma", is_flag=True, help="Where the target has no fused multiply-add: its bits, slower.")
 @click.option("--name", metavar="NAME", help="The prefix of files and of names in C.  [default: the model's]")
 @click.option(
-    "--weights",
+    "--weights-in",
     type=click.Choice(["object", "file"]),
     default="object",
     show_default=True,

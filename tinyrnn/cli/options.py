@@ -102,6 +102,13 @@ def _states(given: tuple[str, ...]) -> dict[str, str] | None:
     return _pairs(tuple(pair for text in given for pair in text.split(",")), "--states", "IN=OUT,…, or none") or None
 
 
+def _weights(given: tuple[str, ...]) -> str | dict[str, str] | None:
+    """TYPE for all, or LAYER=TYPE."""
+    if len(given) == 1 and "=" not in given[0]:
+        return given[0]
+    return dict((text.rpartition("=")[0] or "*", text.rpartition("=")[2]) for text in given) or None
+
+
 def model_options(command: Command) -> Command:
     """The options of every command that loads a model; the command gets them as `how`, the arguments of `tinyrnn.load`."""
 
@@ -137,6 +144,13 @@ def model_options(command: Command) -> Command:
         metavar="OLD=NEW",
         help="For plain weights: other names for arrays, such as 'module.*=*'; 'ema.*=' leaves them out. Repeatable.",
     )
+    @click.option(
+        "--weights",
+        multiple=True,
+        metavar="TYPE|LAYER=TYPE",
+        help="Store weights as float32, float16, bfloat16, int8, int8:GROUP or int8x8 (activations too): those of a layer, or "
+        "all others. Repeatable.  [default: as the file has them]",
+    )
     @functools.wraps(command)
     def with_how(
         *args: Any,
@@ -146,6 +160,7 @@ def model_options(command: Command) -> Command:
         time: str | None,
         layers: str | None,
         names: tuple[str, ...],
+        weights: tuple[str, ...],
         **rest: Any,
     ) -> Any:
         how = {
@@ -155,6 +170,7 @@ def model_options(command: Command) -> Command:
             "time": _time(time),
             "layers": _layers(layers),
             "names": _names(names),
+            "weights": _weights(weights),
         }
         with listening(Shown()):
             return command(*args, how=how, **rest)

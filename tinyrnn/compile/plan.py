@@ -97,6 +97,8 @@ class Plan:
     """the clocks of the steps' rows, that of the input frames first"""
     lead: int = 0
     """rows of capacity beyond the frames of a pass: the first pass of a sequence can make more rows than it has frames"""
+    narrow: bool = False
+    """whether weights that are numbers of half precision are stored so"""
     streams: bool = False
     """each row is one frame of another stream, see `tinyrnn.compile.stream_planner`"""
 

@@ -33,6 +33,7 @@ from tinyrnn.graph.limits import check_time, check_weights
 from tinyrnn.graph.op import Refused, op_of
 from tinyrnn.ops.movement.strided_copy import strided_copy
 from tinyrnn.passes import Program
+from tinyrnn.passes.weight_storage import layers_of
 from tinyrnn.runtime.memory import ALIGNMENT
 
 CHUNK_BYTES = 1 << 18
@@ -42,17 +43,25 @@ LARGEST_CHUNK = 256
 _Call = tuple[Node, Call | Open | Close]
 
 
-def make_plan(program: Program, lanes: int, registers: int, alignment: int = ALIGNMENT) -> Plan:
-    """Lower every node and place every operand. Raises `UnsupportedError` with all nodes that cannot be lowered."""
-    return Planner(program, lanes, registers, alignment).plan()
+def make_plan(program: Program, lanes: int, registers: int, alignment: int = ALIGNMENT, cache: int = 1 << 62) -> Plan:
+    """Lower every node and place every operand. Raises `UnsupportedError` with all nodes that cannot be lowered.
+
+    cache: bytes up to which the weights of a model are read as fast in float32 as in half precision
+    """
+    return Planner(program, lanes, registers, alignment, narrow=weight_bytes(program) > cache).plan()
+
+
+def weight_bytes(program: Program) -> int:
+    """Bytes of the weights of layers in float32."""
+    return sum(array.nbytes for _, weights in layers_of(program.graph) for array in weights.values())
 
 
 class Planner:
     """Builds a plan."""
 
-    def __init__(self, program: Program, lanes: int, registers: int, alignment: int) -> None:
+    def __init__(self, program: Program, lanes: int, registers: int, alignment: int, narrow: bool) -> None:
         self.program, self.graph, self.alignment = program, program.graph, alignment
-        self.result = Plan(program)
+        self.result = Plan(program, narrow=narrow)
         self.env = Lowering(
             self.graph.specs,
             self.graph.constants,
@@ -62,6 +71,8 @@ class Planner:
             lambda start, end: (start, end) in program.carried,
             lanes,
             registers,
+            narrow,
+            self.graph.integers,
         )
         self.weights: list[np.ndarray[Any, Any]] = []
         self.weights_size = 0
@@ -302,7 +313,7 @@ class Planner:
         if isinstance(operand, Iteration):
             return self._iteration_variable()
         if isinstance(operand, Weight):
-            return _shift(self._weight(operand.array), 4 * operand.offset)
+            return _shift(self._weight(operand.array), operand.array.itemsize * operand.offset)
         if isinstance(operand, Scratch):
             return _shift(self.places[self._scratch(operand, node)], 4 * operand.offset)
         if isinstance(operand, State):

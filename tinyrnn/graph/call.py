@@ -25,7 +25,7 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """The address of packed constant data, float32."""
+    """The address of packed constant data, `offset` elements on."""
 
     array: Array
     offset: int = 0
@@ -158,6 +158,10 @@ class Lowering:
     """True where the first value, a state of the graph, is carried over time and becomes the second at the end"""
     lanes: int
     registers: int
+    narrow: bool = False
+    """whether weights that are numbers of half precision are stored so"""
+    integers: bool = False
+    """whether the file has weights as integers with scales"""
 
     def row_stride(self, name: str) -> int:
         """Elements from one row of a value to the next: 0 for a value that all rows share."""

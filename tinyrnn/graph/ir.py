@@ -11,12 +11,14 @@ outside stands among the inputs of its node, after those of the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import numpy as np
+
+from tinyrnn.graph.storage import Storage
 
 Size = int | str
 
@@ -100,6 +102,10 @@ class Graph:
     metadata: dict[str, str] = field(default_factory=dict)
     beside: dict[str, int] = field(default_factory=dict)
     """files in the model's folder with external data → time of their last change in ns"""
+    storage: Mapping[str, Storage] = field(default_factory=dict)
+    """layer, or "*" → how its weights are stored, as the user asked for"""
+    integers: bool = False
+    """whether constants were made from integers and scales"""
 
     @property
     def nbytes(self) -> int:
@@ -150,6 +156,8 @@ class Graph:
             nodes,
             dict(self.metadata),
             dict(self.beside),
+            self.storage,
+            self.integers,
         )
 
     def __str__(self) -> str:

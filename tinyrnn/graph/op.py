@@ -17,6 +17,7 @@ from tinyrnn.errors import UnsupportedError
 from tinyrnn.graph.call import Body, Call, Close, Lowering, Open
 from tinyrnn.graph.clock import Clock
 from tinyrnn.graph.ir import Graph, Node, Spec
+from tinyrnn.graph.storage import HELD, STORAGE, Stored, as_rows, stored
 
 Array = np.ndarray[Any, Any]
 Axis = tuple[str, int]
@@ -68,6 +69,12 @@ class Op:
     """whether it draws random numbers, which differ from those of other runtimes"""
     settable: ClassVar[tuple[str, ...]] = ()
     """numeric attributes that `bind` can set, as NODE.ATTRIBUTE"""
+    storages: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16", "int8")
+    """types in which the weights of `summed` can be stored; the last is taken where "*" has one that is not here"""
+    grouped: ClassVar[bool] = True
+    """whether int8 weights can have several scales along k"""
+    scales_integers: ClassVar[bool] = False
+    """whether its result is integers times scales"""
     of_shape: ClassVar[bool] = False
     """whether it needs only the shape of its input, so that its result is known at load"""
 
@@ -181,6 +188,16 @@ class Op:
     def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
         """Multiply-adds per row of a node of the frame graph."""
         return 0
+
+    def summed(self, node: Node) -> Mapping[str, tuple[int, ...]]:
+        """The weights of a node of the frame graph that can be stored in small types: attribute, or input that is constant →
+        its axes over which an output sums."""
+        return {}
+
+    def stored(self, node: Node, env: Lowering, weights: Mapping[str, Array]) -> dict[str, Stored]:
+        """How those weights are stored, as rows [*outputs, K]."""
+        rows = {key: as_rows(array, self.summed(node)[key]) for key, array in weights.items()}
+        return stored(node.attributes.get(STORAGE), node.attributes.get(HELD, {}), rows, env, self.grouped)
 
     # Operators that hold graphs.
 

@@ -57,6 +57,16 @@ def f32(address: int) -> Pointer:
     _outside()
 
 
+def f16(address: int) -> Pointer:
+    """float16 elements from an address, which are read as float32."""
+    _outside()
+
+
+def bf16(address: int) -> Pointer:
+    """bfloat16 elements from an address, which are read as float32."""
+    _outside()
+
+
 def i64(address: int) -> Pointer:
     """int64 elements from an address."""
     _outside()
@@ -133,7 +143,7 @@ def lanes() -> int:
 
 
 def load(p: Pointer, i: int) -> Vec:
-    """LANES elements from element i on."""
+    """LANES elements from element i on: float32, or others that are widened exactly."""
     _outside()
 
 

@@ -3,6 +3,8 @@ read each element of x once for twelve products."""
 
 from __future__ import annotations
 
+from types import FunctionType
+
 from tinyrnn.lanes import Pointer, Vec, fma, get, kernel, load, splat
 
 CHAINS = 12
@@ -43,3 +45,12 @@ def chain12(
         s10 = fma(v, load(w, i + 10), s10)
         s11 = fma(v, load(w, i + 11), s11)
     return s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11
+
+
+chain12_narrow = kernel(FunctionType(chain12.__code__, globals(), "chain12_narrow"))
+"""`chain12` of weights that are not float32, which has no machine code of its own"""
+
+
+def chain_word(word: str) -> str:
+    """The name of the kernel for weights of a storage type."""
+    return "chain12" if word == "f32" else "chain12_narrow"

@@ -22,10 +22,15 @@ from tinyrnn import lanes as words
 from tinyrnn.lanes.chains import CHAINS, chain12
 from tinyrnn.lanes.pipeline import Pipeline
 
-F32, F64 = ir.FloatType(), ir.DoubleType()
+F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+BFLOAT16 = types.Opaque("bfloat16")
+NARROW = (types.float16, BFLOAT16)
+"""types of elements that are read as float32"""
 ELEMENTS = {
     words.f32: (types.float32, F32),
+    words.f16: (types.float16, F16),
+    words.bf16: (BFLOAT16, I16),
     words.i64: (types.int64, I64),
     words.i32: (types.int32, I32),
     words.u8: (types.uint8, I8),
@@ -36,7 +41,7 @@ ELEMENTS = {
     words.u32: (types.uint32, I32),
     words.u64: (types.uint64, I64),
 }
-ELEMENT_ALIGNMENT = {F32: 4, F64: 8, I64: 8, I32: 4, I16: 2, I8: 1}
+ELEMENT_ALIGNMENT = {F16: 2, F32: 4, F64: 8, I64: 8, I32: 4, I16: 2, I8: 1}
 
 
 class _Lanes(types.Type):
@@ -138,6 +143,18 @@ def _advance(builder: ir.IRBuilder, args: list[ir.Value], wide: ir.Type | None =
     return address if wide is None else builder.bitcast(address, wide.as_pointer())
 
 
+def _widened(b: ir.IRBuilder, value: ir.Value, pointer: PointerType, lanes: int) -> ir.Value:
+    """The float32 with the values of elements."""
+    wide = _wide(F32, lanes)
+    if pointer.element == types.float32:
+        return value
+    if pointer.element == types.float16:
+        return b.fpext(value, wide)
+    if pointer.element == BFLOAT16:
+        return b.bitcast(b.shl(b.zext(value, _wide(I32, lanes)), _constant(I32, 16, lanes)), wide)
+    return b.sitofp(b.sext(value, _wide(I32, lanes)), wide)
+
+
 def _install_pointers() -> None:
     for word, (kind, _) in ELEMENTS.items():
 
@@ -150,7 +167,9 @@ def _install_pointers() -> None:
         return _advance(b, args)
 
     def get(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return b.load(_advance(b, args), align=ELEMENT_ALIGNMENT[_element(sig.args[0])])
+        pointer = sig.args[0]
+        value = b.load(_advance(b, args), align=ELEMENT_ALIGNMENT[_element(pointer)])
+        return _widened(b, value, pointer, 1) if pointer.element in NARROW else value
 
     def put(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         value = cx.cast(b, args[2], sig.args[2], sig.args[0].element)
@@ -163,7 +182,7 @@ def _install_pointers() -> None:
     _define(words.invoke, types.int64, [types.Integer] * 2, invoke)
     _define(words.invoke2, types.int64, [types.Integer] * 3, invoke)
     _define(words.at, lambda p, i: p, [PointerType, types.Integer], at)
-    _define(words.get, lambda p, i: p.element, [PointerType, types.Integer], get)
+    _define(words.get, lambda p, i: types.float32 if p.element in NARROW else p.element, [PointerType, types.Integer], get)
     _define(words.put, types.void, [PointerType, types.Integer, types.Any], put)
 
 
@@ -171,7 +190,9 @@ def _install_memory(n: int, vec: VecType) -> None:
     wide = _wide(F32, n)
 
     def load(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return b.load(_advance(b, args, wide), align=4)
+        element = _element(sig.args[0])
+        value = b.load(_advance(b, args, _wide(element, n)), align=ELEMENT_ALIGNMENT[element])
+        return _widened(b, value, sig.args[0], n)
 
     def store(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         b.store(args[2], _advance(b, args, wide), align=4)
@@ -182,21 +203,25 @@ def _install_memory(n: int, vec: VecType) -> None:
         ramp = ir.Constant(bits, 0) if n == 1 else ir.Constant(ir.VectorType(bits, n), list(range(n)))
         return b.icmp_signed("<", ramp, _splat(b, count, n))
 
-    def masked(b: ir.IRBuilder, name: str, result: ir.Type, kinds: list[ir.Type], args: list[ir.Value]) -> ir.Value:
-        suffix = "f32" if n == 1 else f"v{n}f32"
-        function = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, kinds), f"llvm.masked.{name}.{suffix}.p0")
+    def masked(b: ir.IRBuilder, word: str, result: ir.Type, kinds: list[ir.Type], args: list[ir.Value]) -> ir.Value:
+        function = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, kinds), f"llvm.masked.{word}.p0")
         return b.call(function, args)
 
     def load_part(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        address = _advance(b, args, wide)
-        zero = _constant(F32, 0.0, n)
+        element = _element(sig.args[0])
+        unit = I16 if element == F16 else element  # few machines have masked loads of halves
+        held, alignment = mask(b, args[2]), ELEMENT_ALIGNMENT[element]
+        address, zero = _advance(b, args, _wide(unit, n)), _constant(unit, 0.0 if unit == F32 else 0, n)
         if n == 1:
             slot = cgutils.alloca_once_value(b, zero)
-            with b.if_then(mask(b, args[2])):
-                b.store(b.load(address, align=4), slot)
-            return b.load(slot)
-        held = mask(b, args[2])
-        return masked(b, "load", wide, [address.type, I32, held.type, wide], [address, ir.Constant(I32, 4), held, zero])
+            with b.if_then(held):
+                b.store(b.load(address, align=alignment), slot)
+            value = b.load(slot)
+        else:
+            kinds = [address.type, I32, held.type, zero.type]
+            word = f"load.v{n}{'f32' if unit == F32 else unit}"
+            value = masked(b, word, zero.type, kinds, [address, ir.Constant(I32, alignment), held, zero])
+        return _widened(b, b.bitcast(value, _wide(element, n)) if element == F16 else value, sig.args[0], n)
 
     def store_part(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         address = _advance(b, args, wide)
@@ -205,7 +230,13 @@ def _install_memory(n: int, vec: VecType) -> None:
             with b.if_then(held):
                 b.store(args[2], address, align=4)
         else:
-            masked(b, "store", ir.VoidType(), [wide, address.type, I32, held.type], [args[2], address, ir.Constant(I32, 4), held])
+            masked(
+                b,
+                f"store.v{n}f32",
+                ir.VoidType(),
+                [wide, address.type, I32, held.type],
+                [args[2], address, ir.Constant(I32, 4), held],
+            )
         return cx.get_dummy_value()
 
     _define(words.load, vec, [PointerType, types.Integer], load)

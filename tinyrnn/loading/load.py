@@ -28,6 +28,7 @@ class LoadOptions(TypedDict, total=False):
     time: Time | None
     layers: Sequence[Any] | None
     names: Mapping[str, str | None] | None
+    weights: str | Mapping[str, str] | None
 
 
 def load(
@@ -39,6 +40,7 @@ def load(
     time: Time | None = None,
     layers: Sequence[Any] | None = None,
     names: Mapping[str, str | None] | None = None,
+    weights: str | Mapping[str, str] | None = None,
     progress: Listener | None = None,
 ) -> Model:
     """Load a model from .onnx, .npz or .safetensors and compile it, or take it from the cache.
@@ -52,6 +54,9 @@ def load(
              input, the name of an open size, or {input: axis}
     layers:  for plain weights in .npz or .safetensors, what they belong to (see `frontends.npz`)
     names:   for plain weights, names of the file's arrays → those that layers expect, None to leave out: {"module.*": "*"}
+    weights: the type in which the weights of layers are stored, or {layer: type, "*": type of all others}: "float32", "float16",
+             "bfloat16", "int8" (with a scale for each output), "int8:64" (for each 64 elements of it), or "int8x8" (activations
+             too). By default as the file has them
 
     progress: is called with the stage that the load is in, what is done of it and of how much (0, 0 where that is not known)
 
@@ -59,6 +64,7 @@ def load(
     refused within ten seconds, compiling apart, and 2 GiB. Raises `LoadError`, `UnsupportedError` or `TargetError`.
     """
     options = {"bind": bind, "states": states, "outputs": outputs, "time": time, "layers": layers, "names": names}
+    options["weights"] = weights
     with loading(progress), one_load(label(path)):
         tell(READING)
         name = model_cache.file_name(path, options)

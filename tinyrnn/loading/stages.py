@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -26,6 +27,7 @@ from tinyrnn.graph.arrays import is_narrow
 from tinyrnn.graph.ir import Graph, Spec
 from tinyrnn.graph.limits import OverLimit, check_arena, check_code, holds, one_load
 from tinyrnn.graph.op import op_of
+from tinyrnn.graph.storage import parse
 from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 from tinyrnn.loading.parametric_page import ParametricPages
 from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
@@ -40,6 +42,8 @@ from tinyrnn.trace.program import traced_program
 
 __all__ = ["Stages", "compile_file", "compile_graph", "ops", "read", "save"]
 
+WEIGHTS = "tinyrnn.weights"
+"""entry of a file's metadata with the option `weights` that it is loaded with, as JSON"""
 COMPANY = 16
 """slots from which a pool of a model with run-time sizes has code of its own for each size"""
 EXAMPLE_SIZES = (17, 257, 2053)
@@ -69,6 +73,7 @@ def _read_bound(
     outputs: Sequence[str] | None = None,
     layers: Sequence[Any] | None = None,
     names: Mapping[str, str | None] | None = None,
+    weights: str | Mapping[str, str] | None = None,
     halves: bool = True,
 ) -> tuple[Graph, Mapping[str, str] | None]:
     """(bound graph, its state pairs). halves: keep half precision of inputs and outputs, else they become float32."""
@@ -77,9 +82,19 @@ def _read_bound(
         graph.specs = {n: Spec(np.dtype(np.float32), s.shape) if is_narrow(s.dtype) else s for n, s in graph.specs.items()}
     _check_names(graph.name, states, outputs)
     graph = bound(graph, bind, outputs)
+    graph.storage = parse(_of_file(graph) if weights is None else weights, graph.name)
     if states is None and stored_states is not None and all(v in graph.outputs for v in stored_states.values()):
         states = {k: v for k, v in stored_states.items() if k in graph.inputs}
     return graph, states
+
+
+def _of_file(graph: Graph) -> Any:
+    """The option `weights` that a file states in its metadata."""
+    text = graph.metadata.get(WEIGHTS)
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        raise LoadError(f"{graph.name}: metadata {WEIGHTS!r} is no JSON: {text!r:.80}") from None
 
 
 def _check_names(model: str, states: Any, outputs: Any) -> None:
@@ -92,13 +107,15 @@ def _check_names(model: str, states: Any, outputs: Any) -> None:
         raise LoadError(f"{model}: outputs={outputs!r}; it takes a list of names")
 
 
-def plan_for(path: ModelSource, machine: Machine, alignment: int, time: Time | None = None, **how: Any) -> Plan:
+def plan_for(path: ModelSource, machine: Machine, alignment: int, cache_bytes: int, time: Time | None = None, **how: Any) -> Plan:
     """The plan of a model for another machine, with float32 instead of half precision, which C and the web lack.
+
+    cache_bytes: up to how many bytes of weights numbers of half precision are stored as float32
 
     Raises `LoadError` and `UnsupportedError`.
     """
     with one_load(label(path)):
-        return _stages(*_read_bound(path, **how, halves=False), time, machine, alignment).plan
+        return _stages(*_read_bound(path, **how, halves=False), time, machine, alignment, cache_bytes).plan
 
 
 def save(model: Model, path: str | PathLike[str]) -> None:
@@ -156,7 +173,7 @@ def tracer_of(stages: Stages) -> Tracer:
     """The model compiled again with the gates of its recurrent kernels as outputs; the state has the same layout."""
     machine = host()
     program, kept = traced_program(stages.program)
-    plan = make_plan(program, machine.lanes, machine.registers)
+    plan = make_plan(program, machine.lanes, machine.registers, cache=second_level_cache())
     assert [(p.name, p.offset, p.shape) for p in plan.parts] == [(p.name, p.offset, p.shape) for p in stages.plan.parts]
     return Tracer(Model(layout_of(plan), compile_source(generate(plan))), kept)
 
@@ -181,18 +198,19 @@ def _stages(
     time: Time | None,
     machine: Machine | None = None,
     alignment: int = ALIGNMENT,
+    cache_bytes: int | None = None,
 ) -> Stages:
-    machine = machine or host()
+    machine, cache_bytes = machine or host(), second_level_cache() if cache_bytes is None else cache_bytes
     with one_load(graph.name):
         holds(graph.nbytes)
         try:
-            program, plan = _planned(graph, states, time, machine, alignment)
+            program, plan = _planned(graph, states, time, machine, alignment, cache_bytes)
         except OverLimit:
             raise
         except UnsupportedError as error:
             if not has_doubles(graph):
                 raise
-            program, plan = _planned(graph, states, time, machine, alignment, doubles=False)
+            program, plan = _planned(graph, states, time, machine, alignment, cache_bytes, doubles=False)
             program.narrowed = str(error).splitlines()[:2][-1].strip().removeprefix(f"{graph.name}: ")
         tell(PAGE)
         source = generate(plan)
@@ -202,12 +220,18 @@ def _stages(
 
 
 def _planned(
-    graph: Graph, states: Mapping[str, str] | None, time: Time | None, machine: Machine, alignment: int, doubles: bool = True
+    graph: Graph,
+    states: Mapping[str, str] | None,
+    time: Time | None,
+    machine: Machine,
+    alignment: int,
+    cache_bytes: int,
+    doubles: bool = True,
 ) -> tuple[Program, Plan]:
     tell(PASSES)
     program = prepare(graph, states, time, doubles)
     tell(PLAN)
-    return program, make_plan(program, machine.lanes, machine.registers, alignment)
+    return program, make_plan(program, machine.lanes, machine.registers, alignment, cache_bytes)
 
 
 def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | None, reason: str) -> DynamicShapeModel | None:

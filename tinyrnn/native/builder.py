@@ -94,7 +94,7 @@ def build(
     cpu: str | None = None,
     features: str | None = None,
     emulate_fma: bool = False,
-    weights: str = "object",
+    weights_in: str = "object",
     rows: int | None = None,
     streams: int | None = None,
     max_ram: int | None = None,
@@ -107,20 +107,23 @@ def build(
     target:      a name in `tinyrnn.targets.target_table.targets()`; `cpu` and `features` are LLVM's names in the place of its own
     name:        the prefix of files and C names, by default the model's
     emulate_fma: on a target without fused multiply-add, compute the same bits as machines that have it
-    weights:     "object", or "file": in NAME.weights, which the program has to load
+    weights_in:  "object", or "file": in NAME.weights, which the program has to load
     rows:        frames of one pass: more take more RAM and make `run` faster; by default 1 without an operating system.
                  For a model that cannot stream, the longest sequence
     streams:     also make functions that step many streams in one call, at most so many
     max_ram, max_flash: most bytes that the build may take
     say:         called with the name of each step
-    options:     those of `tinyrnn.load`: bind, states, outputs, time, layers, names
+    options:     those of `tinyrnn.load`: bind, states, outputs, time, layers, names, weights; "object" or "file" for `weights`
+                 is taken for `weights_in`
 
     Raises `TargetError` where the target cannot have the model, `LoadError` and `UnsupportedError` as `load` does.
     """
     chosen = find_target(target, cpu, features, emulate_fma)
     tell: Say = say or (lambda _: None)
-    if weights not in ("object", "file"):
-        raise TargetError(f"weights {weights!r}: they are in the 'object' or in a 'file' of their own")
+    if (given := options.get("weights")) in ("object", "file"):
+        options["weights"], weights_in = None, str(given)
+    if weights_in not in ("object", "file"):
+        raise TargetError(f"weights_in {weights_in!r}: they are in the 'object' or in a 'file' of their own")
     place = Path(folder)
     prepare(place)
     tell("loading")
@@ -131,14 +134,14 @@ def build(
         tick = pool.tick_of(model.name, plan, chosen, _alignment(chosen), streams)
         plan, made_for = replace(plan, weights=tick.weights), pool.pool_interface(tick, streams)
     rows = _rows(model, plan, chosen, rows)
-    face = _interface(check_name(name or c_name(model.name)), model, plan, chosen, rows, weights == "file", made_for)
+    face = _interface(check_name(name or c_name(model.name)), model, plan, chosen, rows, weights_in == "file", made_for)
     tell("compiling")
     test = _selftest(model, chosen, rows if _needs_whole_sequences(plan) else SELFTEST_FRAMES)
     units = _units(plan, tick, face, chosen, test)
     made = compile_for(chosen.machine, units)
     for unit, (data, _) in zip(units, made, strict=True):
         _check_symbols(data, unit, chosen, f"{face.name}_weights")
-    sizes = sizes_of(made, plan, face, weights == "object")
+    sizes = sizes_of(made, plan, face, weights_in == "object")
     check_limits(f"{model.name} for {chosen.name}", sizes, plan, rows, {"ram": max_ram, "flash": max_flash})
     tell("writing")
     objects = [data for data, _ in made]
@@ -169,7 +172,7 @@ def _plan(path: str | PathLike[str], model: Model, target: Target, options: Load
     if model._layout.batches:
         names = ", ".join(model._layout.batches)
         raise UnsupportedError(f"{model.name}: the constants {names} have a batch axis, which build does not support")
-    return plan_for(path, target.machine, _alignment(target), **options)
+    return plan_for(path, target.machine, _alignment(target), 0 if target.small else target.cache, **options)
 
 
 def _needs_whole_sequences(plan: Plan) -> bool:

@@ -22,6 +22,7 @@ from tinyrnn.passes.fold import LEAST, Sizes, choices, fold
 from tinyrnn.passes.fuse import fuse
 from tinyrnn.passes.rows import Port, Program, to_frames
 from tinyrnn.passes.states import find_states, left_out
+from tinyrnn.passes.weight_storage import store_weights
 from tinyrnn.passes.widen import narrow, widen
 
 __all__ = ["Port", "Program", "Time", "bound", "open_batches", "prepare"]
@@ -101,6 +102,7 @@ def prepare(graph: Graph, states: Mapping[str, str] | None = None, time: Time | 
             )
     multiply_embeddings(program)
     fuse(program)
+    store_weights(program, graph.storage)
     return program
 
 

@@ -348,6 +348,7 @@ def _compute(graph: Graph, op: Op, node: Node) -> bool:
         results = op.compute(node, arrays, _runner(graph.constants, _Iterations()))
     except _TooLong:
         return False
+    graph.integers |= op.scales_integers
     for name, result in zip(node.outputs, results, strict=False):
         if name:
             spend(np.asarray(result).nbytes)

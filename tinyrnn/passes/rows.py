@@ -120,6 +120,7 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
         {},
         nodes,
         graph.metadata,
+        integers=graph.integers,
     )
     remove_dead(framed)
     nodes = framed.nodes

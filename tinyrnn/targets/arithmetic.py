@@ -13,6 +13,7 @@ from tinyrnn.targets import thumb
 from tinyrnn.targets.machine import Machine
 
 _DECLARED = re.compile(r"^declare .*@llvm\.(fma|floor|rint|trunc)\.((?:v\d+)?f32)\(.*$", re.M)
+_WIDENING = re.compile(r"= fpext (?:<(\d+) x half>|half) ([^\s,]+) to (?:<\d+ x float>|float)")
 _DIVISION = re.compile(r"= ([su])(div|rem) (?:exact )?i64 ([^,\n]+), ([^\s,]+)")
 
 
@@ -44,6 +45,17 @@ def rewritten(text: str, machine: Machine) -> str:
         if count:
             defined.append(_DIVISIONS)
             helpers["@llvm.abs.i64"] = "declare i64 @llvm.abs.i64(i64, i1)"
+    if "half" in lacking:
+        found: set[str] = set()
+
+        def widening(match: re.Match[str]) -> str:
+            suffix = f"v{match[1]}f32" if match[1] else "f32"
+            found.add(suffix)
+            f, _, wide = _kinds(suffix)
+            return f"= call {f} @tinyrnn.half.{suffix}({wide('half')} {match[2]})"
+
+        text = _WIDENING.sub(widening, text)
+        defined += [_half(suffix) for suffix in sorted(found)]
     if machine.thumb:
         text, count = re.subn(rf"^declare .*@{thumb.NAME}\(.*$", "", text, flags=re.M)
         defined += [thumb.definition()] * bool(count)
@@ -153,6 +165,31 @@ def _rint(suffix: str) -> str:
         suffix,
         f"  %k = call {f} @llvm.copysign.{suffix}({f} {shift}, {f} %v)\n  %far = fadd {f} %v, %k\n  %w = fsub {f} %far, %k",
     )
+
+
+def _half(suffix: str) -> str:
+    """The float32 with the value of a float16: its bits, moved, times 2**112, which is exact for denormal numbers too."""
+    f, constant, wide = _kinds(suffix)
+    h, i, i16, b = wide("half"), wide("i32"), wide("i16"), wide("i1")
+    return f"""
+define internal {f} @tinyrnn.half.{suffix}({h} %x) alwaysinline nounwind {{
+  %bits = bitcast {h} %x to {i16}
+  %all = zext {i16} %bits to {i}
+  %magnitude = and {i} %all, {constant("i32", "32767")}
+  %moved = shl {i} %magnitude, {constant("i32", "13")}
+  %small = bitcast {i} %moved to {f}
+  %scaled = fmul {f} %small, {constant("float", "0x46F0000000000000")}
+  %number = bitcast {f} %scaled to {i}
+  %special = icmp uge {i} %magnitude, {constant("i32", "31744")}
+  %endless = or {i} %moved, {constant("i32", "2139095040")}
+  %chosen = select {b} %special, {i} %endless, {i} %number
+  %top = and {i} %all, {constant("i32", "32768")}
+  %sign = shl {i} %top, {constant("i32", "16")}
+  %signed = or {i} %chosen, %sign
+  %r = bitcast {i} %signed to {f}
+  ret {f} %r
+}}
+"""
 
 
 _DEFINITIONS: dict[str, Callable[[str], str]] = {

@@ -27,7 +27,7 @@ class Machine:
     fma: Literal["unit", "exact", "split"] = "unit"
     """how a * b + c is computed: by an instruction, emulated with the same bits, or with two roundings"""
     lacks: frozenset[str] = frozenset()
-    """operations for which LLVM would call a library: floor, rint, trunc of float32, div of int64"""
+    """operations for which LLVM would call a library: floor, rint, trunc of float32, div of int64, half: float16 → float32"""
     thumb: bool = False
     """whether it uses the machine code of `tinyrnn.targets.thumb`, for Arm's M profile"""
     reloc: str = "pic"
@@ -69,6 +69,14 @@ def vector_unit(triple: str, features: set[str]) -> tuple[int, int]:
     return 1, 16
 
 
+def lacking_halves(triple: str, features: set[str]) -> frozenset[str]:
+    """What a machine `lacks` for float16 → float32, by its features: {"half"}, or nothing."""
+    architecture = triple.split("-", 1)[0]
+    if architecture in ("x86_64", "amd64", "i686"):
+        return frozenset() if features & {"f16c", "avx512f"} else frozenset({"half"})
+    return frozenset() if architecture in ("aarch64", "arm64") else frozenset({"half"})
+
+
 @cache
 def host() -> Machine:
     """The machine of this process."""
@@ -79,7 +87,8 @@ def host() -> Machine:
     lanes, registers = vector_unit(triple, {name for name, on in flags.items() if on})
     if lanes == 16:  # LLVM prefers half-width vectors on many AVX-512 cores unless told otherwise
         flags["prefer-256-bit"] = False
-    return Machine(triple, llvm.get_host_cpu_name(), flags.flatten(), lanes, registers)
+    lacks = lacking_halves(triple, {name for name, on in flags.items() if on})
+    return Machine(triple, llvm.get_host_cpu_name(), flags.flatten(), lanes, registers, lacks=lacks)
 
 
 @cache

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tinyrnn.errors import TargetError
-from tinyrnn.targets.machine import Machine, host, second_level_cache, vector_unit
+from tinyrnn.targets.machine import Machine, host, lacking_halves, second_level_cache, vector_unit
 
+HALF = frozenset({"half"})
+"""what processors lack that have no conversion of float16"""
 CACHE = 1 << 19
 """bytes of a second-level cache, where the processor is not this one"""
 FLUSHES = "NEON flushes denormal numbers to zero: where a sum or product is below 2**-126, bits may differ"
@@ -61,14 +63,14 @@ def _cortex_m(architecture: str, cpu: str, features: str = "", rounds: bool = Tr
 
 
 def _riscv(features: str, lanes: int, registers: int) -> Machine:
-    return replace(_linux("riscv64", "generic-rv64", lanes, registers, features), abi="lp64d")
+    return replace(_linux("riscv64", "generic-rv64", lanes, registers, features), abi="lp64d", lacks=HALF)
 
 
 _ARM7 = replace(
     _linux("armv7", "cortex-a7", 4, 16, "+neon,+vfp4", "gnueabihf"), bits=32, lacks=frozenset({"div", "floor", "rint", "trunc"})
 )
-_X86_64_V2 = replace(_linux("x86_64", "x86-64-v2", 4, 16), fma="split")
-_WASM = Machine("wasm32-unknown-unknown", "", "+simd128", 4, 32, bits=32, fma="split", reloc="static")
+_X86_64_V2 = replace(_linux("x86_64", "x86-64-v2", 4, 16), fma="split", lacks=HALF)
+_WASM = Machine("wasm32-unknown-unknown", "", "+simd128", 4, 32, bits=32, fma="split", lacks=HALF, reloc="static")
 
 
 def _host() -> Machine:
@@ -139,7 +141,8 @@ def _overridden(machine: Machine, cpu: str | None, features: str | None) -> Mach
         off = {f[1:] for f in changed.features.split(",") if f[:1] == "-"}
         on = (on | _x86_level(changed.cpu, bool(given))) - off
         lanes, registers = vector_unit(machine.triple, on)
-        return replace(changed, lanes=lanes, registers=registers, fma="unit" if "fma" in on else "split")
+        lacks = lacking_halves(machine.triple, on)
+        return replace(changed, lanes=lanes, registers=registers, lacks=lacks, fma="unit" if "fma" in on else "split")
     return changed
 
 
@@ -147,7 +150,7 @@ def _x86_level(cpu: str, described: bool) -> set[str]:
     """The features of the vector unit that a processor of x86 has by its name, as far as they decide lanes and fma."""
     if cpu == host().cpu:
         return {f[1:] for f in host().features.split(",") if f[:1] == "+"}
-    third, fourth = {"avx2", "fma"}, {"avx2", "fma", "avx512f", "avx512vl"}
+    third, fourth = {"avx2", "fma", "f16c"}, {"avx2", "fma", "f16c", "avx512f", "avx512vl"}
     levels: list[tuple[set[str], tuple[str, ...]]] = [
         (set(), ("x86-64", "x86-64-v2", "nehalem", "westmere", "goldmont", "tremont")),
         (third, ("x86-64-v3", "haswell", "broadwell", "skylake", "alderlake", "znver1", "znver2", "znver3")),

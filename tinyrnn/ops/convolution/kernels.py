@@ -9,6 +9,7 @@ along positions where there are many (`convolve_along`), along output channels w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -17,9 +18,11 @@ import numpy as np
 from tinyrnn.graph.call import Call, Lowering, Rows, Scratch, Value, Weight
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Op, Refused, register
-from tinyrnn.lanes import at, f32, fma, get, i32, kernel, lanes, load, load_part, put, splat, store, store_part
+from tinyrnn.graph.storage import cast
+from tinyrnn.lanes import f32, get, i32, kernel, put
 from tinyrnn.ops.convolution.window_offsets import AxisWindow, WindowOffsets, padded_copy_call, window_offsets
-from tinyrnn.ops.linear.operators import GROUP, pack
+from tinyrnn.ops.linear.operators import GROUP, pack, pack_rest
+from tinyrnn.ops.linear.texts import WORDS, chained, suffix, written
 
 WIDTHS = (3, 2, 1)
 """vectors of positions in a block of `convolve_along`"""
@@ -33,7 +36,7 @@ MOVE = 1.5
 """cost of moving one element, in units of one vector fma"""
 
 
-def _block(height: int, width: int) -> list[str]:
+def _block(word: str, height: int, width: int) -> list[str]:
     """Lines for `height` channels by `width` vectors of positions from position i on; `left` positions remain."""
 
     def each(text: str) -> list[str]:
@@ -42,13 +45,15 @@ def _block(height: int, width: int) -> list[str]:
     last = width - 1
     loads = [f"v{v} = load(p, {f'{v} * L' if v else 0})" for v in range(last)]
     loads.append(f"v{last} = load_part(p, {last} * L, left - {last} * L)")
-    body = [f"s{c}{v} = splat(get(b, {c}))" for c in range(height) for v in range(width)]
-    body += [f"q = at(b, {height})", "for k in range(K):", "    p = at(start, i + get(taps, k))"]
-    body += ["    " + line for line in loads]
+    body = [f"s{c}{v} = splat(get(c, {c}))" for c in range(height) for v in range(width)]
+    body.append("here = first")
+    products = ["p = at(start, i + get(taps, k))", *loads]
     for c in range(height):
-        body.append(f"    u = splat(get(q, {c}))")
-        body += [f"    s{c}{v} = fma(v{v}, u, s{c}{v})" for v in range(width)]
-    body.append(f"    q = at(q, {height})")
+        products.append(f"u = splat(get(here, {c}))")
+        products += [f"s{c}{v} = fma(v{v}, u, s{c}{v})" for v in range(width)]
+    products.append(f"here = at(here, {height})")
+    sums = [f"s{c}{v}" for c in range(height) for v in range(width)]
+    body += chained(word, products, sums, "K", f"splat(get(c, M + {{n}} // {width}))")
     for c in range(height):
         for v in range(width):
             place = f"{c} * runs * n + r * n + i + {v} * L"
@@ -56,11 +61,12 @@ def _block(height: int, width: int) -> list[str]:
     return [*body, f"i += {width} * L", f"left -= {width} * L"]
 
 
-def _along_text(name: str, heights: Sequence[int], widths: Sequence[int]) -> str:
+def _along_text(name: str, word: str, heights: Sequence[int], widths: Sequence[int]) -> str:
+    rest = 2 if word == "i8" else 1
     lines = [
-        f"def {name}(y, x, w, taps, places, groups, M, K, runs, n, x_group):",
-        '    """y[g, m, r, i] = b[g, m] + sum over k of w[g, m, k] x[g * x_group + places[r] + taps[k] + i]."""',
-        "    y, x, w, taps, places = f32(y), f32(x), f32(w), i32(taps), i32(places)",
+        f"def {name}(y, x, w, b, taps, places, groups, M, K, runs, n, x_group):",
+        '    """y[g, m, r, i] = b[g, m] + sum over k of w[g, m, k] x[g * x_group + places[r] + taps[k] + i]; b from `rests`."""',
+        f"    y, x, w, b, taps, places = f32(y), f32(x), {word}(w), f32(b), i32(taps), i32(places)",
         "    L = lanes()",
         "    for g in range(groups):",
         "        m = 0",
@@ -68,7 +74,8 @@ def _along_text(name: str, heights: Sequence[int], widths: Sequence[int]) -> str
     for height in heights:
         lines += [
             f"        while m + {height} <= M:",
-            "            b = at(w, (g * M + m) * (K + 1))",
+            "            first = at(w, (g * M + m) * K)",
+            f"            c = at(b, g * M * {rest} + m)",
             "            to = at(y, (g * M + m) * runs * n)",
             "            for r in range(runs):",
             "                start = at(x, g * x_group + get(places, r))",
@@ -77,74 +84,78 @@ def _along_text(name: str, heights: Sequence[int], widths: Sequence[int]) -> str
         ]
         for width in widths:
             lines.append(f"                while left > {(width - 1)} * L:")
-            lines += ["                    " + line for line in _block(height, width)]
+            lines += ["                    " + line for line in _block(word, height, width)]
         lines.append(f"            m += {height}")
     return "\n".join(lines) + "\n"
 
 
-def _across_text(name: str, places: dict[int, Sequence[int]]) -> str:
+def _across_text(name: str, word: str, places: dict[int, Sequence[int]]) -> str:
+    rest = 2 if word == "i8" else 1
     lines = [
-        f"def {name}(z, x, w, taps, places, groups, M, K, count, x_group):",
+        f"def {name}(z, x, w, b, taps, places, groups, M, K, count, x_group):",
         '    """z[o, g, m] = b[g, m] + sum over k of w[g, m, k] x[g * x_group + places[o] + taps[k]], m padded to whole Vecs."""',
-        "    z, x, w, taps, places = f32(z), f32(x), f32(w), i32(taps), i32(places)",
+        f"    z, x, w, b, taps, places = f32(z), f32(x), {word}(w), f32(b), i32(taps), i32(places)",
         "    L = lanes()",
         "    panels = (M + L - 1) // L",
         f"    whole = panels // {GROUP} * {GROUP}",
         "    for g in range(groups):",
-        "        b = at(w, g * panels * L * (K + 1))",
+        "        of = at(w, g * panels * L * K)",
+        f"        rest = at(b, g * panels * L * {rest})",
         f"        for j in range(0, whole, {GROUP}):",
-        *_panels(places[GROUP], GROUP, f"{GROUP} * L", "(panels + j * K) * L"),
+        *_panels(word, places[GROUP], GROUP, f"{GROUP} * L", "j * K * L"),
         "        for j in range(whole, panels):",
-        *_panels(places[1], 1, "(panels - whole) * L", "(panels + whole * K + j - whole) * L"),
+        *_panels(word, places[1], 1, "(panels - whole) * L", "(whole * K + j - whole) * L"),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _panels(heights: Sequence[int], group: int, stride: str, first: str) -> list[str]:
-    lines = ["o = 0"]
+def _panels(word: str, heights: Sequence[int], group: int, stride: str, first: str) -> list[str]:
+    lines = ["c = at(rest, j * L)", "o = 0"]
     for height in heights:
         names = [[f"s{o}{panel}" for panel in range(group)] for o in range(height)]
         body = [f"x{o} = at(x, g * x_group + get(places, o + {o}))" for o in range(height)]
-        body += [f"{names[o][p]} = load(b, (j + {p}) * L)" for o in range(height) for p in range(group)]
-        body += [f"here = at(b, {first})", "for k in range(K):", "    t = get(taps, k)"]
-        body += [f"    w{p} = load(here, {p} * L)" for p in range(group)]
+        body += [f"{names[o][p]} = load(c, {p} * L)" for o in range(height) for p in range(group)]
+        body.append(f"here = at(of, {first})")
+        products = ["t = get(taps, k)", *(f"w{p} = load(here, {p} * L)" for p in range(group))]
         for o in range(height):
-            body.append(f"    v = splat(get(x{o}, t))")
-            body += [f"    {names[o][p]} = fma(v, w{p}, {names[o][p]})" for p in range(group)]
-        body.append(f"    here = at(here, {stride})")
+            products.append(f"v = splat(get(x{o}, t))")
+            products += [f"{names[o][p]} = fma(v, w{p}, {names[o][p]})" for p in range(group)]
+        products.append(f"here = at(here, {stride})")
+        sums = [names[o][p] for p in range(group) for o in range(height)]
+        body += chained(word, products, sums, "K", f"load(c, (panels + {{n}} // {height}) * L)")
         for o in range(height):
             body += [f"store(z, (((o + {o}) * groups + g) * panels + j + {p}) * L, {names[o][p]})" for p in range(group)]
         lines += [f"while o + {height} <= count:", *("    " + line for line in body), f"    o += {height}"]
     return ["            " + line for line in lines]
 
 
-def _made(name: str, text: str) -> Callable[..., Any]:
-    words = {w.__name__: w for w in (at, f32, fma, get, i32, lanes, load, load_part, splat, store, store_part)}
-    exec(text, words)
-    function: Callable[..., Any] = words[name]
-    function.__module__ = __name__
-    return kernel(function)
+def _each_text(name: str, word: str) -> str:
+    products = ["total = fma(load_part(x, get(taps, k) + g, groups - g), load_part(w, k * groups + g, groups - g), total)"]
+    return "\n".join(
+        [
+            f"def {name}(y, x, w, b, taps, groups, K):",
+            '    """y[g] = b[g] + sum over k of w[k, g] x[taps[k] + g]; b from `rests`."""',
+            f"    y, x, w, b, taps = f32(y), f32(x), {word}(w), f32(b), i32(taps)",
+            "    for g in range(0, groups, lanes()):",
+            "        total = load_part(b, g, groups - g)",
+            *("        " + line for line in chained(word, products, ["total"], "K", "load_part(b, groups + g, groups - g)")),
+            "        store_part(y, g, total, groups - g)",
+        ]
+    )
 
 
-convolve_along_32 = _made("convolve_along_32", _along_text("convolve_along_32", HEIGHTS[32], WIDTHS))
-convolve_along_16 = _made("convolve_along_16", _along_text("convolve_along_16", HEIGHTS[16], WIDTHS))
-convolve_short_16 = _made("convolve_short_16", _along_text("convolve_short_16", SHORT, (1,)))
-convolve_across_32 = _made("convolve_across_32", _across_text("convolve_across_32", PLACES[32]))
-convolve_across_16 = _made("convolve_across_16", _across_text("convolve_across_16", PLACES[16]))
+def _kernels(word: str) -> dict[str, Callable[..., Any]]:
+    """The kernels for weights in one storage type."""
+    end = suffix(word)
+    texts = {f"convolve_along_{n}{end}": _along_text(f"convolve_along_{n}{end}", word, HEIGHTS[n], WIDTHS) for n in HEIGHTS}
+    texts[f"convolve_short_16{end}"] = _along_text(f"convolve_short_16{end}", word, SHORT, (1,))
+    texts |= {f"convolve_across_{n}{end}": _across_text(f"convolve_across_{n}{end}", word, PLACES[n]) for n in PLACES}
+    texts[f"convolve_each{end}"] = _each_text(f"convolve_each{end}", word)
+    return {name: written(__name__, name, text) for name, text in texts.items()}
 
 
-@kernel
-def convolve_each(y: Any, x: Any, w: Any, taps: Any, groups: int, K: int) -> None:
-    """y[g] = b[g] + sum over k of w[k, g] x[taps[k] + g]; w holds b, then [k, g]."""
-    y = f32(y)
-    x = f32(x)
-    w = f32(w)
-    taps = i32(taps)
-    for g in range(0, groups, lanes()):
-        total = load_part(w, g, groups - g)
-        for k in range(K):
-            total = fma(load_part(x, get(taps, k) + g, groups - g), load_part(w, (k + 1) * groups + g, groups - g), total)
-        store_part(y, g, total, groups - g)
+for _word in WORDS:
+    globals().update(_kernels(_word))
 
 
 # fmt: off
@@ -167,16 +178,42 @@ def spread(y: Any, z: Any, table: Any, repeats: int, groups: int, M: int, n: int
 # fmt: on
 
 
-def pack_along(weights: Array, bias: Array, heights: Sequence[int]) -> Array:
-    """Weights [G, M, K] and bias [G, M] for `convolve_along`: blocks of channels, each its bias, then [k][channel]."""
-    parts = []
-    for matrix, start in zip(weights, bias, strict=True):
-        m = 0
-        for height in heights:
-            while m + height <= len(matrix):
-                parts += [start[m : m + height], matrix[m : m + height].T.ravel()]
-                m += height
-    return np.concatenate(parts).astype(np.float32)
+Lowered = tuple[list[str], Array, tuple[Array, Array], int]
+"""(lines that run a convolution, all tables in one array, the weights and their rest, elements of scratch)"""
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Weights [groups, M, K] in a storage type, bias [groups, M], and the scales [groups, M] of int8."""
+
+    word: str
+    w: Array
+    b: Array
+    scale: Array | None
+
+    def along(self, heights: Sequence[int]) -> tuple[Array, Array]:
+        """(w, b) for `convolve_along`: blocks of channels, each [k][channel]; for each group the bias, and the factors."""
+        parts = []
+        for matrix in self.w:
+            m = 0
+            for height in heights:
+                while m + height <= len(matrix):
+                    parts.append(matrix[m : m + height].T.ravel())
+                    m += height
+        return cast(self.word, np.concatenate(parts)), self._rests(1)
+
+    def across(self, lanes: int) -> tuple[Array, Array]:
+        """(w, b) for `convolve_across`: panels of channels."""
+        return cast(self.word, np.concatenate([pack(matrix.T, lanes) for matrix in self.w])), self._rests(lanes)
+
+    def each(self) -> tuple[Array, Array]:
+        """(w, b) for `convolve_each`: [k][group]."""
+        rest = pack_rest(len(self.w), 1, self.b[:, 0], None if self.scale is None else self.scale)
+        return cast(self.word, self.w[:, 0].T.ravel()), rest
+
+    def _rests(self, lanes: int) -> Array:
+        scales = [None] * len(self.b) if self.scale is None else self.scale[..., None]
+        return np.concatenate([pack_rest(len(b), lanes, b, scale) for b, scale in zip(self.b, scales, strict=True)])
 
 
 @register
@@ -191,6 +228,7 @@ class Convolution(Op):
 
     name = "Convolution"
     internal = True
+    grouped = False
     inputs = ("X",)
     attributes = {
         "W": REQUIRED,
@@ -202,6 +240,9 @@ class Convolution(Op):
         "lead": 1,
     }
 
+    def summed(self, node: Node) -> dict[str, tuple[int, ...]]:
+        return {"W": tuple(range(2, self.attribute(node, "W").ndim))}
+
     def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
         positions = prod(s.count for s in self.attribute(node, "windows"))
         return int(self.attribute(node, "lead") * positions * self.attribute(node, "W").size)
@@ -212,6 +253,8 @@ class Convolution(Op):
             if env.specs[name].dtype != np.float32:
                 raise Refused(f"{name!r} is {env.specs[name].dtype}; convolutions take float32")
         weights, bias = self.attribute(node, "W"), self.attribute(node, "B")
+        held = self.stored(node, env, {"W": weights})["W"]
+        weights = held.values.reshape(weights.shape)
         shape, channel = node.shapes[0], self.attribute(node, "channel")
         windows: list[AxisWindow] = list(self.attribute(node, "windows"))
         groups, m = weights.shape[:2]
@@ -220,20 +263,22 @@ class Convolution(Op):
                 kept = window.inside(shape[axis])
                 weights = np.take(weights, kept, axis=axis + 2)
                 windows[axis] = AxisWindow(tuple(window.taps[k] for k in kept), window.count, window.step)
-        flat = np.ascontiguousarray(weights.reshape(groups, m, -1), np.float32)
+        flat = np.ascontiguousarray(weights.reshape(groups, m, -1))
         start = np.zeros((groups, m), np.float32) if bias is None else bias
+        given = Packed(held.word, flat, start, None if held.scale is None else held.scale[..., 0])
         layout = self._layout(node, env, shape, windows, flat.shape)
-        text, tables, packed, z = layout(shape, windows, channel, flat, start, env, node)
+        text, tables, packed, z = layout(shape, windows, channel, given, env, node)
         lead, size = self.attribute(node, "lead"), prod(shape)
         per_row = env.specs[output].elements // lead
         lines = [
-            "def KERNEL(y, x, s, w, t, rows):",
+            "def KERNEL(y, x, s, w, b, t, rows):",
             "    for r in range(rows):",
             f"        to = y + {4 * per_row} * r",
             f"        start = x + {4 * size} * r",
             *("        " + line for line in text),
         ]
-        call = (Value(output), Value(source), Scratch("slots", z or 1), Weight(packed), Weight(tables), Rows(times=lead))
+        w, b = map(Weight, packed)
+        call = (Value(output), Value(source), Scratch("slots", z or 1), w, b, Weight(tables), Rows(times=lead))
         return [Call("\n".join(lines) + "\n", call, f"{output} = {source} ∗ W{list(flat.shape)}")]
 
     def _layout(
@@ -254,16 +299,16 @@ class Convolution(Op):
         return all(phases == 1 for phases, _, _ in self.attribute(node, "spread"))
 
     def _each(
-        self, shape: Sequence[int], windows: Sequence[AxisWindow], channel: int, w: Array, b: Array, env: Lowering, node: Node
-    ) -> tuple[list[str], Array, Array, int]:
+        self, shape: Sequence[int], windows: Sequence[AxisWindow], channel: int, given: Packed, env: Lowering, node: Node
+    ) -> Lowered:
         offsets = window_offsets(shape, windows, False, channel)
-        packed = np.concatenate([b.ravel(), w[:, 0].T.ravel()])
-        return self._call(offsets, [("convolve_each", "to", f"{{taps}}, {w.shape[0]}, {w.shape[2]}")], [], packed, 0)
+        name, sizes = f"convolve_each{suffix(given.word)}", f"{len(given.w)}, {given.w.shape[2]}"
+        return self._call(offsets, [(name, "to", f"{{taps}}, {sizes}")], [], given.each(), 0)
 
     def _along(
-        self, shape: Sequence[int], windows: Sequence[AxisWindow], channel: int, w: Array, b: Array, env: Lowering, node: Node
-    ) -> tuple[list[str], Array, Array, int]:
-        groups, m, k = w.shape
+        self, shape: Sequence[int], windows: Sequence[AxisWindow], channel: int, given: Packed, env: Lowering, node: Node
+    ) -> Lowered:
+        groups, m, k = given.w.shape
         registers = 32 if env.registers >= 32 else 16
         offsets = window_offsets(shape, windows, True, channel)
         firsts, n = offsets.runs()
@@ -271,8 +316,8 @@ class Convolution(Op):
         inner = f"{groups}, {m}, {k}, {len(firsts)}, {n}, {self._group(offsets, windows, channel)}"
         repeats = self.attribute(node, "repeats")
         short = registers == 16 and n <= env.lanes
-        kernel_name = "convolve_short_16" if short else f"convolve_along_{registers}"
-        packed = pack_along(w, b, SHORT if short else HEIGHTS[registers])
+        kernel_name = ("convolve_short_16" if short else f"convolve_along_{registers}") + suffix(given.word)
+        packed = given.along(SHORT if short else HEIGHTS[registers])
         if self._plain(node) and (groups == 1 or repeats == 1):
             return self._call(offsets, [(kernel_name, "to", f"{{taps}}, {{places}}, {inner}")], [firsts], packed, 0)
         table, channels = self._spread(node, m, 1, positions)
@@ -283,19 +328,18 @@ class Convolution(Op):
         return self._call(offsets, steps, [firsts, table], packed, groups * m * positions)
 
     def _across(
-        self, shape: Sequence[int], windows: Sequence[AxisWindow], channel: int, w: Array, b: Array, env: Lowering, node: Node
-    ) -> tuple[list[str], Array, Array, int]:
-        groups, m, k = w.shape
+        self, shape: Sequence[int], windows: Sequence[AxisWindow], channel: int, given: Packed, env: Lowering, node: Node
+    ) -> Lowered:
+        groups, m, k = given.w.shape
         offsets = window_offsets(shape, windows, False, channel)
         positions, padded = offsets.places.size, -(-m // env.lanes) * env.lanes
         inner = f"{groups}, {m}, {k}, {positions}, {self._group(offsets, windows, channel)}"
         repeats = self.attribute(node, "repeats")
         table, channels = self._spread(node, 1, groups * padded, positions)
-        packed = np.concatenate([pack(matrix.T, start, env.lanes) for matrix, start in zip(w, b, strict=True)])
-        name = f"convolve_across_{32 if env.registers >= 32 else 16}"
+        name = f"convolve_across_{32 if env.registers >= 32 else 16}{suffix(given.word)}"
         spread_text = f"{{table}}, {repeats}, {groups}, {channels}, {table.size}, {m // repeats}, {padded}, 1"
         steps = [(name, "z", f"{{taps}}, {{places}}, {inner}"), ("spread", "to", spread_text)]
-        return self._call(offsets, steps, [offsets.places.ravel(), table], packed, groups * padded * positions)
+        return self._call(offsets, steps, [offsets.places.ravel(), table], given.across(env.lanes), groups * padded * positions)
 
     def _group(self, offsets: WindowOffsets, windows: Sequence[AxisWindow], channel: int) -> int:
         """The number of elements from one group's channels to those of the next."""
@@ -315,9 +359,13 @@ class Convolution(Op):
         return (position * by_position + phase * channels * by_channel).ravel().astype(np.int32), channels
 
     def _call(
-        self, offsets: WindowOffsets, steps: Sequence[tuple[str, str, str]], tables: Sequence[Array], packed: Array, z: int
-    ) -> tuple[list[str], Array, Array, int]:
-        """(lines that run `steps`, all tables in one array, weights, elements of scratch)."""
+        self,
+        offsets: WindowOffsets,
+        steps: Sequence[tuple[str, str, str]],
+        tables: Sequence[Array],
+        packed: tuple[Array, Array],
+        z: int,
+    ) -> Lowered:
         names = ["taps", "places", "table"]
         every = [offsets.taps.ravel(), *tables]
         if offsets.copied:
@@ -331,6 +379,6 @@ class Convolution(Op):
             lines.append(padded_copy_call(offsets, "s", "start", outer, inner, "0.0"))
         for name, to, rest in steps:
             target = f"s + {4 * slots}" if to == "z" else to
-            middle = f"s + {4 * slots}" if name == "spread" else f"{'s' if offsets.copied else 'start'}, w"
+            middle = f"s + {4 * slots}" if name == "spread" else f"{'s' if offsets.copied else 'start'}, w, b"
             lines.append(f"{name}({target}, {middle}, {rest.format(**where)})")
         return lines, np.concatenate(every).astype(np.int32), packed, slots + z

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinyrnn.graph.call import Call, Lowering, Rows, Value, Weight
+from tinyrnn.graph.call import Call, Lowering, Rows, Value
 from tinyrnn.graph.ir import Graph, Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, register, rewrite
 from tinyrnn.lanes import kernel
 from tinyrnn.ops.elementwise.cast import ONNX_DTYPES
-from tinyrnn.ops.linear.operators import linear, linear_16, linear_32, linear_weights, pack
+from tinyrnn.ops.linear.operators import LINEAR, linear, linear_weights
 
 LARGEST_MATRIX = 1 << 24
 """most coefficients of one transform: 64 MB"""
@@ -156,7 +156,7 @@ class DFT(Op):
         _float32(node, env)
         matrix, step = node.attributes["matrix"], node.attributes["step"]
         rows = Rows(times=env.specs[node.inputs[0]].elements // step)
-        operands = (Value(node.outputs[0]), Value(node.inputs[0]), linear_weights(matrix, None, env), rows, step)
+        operands = (Value(node.outputs[0]), Value(node.inputs[0]), *linear_weights(env, matrix, None), rows, step)
         return [Call(linear(env), (*operands, *matrix.shape), f"{node.outputs[0]} = DFT {list(matrix.shape)}")]
 
 
@@ -190,17 +190,18 @@ def signal_axis_last(graph: Graph) -> None:
 def _overlapping(product: Callable[..., Any], name: str) -> Callable[..., Any]:
     """The kernel below, over one of the products."""
 
-    def overlapping(y: Any, x: Any, w: Any, rows: int, x_row: int, count: int, step: int, K: int, M: int) -> None:
+    def overlapping(y: Any, x: Any, w: Any, b: Any, rows: int, x_row: int, count: int, step: int, K: int, M: int) -> None:
         """`count` rows of K elements, `step` apart, of each row of x, each multiplied by w."""
         for r in range(rows):
-            product(y + 4 * r * count * M, x + 4 * r * x_row, w, count, step, K, M)
+            product(y + 4 * r * count * M, x + 4 * r * x_row, w, b, count, step, K, M)
 
     overlapping.__name__ = overlapping.__qualname__ = name
     return kernel(overlapping)
 
 
-overlapping_32 = _overlapping(linear_32, "overlapping_32")
-overlapping_16 = _overlapping(linear_16, "overlapping_16")
+OVERLAPPING = {product: _overlapping(product, f"overlapping_{registers}") for registers, product in LINEAR["f32"].items()}
+"""the kernel over each product"""
+globals().update({function.__name__: function for function in OVERLAPPING.values()})
 
 
 @register
@@ -270,10 +271,9 @@ class STFT(Op):
         _float32(node, env)
         matrix, samples = node.attributes["matrix"], node.attributes["samples"]
         rows = Rows(times=env.specs[node.inputs[0]].elements // samples)
-        function = overlapping_32 if linear(env) is linear_32 else overlapping_16
-        operands = (Value(node.outputs[0]), Value(node.inputs[0]), Weight(pack(matrix, None, env.lanes)), rows, samples)
+        operands = (Value(node.outputs[0]), Value(node.inputs[0]), *linear_weights(env, matrix, None), rows, samples)
         sizes = (node.attributes["count"], node.attributes["step"], *matrix.shape)
-        return [Call(function, (*operands, *sizes), f"{node.outputs[0]} = STFT {list(matrix.shape)}")]
+        return [Call(OVERLAPPING[linear(env)], (*operands, *sizes), f"{node.outputs[0]} = STFT {list(matrix.shape)}")]
 
 
 class _Known(Op):

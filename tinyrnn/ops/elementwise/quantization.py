@@ -76,6 +76,7 @@ class DequantizeLinear(_Scaled):
     """ONNX DequantizeLinear: y = (x - x_zero_point) · x_scale."""
 
     name = "DequantizeLinear"
+    scales_integers = True
     inputs = ("x", "x_scale", "x_zero_point?")
     attributes: ClassVar[dict[str, Any]] = {"axis": 1, "block_size": 0, "output_dtype": 0}
 

@@ -11,60 +11,80 @@ import numpy as np
 from tinyrnn.graph.call import Call, Lowering, Rows, Value, Weight
 from tinyrnn.graph.ir import Graph, Node, Spec
 from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, register, rewrite
-from tinyrnn.lanes import at, f32, fma, get, kernel, lanes, load, splat, store, store_part
-from tinyrnn.lanes.chains import CHAINS, chain12
+from tinyrnn.graph.storage import cast, ratios
+from tinyrnn.lanes.chains import CHAINS, chain_word
+from tinyrnn.ops.linear.texts import WORDS, chained, suffix, written
 
 GROUP = 4
 """panels of LANES outputs whose weights are interleaved"""
+HEIGHTS = {32: (4, 1), 16: (2, 1)}
+"""rows in a block, by the number of vector registers"""
 
 
-def pack(matrix: Array, bias: Array | None, lanes: int, group: int = GROUP) -> Array:
-    """Pack weights [K, M] and bias [M]: the bias, then groups of `group` panels, each [k][panel][lane]; zero-padded."""
+def pack(matrix: Array, lanes: int, group: int = GROUP) -> Array:
+    """Weights [K, M] in groups of `group` panels, each [k][panel][lane]; zero-padded."""
     k, m = matrix.shape
     panels = -(-m // lanes)
-    wide = np.zeros((k, panels * lanes), np.float32)
+    wide = np.zeros((k, panels * lanes), matrix.dtype)
     wide[:, :m] = matrix
-    start = np.zeros(panels * lanes, np.float32)
-    if bias is not None:
-        start[:m] = bias
-    groups = [wide[:, first * lanes : (first + group) * lanes].ravel() for first in range(0, panels, group)]
-    return np.concatenate([start, *groups])
+    return np.concatenate([wide[:, first * lanes : (first + group) * lanes].ravel() for first in range(0, panels, group)])
 
 
-def _linear_text(name: str, heights: Sequence[int]) -> str:
+def pack_rest(m: int, lanes: int, bias: Array | None = None, scale: Array | None = None, then: Array | None = None) -> Array:
+    """What goes with weights [K, M]: where sums start, the bias [M] by the first scale; then the factors after each group of k.
+
+    scale: [M, groups] of int8 weights
+    then:  [M], the units in which sums are left; 1 by default
+    """
+    start = np.zeros(m, np.float32) if bias is None else bias
+    rows = [start]
+    if scale is not None:
+        rows = [ratios(start, scale[:, 0])]
+        following = [*scale.T[1:], np.ones(m, np.float32) if then is None else then]
+        rows += [ratios(each, after) for each, after in zip(scale.T, following, strict=True)]
+    padded = np.zeros((len(rows), -(-m // lanes) * lanes), np.float32)
+    padded[:, :m] = rows
+    return padded.ravel()
+
+
+def _linear_text(name: str, word: str, heights: Sequence[int]) -> str:
     """The kernel below: whole groups in blocks of `heights` rows by GROUP panels, whose sums stay in registers; the
     panels of the last, smaller group one by one."""
     lines = [
-        f"def {name}(y, x, w, rows, x_row, K, M):",
-        '    """y[r, j] = b[j] + sum over k of x[r, k] W[k, j]: one chain of fma in the order of k; w from `pack`."""',
-        "    y, x, w = f32(y), f32(x), f32(w)",
+        f"def {name}(y, x, w, b, rows, x_row, K, M{', each' if word == 'i8' else ''}):",
+        '    """y[r, j] = b[j] + sum over k of x[r, k] W[k, j]: one chain of fma in the order of k, which is multiplied by',
+        '    a factor after `each` of int8 weights; w from `pack`, b from `pack_rest`."""',
+        f"    y, x, w, b = f32(y), f32(x), {word}(w), f32(b)",
         "    L = lanes()",
         "    panels = (M + L - 1) // L",
         f"    whole = panels // {GROUP} * {GROUP}",
         f"    for j in range(0, whole, {GROUP}):",
-        *_blocks(heights, GROUP, f"{GROUP} * L"),
+        *_blocks(word, heights, GROUP, f"{GROUP} * L"),
         "    for j in range(whole, panels):",
-        *_blocks(heights, 1, "(panels - whole) * L"),
+        *_blocks(word, heights, 1, "(panels - whole) * L"),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _blocks(heights: Sequence[int], group: int, stride: str) -> list[str]:
+def _blocks(word: str, heights: Sequence[int], group: int, stride: str) -> list[str]:
     """Lines for all rows by `group` panels from panel j on; `stride` elements from one k to the next."""
-    start = "panels * L + j * L * K" if group == GROUP else "panels * L + whole * L * K + (j - whole) * L"
-    lines = [f"first = {start}", "left = M - j * L", "b = at(w, j * L)", "r = 0"]
+    start = "j * L * K" if group == GROUP else "whole * L * K + (j - whole) * L"
+    lines = [f"first = {start}", "left = M - j * L", "c = at(b, j * L)", "r = 0"]
     for height in heights:
         names = [[f"s{row}{panel}" for panel in range(group)] for row in range(height)]
         lines.append(f"while r + {height} <= rows:")
         body = [f"x{row} = at(x, (r + {row}) * x_row)" for row in range(height)]
-        body += [f"{names[0][panel]} = load(b, {f'{panel} * L' if panel else 0})" for panel in range(group)]
+        body += [f"{names[0][panel]} = load(c, {f'{panel} * L' if panel else 0})" for panel in range(group)]
         body += [f"{names[row][panel]} = {names[0][panel]}" for row in range(1, height) for panel in range(group)]
-        body += ["here = at(w, first)", "for k in range(K):"]
-        body += [f"    w{panel} = load(here, {f'{panel} * L' if panel else 0})" for panel in range(group)]
+        body.append("here = at(w, first)")
+        products = [f"w{panel} = load(here, {f'{panel} * L' if panel else 0})" for panel in range(group)]
         for row in range(height):
-            body.append(f"    v = splat(get(x{row}, k))")
-            body += [f"    {names[row][panel]} = fma(v, w{panel}, {names[row][panel]})" for panel in range(group)]
-        body.append(f"    here = at(here, {stride})")
+            products.append(f"v = splat(get(x{row}, k))")
+            products += [f"{names[row][panel]} = fma(v, w{panel}, {names[row][panel]})" for panel in range(group)]
+        products.append(f"here = at(here, {stride})")
+        sums = [names[row][panel] for panel in range(group) for row in range(height)]
+        factor = f"load(c, ((q + 1) * panels + {{n}} // {height}) * L)"
+        body += chained(word, products, sums, "K", factor, "each")
         for row in range(height):
             body.append(f"to = at(y, (r + {row}) * M + j * L)")
             for panel in range(group):
@@ -75,54 +95,63 @@ def _blocks(heights: Sequence[int], group: int, stride: str) -> list[str]:
     return ["        " + line for line in lines]
 
 
-def _linear(name: str, text: str) -> Callable[..., Any]:
-    words = {w.__name__: w for w in (at, chain12, f32, fma, get, lanes, load, splat, store, store_part)}
-    exec(text, words)
-    function: Callable[..., Any] = words[name]
-    function.__module__ = __name__
-    return kernel(function)
-
-
-def _linear_1_text() -> str:
+def _linear_1_text(name: str, word: str) -> str:
     """The text for LANES = 1: CHAINS sums of a row at once, and those of the last, smaller group one by one."""
-    sums = [f"s{n}" for n in range(CHAINS)]
+    sums, chain = [f"s{n}" for n in range(CHAINS)], chain_word(word)
+    count = "min(K, q * each + each) - q * each" if word == "i8" else "K"
+    k = "q * each" if word == "i8" else "0"
+    many = [f"{', '.join(sums)} = {chain}(at(w, j * K + {k} * {CHAINS}), at(row, {k}), {count}, {', '.join(sums)})"]
+    if word == "i8":
+        many = [
+            "for q in range((K + each - 1) // each):",
+            *("    " + line for line in many),
+            *(f"    {name} = {name} * load(b, (q + 1) * M + j + {n})" for n, name in enumerate(sums)),
+        ]
+    one = ["s0 = fma(splat(get(row, k)), load(here, k * (M - whole)), s0)"]
     return "\n".join(
         [
-            "def linear_1(y, x, w, rows, x_row, K, M):",
+            f"def {name}(y, x, w, b, rows, x_row, K, M{', each' if word == 'i8' else ''}):",
             '    """As `linear_32`."""',
-            "    y, x, w = f32(y), f32(x), f32(w)",
+            f"    y, x, w, b = f32(y), f32(x), {word}(w), f32(b)",
             f"    whole = M // {CHAINS} * {CHAINS}",
             "    for r in range(rows):",
             "        row, to = at(x, r * x_row), at(y, r * M)",
             f"        for j in range(0, whole, {CHAINS}):",
-            *(f"            {name} = load(w, j + {n})" for n, name in enumerate(sums)),
-            f"            {', '.join(sums)} = chain12(at(w, M + j * K), row, K, {', '.join(sums)})",
+            *(f"            {name} = load(b, j + {n})" for n, name in enumerate(sums)),
+            *("            " + line for line in many),
             *(f"            store(to, j + {n}, {name})" for n, name in enumerate(sums)),
             "        for j in range(whole, M):",
-            "            s0 = load(w, j)",
-            "            here = at(w, M + whole * K + j - whole)",
-            "            for k in range(K):",
-            "                s0 = fma(splat(get(row, k)), load(here, k * (M - whole)), s0)",
+            "            s0 = load(b, j)",
+            "            here = at(w, whole * K + j - whole)",
+            *("            " + line for line in chained(word, one, ["s0"], "K", "load(b, (q + 1) * M + j)", "each")),
             "            store(to, j, s0)",
         ]
     )
 
 
-linear_32 = _linear("linear_32", _linear_text("linear_32", (4, 1)))
-linear_16 = _linear("linear_16", _linear_text("linear_16", (2, 1)))
-linear_1 = _linear("linear_1", _linear_1_text())
+def _kernels(word: str) -> dict[int, Callable[..., Any]]:
+    """The kernels for weights in one storage type, by vector registers; 1 for LANES = 1."""
+    names = {n: f"linear_{n}{suffix(word)}" for n in (32, 16, 1)}
+    texts = {n: _linear_text(names[n], word, heights) for n, heights in HEIGHTS.items()} | {1: _linear_1_text(names[1], word)}
+    return {n: written(__name__, names[n], text) for n, text in texts.items()}
 
 
-def linear_weights(matrix: Array, bias: Array | None, env: Lowering) -> Weight:
-    """Weights [K, M] and bias [M], packed for `linear`."""
-    return Weight(pack(matrix, bias, env.lanes, CHAINS if env.lanes == 1 else GROUP))
+LINEAR = {word: _kernels(word) for word in WORDS}
+"""storage type → vector registers → kernel"""
+globals().update({kernel.__name__: kernel for kernels in LINEAR.values() for kernel in kernels.values()})
 
 
-def linear(env: Lowering) -> Callable[..., Any]:
+def linear_weights(
+    env: Lowering, matrix: Array, bias: Array | None, word: str = "f32", scale: Array | None = None, then: Array | None = None
+) -> tuple[Weight, Weight]:
+    """Weights [K, M] in a storage type, bias [M] and scales, packed for `linear`."""
+    packed = pack(matrix, env.lanes, CHAINS if env.lanes == 1 else GROUP)
+    return Weight(cast(word, packed)), Weight(pack_rest(matrix.shape[1], env.lanes, bias, scale, then))
+
+
+def linear(env: Lowering, word: str = "f32") -> Callable[..., Any]:
     """The kernel whose blocks fit the vector registers of the machine."""
-    if env.lanes == 1:
-        return linear_1
-    return linear_32 if env.registers >= 32 else linear_16
+    return LINEAR[word][1 if env.lanes == 1 else 32 if env.registers >= 32 else 16]
 
 
 @register
@@ -156,6 +185,9 @@ class Linear(Op):
         assert x is not None
         return (x @ weights.astype(x.dtype) + (0 if bias is None else bias.astype(x.dtype)),)
 
+    def summed(self, node: Node) -> dict[str, tuple[int, ...]]:
+        return {"W": (0,)}
+
     def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
         return prod(node.shapes[0][:-1]) * int(self.attribute(node, "W").size)
 
@@ -172,12 +204,14 @@ class Linear(Op):
             places = [(Value(node.outputs[0]), Value(node.inputs[0]), Rows(), stride)]
         else:
             places = [(Value(node.outputs[0]), Value(node.inputs[0]), Rows(times=lead), k)]
-        packed = linear_weights(weights, bias, env)
+        held = self.stored(node, env, {"W": weights})["W"]
+        packed, rest = linear_weights(env, held.values.T, bias, held.word, held.scale)
+        each = () if held.scale is None else (held.group,)
         for y, x, rows, x_row in places:
             calls.append(
                 Call(
-                    linear(env),
-                    (y, x, packed, rows, x_row, k, m),
+                    linear(env, held.word),
+                    (y, x, packed, rest, rows, x_row, k, m, *each),
                     f"{node.outputs[0]} = {node.inputs[0]} · W[{k}, {m}]{' + B' if bias is not None else ''}",
                 )
             )

@@ -15,6 +15,7 @@ import numpy as np
 from tinyrnn.graph.call import Call, Lowering, Operand, Rows, Value, Weight
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import Array, Axis, Frames, Op, Refused, register
+from tinyrnn.graph.storage import Stored, cast
 from tinyrnn.ops.loops.over_time import over_time
 from tinyrnn.ops.movement.strided_copy import copy_kernels, gather_elements, pass_through, refuse_twice, strides_of
 
@@ -32,14 +33,22 @@ def position_text(at: str) -> list[str]:
     ]
 
 
-def _take_text(unit: str, index: str) -> str:
-    if unit == "f32":
+def _take_text(unit: str, index: str, word: str = "f32") -> str:
+    """The source of KERNEL(y, x, scale, indices, …): entries of x, stored as `word`, at indices; of int8 times their scales."""
+    if word == "i8":
+        copy = [
+            "by = splat(get(scale, start // size))",
+            "for k in range(0, size, lanes()):",
+            "    store_part(y, to + k, load_part(x, start + k, size - k) * by, size - k)",
+        ]
+    elif unit == "f32":
         copy = ["for k in range(0, size, lanes()):", "    store_part(y, to + k, load_part(x, start + k, size - k), size - k)"]
     else:
         copy = ["for k in range(size):", "    put(y, to + k, get(x, start + k))"]
     lines = [
-        "def KERNEL(y, x, indices, table, rows, y_row, x_row, i_row, outer, count, depth, size):",
-        f"    y, x, indices, table = {unit}(y), {unit}(x), {index}(indices), i32(table)",
+        f"def KERNEL(y, x, {'scale, ' * (word == 'i8')}indices, table, rows, y_row, x_row, i_row, outer, count, depth, size):",
+        f"    y, x, indices, table = {unit}(y), {unit if word == 'f32' else word}(x), {index}(indices), i32(table)",
+        *(["    scale = f32(scale)"] * (word == "i8")),
         "    for r in range(rows):",
         "        for o in range(outer):",
         "            for e in range(count):",
@@ -120,12 +129,14 @@ class _Lookup(Op):
         return [Call(_take_text(UNITS[kernels.unit], word), operands, f"{output} = {source} at {indices}")]
 
 
-def look_up(env: Lowering, target: Operand, table: Array, indices: str, rows: Rows) -> Call:
-    """Calls that write the rows of a constant table [entries, size], float32, selected by a value's indices."""
-    (entries, size), count = table.shape, env.specs[indices].elements
+def look_up(env: Lowering, target: Operand, table: Stored, indices: str, rows: Rows) -> Call:
+    """Calls that write the rows of a constant table [entries, size], selected by a value's indices."""
+    (entries, size), count = table.values.shape, env.specs[indices].elements
+    scale = () if table.scale is None else (Weight(table.scale.ravel()),)
     operands: tuple[Operand, ...] = (
         target,
-        Weight(table),
+        Weight(cast(table.word, table.values)),
+        *scale,
         Value(indices),
         index_table([entries], [size], np.zeros(count), 1),
         rows,
@@ -137,7 +148,8 @@ def look_up(env: Lowering, target: Operand, table: Array, indices: str, rows: Ro
         1,
         size,
     )
-    return Call(_take_text("f32", index_word(indices, env.specs[indices])), operands, f"rows of a table at {indices}")
+    text = _take_text("f32", index_word(indices, env.specs[indices]), table.word)
+    return Call(text, operands, f"rows of a table at {indices}")
 
 
 @register
@@ -146,6 +158,7 @@ class Gather(_Lookup):
 
     name = "Gather"
     attributes = {"axis": 0}
+    grouped = False
 
     def _indexed(self, node: Node, data: int, indices: Sequence[int]) -> tuple[list[int], int]:
         axis = self.attribute(node, "axis") % data
@@ -177,6 +190,17 @@ class Gather(_Lookup):
             return self._over_rows(node, frames, axis)
         refuse_twice(frames, node.outputs[0])
         return frames.node(node, {**node.attributes, "axis": frames.axis(source, axis)})
+
+    def summed(self, node: Node) -> dict[str, tuple[int, ...]]:
+        by_rows = len(node.shapes[0]) == 2 and self.attribute(node, "axis") % 2 == 0 if node.shapes else False
+        return {"data": (1,)} if by_rows else {}
+
+    def lower(self, node: Node, env: Lowering) -> list[Call]:
+        (source, indices), output = node.inputs, node.outputs[0]
+        table = env.constants.get(source)
+        if table is None or table.dtype != np.float32 or not self.summed(node) or indices in env.constants:
+            return super().lower(node, env)
+        return [look_up(env, Value(output), self.stored(node, env, {"data": table})["data"], indices, Rows())]
 
     def looks_up(self, node: Node, constants: Mapping[str, Array]) -> tuple[Array, str] | None:
         table, indices = constants.get(node.inputs[0]), node.inputs[1]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinyrnn.graph.call import literal
-from tinyrnn.lanes.chains import CHAINS
+from tinyrnn.lanes.chains import CHAINS, chain_word
 from tinyrnn.ops.elementwise.activations import BoundActivation
 
 FIRST_LEVEL_CACHE = 1 << 15
@@ -38,6 +38,11 @@ class Cell:
     """size of x if the kernel multiplies x itself, 0 if it takes the input's share of the gate sums"""
     traced: bool = False
     """whether the kernel also stores what it computed in each step, see `KEPT`"""
+    word: str = "f32"
+    """the storage type of W and R, a word of the kernel language"""
+    x_each: int = 0
+    """elements of x, and of h, after which int8 sums are multiplied by a factor"""
+    h_each: int = 0
 
     @property
     def gates(self) -> int:
@@ -49,6 +54,14 @@ class Cell:
         if self.op == "GRU" and not self.linear_before_reset:
             return (0, 1), (2,)
         return (tuple(range(self.gates)),)
+
+    def row(self, what: str, gate: int = 0) -> int:
+        """The row of `pack_extra` with Rbh, a peephole, the bias of a gate, or its first factor for x or h; `gates` rows on is
+        the next factor."""
+        bias = 4
+        x = bias + (self.gates if self.inputs else 0)
+        h = x + (self.gates * -(-self.inputs // self.x_each) if self.inputs and self.x_each else 0)
+        return {"Rbh": 0, "P": 1, "bias": bias, "x": x, "h": h}[what] + gate
 
 
 @dataclass(frozen=True)
@@ -105,17 +118,17 @@ class Text:
 
 
 def kernel_text(cell: Cell, layout: SequenceLayout, lanes: int, registers: int) -> str:
-    """The source of KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows): one direction over all its sequences.
+    """The source of KERNEL(y, p, r, e, hi, ho, ci, co, s, lens, rows): one direction over all its sequences.
 
-    y [step][H], p x or the input's share, r from `pack_state`, hi, ci and ho, co the state before and after,
+    y [step][H], p x or the input's share, r from `pack_state`, e from `pack_extra`, hi, ci and ho, co the state before and after,
     s scratch of 2·H, lens the lengths, rows the number of rows of the call. A traced cell takes one more, kept
     [step][KEPT][H], which lies as y does with KEPT times its strides.
     """
     H, text = cell.H, Text()
     lstm, kept = cell.op == "LSTM", len(KEPT[cell.op])
-    text(f"def KERNEL(y, p, r, hi, ho, ci, co, s, lens, rows{', kept' if cell.traced else ''}):")
+    text(f"def KERNEL(y, p, r, e, hi, ho, ci, co, s, lens, rows{', kept' if cell.traced else ''}):")
     text.depth = 1
-    text("y, p, r, hi, ho, s = f32(y), f32(p), f32(r), f32(hi), f32(ho), f32(s)")
+    text(f"y, p, r, e, hi, ho, s = f32(y), f32(p), {cell.word}(r), f32(e), f32(hi), f32(ho), f32(s)")
     if cell.traced:
         text("kept = f32(kept)")
     if lstm:
@@ -199,7 +212,6 @@ def _step(text: Text, cell: Cell, lanes: int, registers: int) -> None:
     panels = -(-cell.H // lanes)
     base = 0
     depth = cell.inputs + cell.H
-    extra = panels * lanes * depth * cell.gates
     for phase, gates in enumerate(cell.phases):
         together = panels_together(len(gates), panels, registers, 4 * cell.gates * cell.H * cell.H, lanes)
         whole = panels // together
@@ -220,12 +232,11 @@ def _step(text: Text, cell: Cell, lanes: int, registers: int) -> None:
                 f"j * {len(gates) * depth} + {base}",
                 "j",
                 source,
-                extra,
                 whole * together == panels,
             )
             text.depth -= 1
         else:
-            _group(text, cell, gates, phase, together, lanes, str(base), "0", source, extra, whole * together == panels)
+            _group(text, cell, gates, phase, together, lanes, str(base), "0", source, whole * together == panels)
         left = panels - whole * together
         if left:
             _group(
@@ -238,7 +249,6 @@ def _step(text: Text, cell: Cell, lanes: int, registers: int) -> None:
                 str(base + whole * group),
                 str(whole * together * lanes),
                 source,
-                extra,
                 True,
             )
         base += panels * len(gates) * lanes * depth
@@ -254,39 +264,55 @@ def _group(
     at: str,
     first: str,
     source: str,
-    extra: int,
     last: bool,
 ) -> None:
     """Write the gate sums of `count` panels from unit `first` on, then their cells."""
     names = [(panel, gate) for panel in range(count) for gate in gates]
     padded = -(-cell.H // lanes) * lanes
+
+    def extra(row: int, panel: int) -> str:
+        return f"load(e, {row * padded + panel * lanes} + {first})"
+
     for panel, gate in names:
         here = f"g{gate}{panel}"
         if cell.inputs:
-            text(f"{here} = load(r, {extra + (4 + gate) * padded + panel * lanes} + {first})")
+            text(f"{here} = {extra(cell.row('bias', gate), panel)}")
         elif not (cell.linear_before_reset and gate == 2):
             text(f"{here} = load(pt, {first} * {cell.gates} + {(panel * cell.gates + gate) * lanes})")
     text(f"n = {at}")
 
-    def products(vector: str, size: int, sums: Sequence[str]) -> None:
+    def products(vector: str, size: int, what: str, each: int) -> None:
+        """Add to every sum its products by a vector, in order; int8 sums are multiplied by a factor after `each` of them."""
+        sums = [f"g{gate}{panel}" for panel, gate in names]
+        count, start = str(size), ""
+        if 0 < each < size:
+            text(f"for q in range({-(-size // each)}):")
+            text.depth += 1
+            count, start = f"min({size} - q * {each}, {each})", f"q * {each}"
         if lanes == 1 and len(sums) == CHAINS:
-            text(f"{', '.join(sums)} = chain12(at(r, n), {vector}, {size}, {', '.join(sums)})", f"n += {CHAINS * size}")
-            return
-        text(f"for k in range({size}):", f"    v = splat(get({vector}, k))")
-        for place, here in enumerate(sums):
-            text(f"    {here} = fma(v, load(r, n + {place * lanes}), {here})")
-        text(f"    n += {len(sums) * lanes}")
+            source = f"at({vector}, {start})" if start else vector
+            chain = f"{chain_word(cell.word)}(at(r, n), {source}, {count}, {', '.join(sums)})"
+            text(f"{', '.join(sums)} = {chain}", f"n += {CHAINS} * {count}")
+        else:
+            text(f"for k in range({count}):", f"    v = splat(get({vector}, k{f' + {start}' if start else ''}))")
+            for place, here in enumerate(sums):
+                text(f"    {here} = fma(v, load(r, n + {place * lanes}), {here})")
+            text(f"    n += {len(sums) * lanes}")
+        if each:
+            on = f" + q * {cell.gates * padded}" if start else ""
+            rows = [cell.row(what, gate) * padded + panel * lanes for panel, gate in names]
+            text(*(f"{here} = {here} * load(e, {row}{on} + {first})" for here, row in zip(sums, rows, strict=True)))
+        text.depth -= bool(start)
 
-    sums = [f"g{gate}{panel}" for panel, gate in names]
     if cell.inputs:
-        products("pt", cell.inputs, sums)
+        products("pt", cell.inputs, "x", cell.x_each)
     if cell.linear_before_reset:
         for panel, gate in names:
             if gate == 2:
                 if cell.inputs:
                     text(f"x{panel} = g2{panel}")
-                text(f"g2{panel} = load(r, {extra + panel * lanes} + {first})")
-    products(source, cell.H, sums)
+                text(f"g2{panel} = {extra(cell.row('Rbh'), panel)}")
+    products(source, cell.H, "h", cell.h_each)
     for panel in range(count):
         unit = f"{first} + {panel * lanes}"
         tail = cell.H - (-(-cell.H // lanes) - 1) * lanes if last and panel == count - 1 and cell.H % lanes else 0
@@ -294,7 +320,7 @@ def _group(
             tail_text: str | int = f"{cell.H} - ({unit})"
         else:
             tail_text = tail
-        cell_equations(text, cell, phase, panel, unit, tail_text, lanes, extra, first)
+        cell_equations(text, cell, phase, panel, unit, tail_text, lanes, first)
 
 
 def _load(pointer: str, unit: str, tail: str | int) -> str:
@@ -305,9 +331,7 @@ def _store(pointer: str, unit: str, value: str, tail: str | int) -> str:
     return f"store_part({pointer}, {unit}, {value}, {tail})" if tail else f"store({pointer}, {unit}, {value})"
 
 
-def cell_equations(
-    text: Text, cell: Cell, phase: int, panel: int, unit: str, tail: str | int, lanes: int, extra: int, first: str
-) -> None:
+def cell_equations(text: Text, cell: Cell, phase: int, panel: int, unit: str, tail: str | int, lanes: int, first: str) -> None:
     """Write the equations of one panel, from its gate sums g{gate}{panel}."""
 
     def sum_of(gate: int) -> str:
@@ -337,7 +361,7 @@ def cell_equations(
         keep(Ht="ht")
     elif cell.op == "LSTM":
         text(f"c1 = {_load('c', unit, tail)}")
-        peep = {gate: f"load(r, {extra} + {padded * (1 + slot)} + {unit})" for slot, gate in enumerate((0, 1, 2))}
+        peep = {gate: f"load(e, {padded * cell.row('P', slot)} + {unit})" for slot, gate in enumerate((0, 1, 2))}
         i, o, f = ((f"fma({peep[gate]}, {{}}, {sum_of(gate)})" if cell.peepholes else sum_of(gate)) for gate in (0, 1, 2))
         assign("it", 0, i.format("c1"))
         if cell.input_forget:

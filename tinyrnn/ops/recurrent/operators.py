@@ -24,13 +24,14 @@ from tinyrnn.graph.call import (
 )
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, SizesDiffer
+from tinyrnn.graph.storage import Stored, cast, ratios
 from tinyrnn.lanes import kernel
 from tinyrnn.ops.elementwise.activations import ACTIVATIONS, bind_activations
 from tinyrnn.ops.linear.operators import GROUP, linear, linear_weights
 from tinyrnn.ops.movement.gather import look_up
 from tinyrnn.ops.movement.strided_copy import copy_f32
 from tinyrnn.ops.recurrent.kernel_text import KEPT, Cell, SequenceLayout, kernel_text, takes_input
-from tinyrnn.ops.recurrent.packing import pack_input, pack_state
+from tinyrnn.ops.recurrent.packing import Weights, columns, input_bias, pack_extra, pack_state, units
 from tinyrnn.ops.recurrent.stream_tile import Strides, scratch_for_sums, tile_text
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
@@ -305,29 +306,60 @@ class Recurrent(Op):
         axes = ("batch", "step", "direction") if self.attribute(node, "layout") else ("step", "direction", "batch")
         return (*(sizes[a] for a in axes), len(KEPT[self.name]), self._hidden(node)), (*axes, "value", "unit")
 
+    def summed(self, node: Node) -> dict[str, tuple[int, ...]]:
+        return {"R": (2,)} if TABLE in node.attributes else {"W": (2,), "R": (2,)}
+
+    def _weights(self, node: Node, env: Lowering, d: int) -> tuple[Cell, Weights]:
+        """The cell of a direction, and its weights."""
+        held = self.stored(node, env, {name: node.attributes[name] for name in self.summed(node)})
+        W = held["W"].values[d] if "W" in held else node.attributes["W"][d]
+        B, P = (None if node.attributes.get(k) is None else node.attributes[k][d] for k in "BP")
+        cell = replace(self.cell(node, d), word=held["R"].word)
+        weights = Weights(W, held["R"].values[d], B, P)
+        if held["R"].scale is None:
+            return cell, weights
+        x_scale = None if "W" not in held or held["W"].scale is None else held["W"].scale[d]
+        x_each = 0 if "W" not in held else held["W"].group
+        return (
+            replace(cell, x_each=x_each, h_each=held["R"].group),
+            replace(weights, W_scale=x_scale, R_scale=held["R"].scale[d]),
+        )
+
     def _projected(
-        self, node: Node, env: Lowering, cell: Cell, W: Array, B: Array | None, inside: int
+        self, node: Node, env: Lowering, cell: Cell, weights: Weights, inside: int
     ) -> tuple[Cell, list[Call], Operand, int]:
         """The cell with what it takes as p; the calls that make that; p, and its elements for each of `inside` steps of a row."""
-        x, inputs = node.inputs[0], W.shape[1]
+        x, inputs = node.inputs[0], weights.W.shape[1]
         table = node.attributes.get(TABLE)
         if table is not None:
-            products = multiplied(table, *pack_input(cell, W, B, env.lanes))
+            matrix, bias = columns(cell, weights.W, env.lanes).T, columns(cell, input_bias(cell, weights.B), env.lanes)
+            products = multiplied(table, matrix, bias)
+            if weights.R_scale is not None:
+                products = ratios(products, columns(cell, units(cell, weights), env.lanes))
             width = products.shape[1]
             p = Scratch("p", per_row=inside * width, of=x)
-            return cell, [look_up(env, p, products, x, Rows(of=x))], p, width
+            return cell, [look_up(env, p, Stored("f32", products), x, Rows(of=x))], p, width
         if takes_input(cell.gates, inputs, cell.H, env.lanes):
             return replace(cell, inputs=inputs), [], Value(x), inputs
-        matrix, bias = pack_input(cell, W, B, env.lanes)
-        width = matrix.shape[1]
+        operands, width = self._shared(env, cell, weights)
         p = Scratch("p", per_row=inside * width, of=x)
         stride = inputs if inside > 1 or env.per_row(x) else 0
+        each = (cell.x_each,) if cell.x_each else ()
         call = Call(
-            linear(env),
-            (p, Value(x), linear_weights(matrix, bias, env), Rows(of=x, times=inside), stride, inputs, width),
+            linear(env, cell.word),
+            (p, Value(x), *operands, Rows(of=x, times=inside), stride, inputs, width, *each),
             f"the input's share of {node.op} {node.name}",
         )
         return cell, [call], p, width
+
+    @staticmethod
+    def _shared(env: Lowering, cell: Cell, weights: Weights) -> tuple[tuple[Weight, Weight], int]:
+        """(weights of the input's share of the gate sums, for `linear`; its elements for one step)."""
+        matrix, bias = columns(cell, weights.W, env.lanes).T, columns(cell, input_bias(cell, weights.B), env.lanes)
+        scale = then = None
+        if weights.W_scale is not None:
+            scale, then = columns(cell, weights.W_scale, env.lanes), columns(cell, units(cell, weights), env.lanes)
+        return linear_weights(env, matrix, bias, cell.word, scale, then), matrix.shape[1]
 
     def lower_streams(self, node: Node, env: Lowering) -> list[Call] | None:
         attributes = node.attributes
@@ -335,21 +367,20 @@ class Recurrent(Op):
         lengths = len(node.inputs) > 4 and node.inputs[4]
         if not one_step or attributes["batch"] != 1 or self._directions(node) > 1 or lengths:
             return None
-        W, R = attributes["W"][0], attributes["R"][0]
-        B, P = (None if attributes.get(k) is None else attributes[k][0] for k in "BP")
+        given, own = self._weights(node, env, 0)
         x, y = node.inputs[0], node.outputs[0]
-        cell, projected, p, width = self._projected(node, env, self.cell(node, 0), W, B, 1)
+        cell, projected, p, width = self._projected(node, env, given, own, 1)
         H, inputs = cell.H, 0
-        weights: Operand = 0
+        shared: tuple[Operand, ...] = (0, 0)
         if projected and cell.gates == GROUP and env.lanes > 1 and TABLE not in attributes:  # the sums take x as they take h
-            inputs = width = W.shape[1]
-            weights = linear_weights(*pack_input(cell, W, B, env.lanes), env)
+            inputs = width = own.W.shape[1]
+            shared, _ = self._shared(env, cell, own)
             projected, p = [], Value(x)
         where: Operand = Value(y) if y else Scratch("y", per_row=H, of=x)
         places = [place for part in ("h", "c") for place in self._slots(node, env, part if part in self.parts else "h")]
         copies = not self._persists(node, env, self.parts[-1])
         kernel_of = tile_text(cell, Strides(H, width), copies, env.lanes, env.registers, inputs)
-        packed = Weight(pack_state(cell, W, R, B, P, env.lanes, env.registers))
+        packed = self._packed(env, cell, own)
         applied = Scratch("applied", per_row=2 * H if len(cell.phases) > 1 else 1, of=x)
         sums = Scratch("sums", fixed=scratch_for_sums(env.lanes))
         rows = [
@@ -357,8 +388,14 @@ class Recurrent(Op):
         ]
         note = f"{node.op} {node.name}, H = {H}, a tile of streams"
         calls = [*self._begin(node, env), *projected]
-        calls.append(Call(kernel_of, (where, p, weights, packed, *places, applied, sums, *rows, Rows(of=x)), note))
+        calls.append(Call(kernel_of, (where, p, *shared, *packed, *places, applied, sums, *rows, Rows(of=x)), note))
         return [*calls, *self._final_copies(node, env)]
+
+    @staticmethod
+    def _packed(env: Lowering, cell: Cell, weights: Weights) -> tuple[Weight, Weight]:
+        """What the kernel takes as r and e."""
+        matrices = cast(cell.word, pack_state(cell, weights, env.lanes, env.registers))
+        return Weight(matrices), Weight(pack_extra(cell, weights, env.lanes))
 
     def _slots(self, node: Node, env: Lowering, part: str) -> tuple[Slotted, Slotted]:
         """Where a part of the state is read and where it is written."""
@@ -372,15 +409,14 @@ class Recurrent(Op):
         return 0 if isinstance(place, Weight) else env.row_stride(place.name) if isinstance(place, Value) else H
 
     def _lower_direction(self, node: Node, env: Lowering, d: int) -> list[Call]:
-        cell, attributes = self.cell(node, d), node.attributes
+        cell, weights = self._weights(node, env, d)
+        attributes = node.attributes
         layout = self.attribute(node, "layout")
         N, D, H = attributes["batch"], self._directions(node), cell.H
         L = 0 if attributes["rows_are_time"] else attributes["steps"]
         x, y = node.inputs[0], node.outputs[0]
-        W, R = node.attributes["W"][d], node.attributes["R"][d]
-        B, P = (None if node.attributes.get(k) is None else node.attributes[k][d] for k in "BP")
         inside = (L or 1) * N
-        cell, calls, p, width = self._projected(node, env, cell, W, B, inside)
+        cell, calls, p, width = self._projected(node, env, cell, weights, inside)
         if layout:
             y_step, y_batch, y_direction, p_step, p_batch = (D * H, (L or 1) * D * H, H, 1, L or 1)
             state_batch, state_direction = D * H, H
@@ -414,7 +450,6 @@ class Recurrent(Op):
             c_after = self._after(node, env, "c")
             layout = replace(layout, c_before_frame=c_frame)
         where: Operand = Value(y, d * y_direction) if y else Scratch("y", per_row=frame, offset=d * y_direction, of=x)
-        state = Weight(pack_state(cell, W, R, B, P, env.lanes, env.registers))
         kept: tuple[Operand, ...] = ()
         if self.traced(node):
             cell, kept = replace(cell, traced=True), (Value(self.traced(node), d * y_direction * len(KEPT[self.name])),)
@@ -428,7 +463,7 @@ class Recurrent(Op):
                 (
                     where,
                     p,
-                    state,
+                    *self._packed(env, cell, weights),
                     part(h_before),
                     part(h_after),
                     part(c_before),

@@ -7,6 +7,7 @@ in any company. The states are read and written where they lie.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinyrnn.ops.recurrent.kernel_text import Cell, Text, cell_equations, copy_lines, panels_together
@@ -24,18 +25,23 @@ class Strides:
 
 
 def tile_text(cell: Cell, strides: Strides, copies: bool, lanes: int, registers: int, inputs: int = 0) -> str:
-    """The source of KERNEL(y, p, w, r, hi, ho, ci, co, applied, g, hi_at, hi_by, ho_at, ho_by, ci_at, ci_by, co_at, co_by, rows).
+    """The source of KERNEL(y, p, w, b, r, e, hi, ho, ci, co, applied, g, hi_at, hi_by, ho_at, ho_by, …, co_at, co_by, rows).
 
-    y [rows][H], p x or the input's share of the gate sums, r from `pack_state`, applied scratch [rows][2·H] for the reset
-    gate's work, g scratch for the sums of a tile. Where the kernel takes `inputs` elements of x, which it can for LSTM, w are
-    their weights from `pack`, in which the four gates of a panel stand side by side. Stream i has its h before the step at
-    element hi_at[i] · hi_by of hi, and so on for h after it (ho) and for c. With `copies` c before and after the step lie in
-    different places.
+    y [rows][H], p x or the input's share of the gate sums, r from `pack_state`, e from `pack_extra`, applied scratch
+    [rows][2·H] for the reset gate's work, g scratch for the sums of a tile. Where the kernel takes `inputs` elements of x,
+    which it can for LSTM, w and b are their weights from `linear_weights`, in which the four gates of a panel stand side by
+    side. Stream i has its h before the step at element hi_at[i] · hi_by of hi, and so on for h after it (ho) and for c. With
+    `copies` c before and after the step lie in different places.
     """
     text = Text()
-    text("def KERNEL(y, p, w, r, hi, ho, ci, co, applied, g, hi_at, hi_by, ho_at, ho_by, ci_at, ci_by, co_at, co_by, rows):")
+    text(
+        "def KERNEL(y, p, w, b, r, e, hi, ho, ci, co, applied, g, hi_at, hi_by, ho_at, ho_by, ci_at, ci_by, co_at, co_by, rows):"
+    )
     text.depth = 1
-    text("w, y, p, r, hi, ho, g = f32(w), f32(y), f32(p), f32(r), f32(hi), f32(ho), f32(g)")
+    text(
+        f"w, b, r, e = {cell.word}(w), f32(b), {cell.word}(r), f32(e)",
+        "y, p, hi, ho, g = f32(y), f32(p), f32(hi), f32(ho), f32(g)",
+    )
     text("hi_at, ho_at = i64(hi_at), i64(ho_at)")
     if len(cell.phases) > 1:
         text("applied = f32(applied)")
@@ -68,7 +74,6 @@ class _Tiles:
         self.inputs = inputs
         self.panels = -(-cell.H // lanes)
         self.depth = cell.inputs + cell.H
-        self.extra = self.panels * lanes * self.depth * cell.gates
 
     def write(self) -> None:
         cell, lanes = self.cell, self.lanes
@@ -140,28 +145,30 @@ class _Tiles:
             for panel, gate in names:
                 here = f"g{gate}{panel}_{v}"
                 if cell.inputs:
-                    text(f"{here} = load(r, {self.extra + (4 + gate) * padded + panel * lanes} + u)")
+                    text(f"{here} = load(e, {cell.row('bias', gate) * padded + panel * lanes} + u)")
                 elif self.inputs:
-                    text(f"{here} = load(w, u * {cell.gates} + {gate * lanes})" if v == 0 else f"{here} = g{gate}{panel}_0")
+                    text(f"{here} = load(b, u * {cell.gates} + {gate * lanes})" if v == 0 else f"{here} = g{gate}{panel}_0")
                 elif not (late and gate == 2):
                     text(f"{here} = load(pt{v}, u * {cell.gates} + {(panel * cell.gates + gate) * lanes})")
         kept = [f"g{gate}{panel}" for panel, gate in names]
         if self.inputs:
-            text(f"n = {cell.gates * padded} + u * {cell.gates * self.inputs}")
-            self._products("w", "pt", self.inputs, kept, len(gates), streams)
+            text(f"n = u * {cell.gates * self.inputs}")
+            after = [f"load(b, u * {cell.gates} + {cell.gates * padded + gate * lanes} + %s)" for _, gate in names]
+            self._products("w", "pt", self.inputs, kept, len(gates), streams, cell.x_each, after)
         text("n = first")
         if cell.inputs:
-            self._products("r", "pt", cell.inputs, kept, count * len(gates), streams)
+            self._products("r", "pt", cell.inputs, kept, count * len(gates), streams, cell.x_each, self._after("x", names))
         if late:
             for panel, gate in names:
                 for v in streams:
                     if gate == 2 and cell.inputs:
                         text(f"x{panel}_{v} = g2{panel}_{v}")
                     if gate == 2:
-                        text(f"g2{panel}_{v} = load(r, {self.extra + panel * lanes} + u)")
+                        text(f"g2{panel}_{v} = load(e, {cell.row('Rbh') * padded + panel * lanes} + u)")
             if cell.inputs:
                 kept = [*kept, *(f"x{panel}" for panel in range(width))]
-        self._products("r", "h", cell.H, [f"g{gate}{panel}" for panel, gate in names], count * len(gates), streams)
+        sums = [f"g{gate}{panel}" for panel, gate in names]
+        self._products("r", "h", cell.H, sums, count * len(gates), streams, cell.h_each, self._after("h", names))
         for v in streams:
             text(*(f"store(g, {(v * len(kept) + place) * lanes}, {name}_{v})" for place, name in enumerate(kept)))
         text(f"for v in range({height}):")
@@ -177,16 +184,31 @@ class _Tiles:
         text(*(f"{name} = load(g, (v * {len(kept)} + {place}) * {lanes})" for place, name in enumerate(kept)))
         for panel in range(width):
             tail = f"{cell.H} - u - {panel * lanes}" if cell.H % lanes else 0
-            cell_equations(text, cell, phase, panel, f"u + {panel * lanes}", tail, lanes, self.extra, "u")
+            cell_equations(text, cell, phase, panel, f"u + {panel * lanes}", tail, lanes, "u")
         text.depth -= 1
 
-    def _products(self, weights: str, vector: str, size: int, sums: list[str], beside: int, streams: range) -> None:
-        """Add to every sum its products by the elements of one vector a stream, in order."""
-        text = self.text
-        text(f"for k in range({size}):")
+    def _after(self, what: str, names: Sequence[tuple[int, int]]) -> list[str]:
+        """The text of the factor of each sum after a group of x or h, with %s for the elements to that group's."""
+        padded = self.panels * self.lanes
+        return [f"load(e, {self.cell.row(what, gate) * padded + panel * self.lanes} + u + %s)" for panel, gate in names]
+
+    def _products(
+        self, weights: str, vector: str, size: int, sums: list[str], beside: int, streams: range, each: int, after: list[str]
+    ) -> None:
+        """Add to every sum its products by one vector a stream, in order; int8 sums are multiplied by `after` each group."""
+        text, parted = self.text, 0 < each < size
+        if parted:
+            text(f"for q in range({-(-size // each)}):")
+            text.depth += 1
+        text(f"for k in range(q * {each}, min({size}, q * {each} + {each})):" if parted else f"for k in range({size}):")
         for v in streams:
             text(f"    v{v} = splat(get({vector}{v}, k))")
         for place, name in enumerate(sums):
-            text(f"    b = load({weights}, n + {place * self.lanes})")
-            text(*(f"    {name}_{v} = fma(v{v}, b, {name}_{v})" for v in streams))
+            text(f"    w_k = load({weights}, n + {place * self.lanes})")
+            text(*(f"    {name}_{v} = fma(v{v}, w_k, {name}_{v})" for v in streams))
         text(f"    n += {beside * self.lanes}")
+        if each:
+            on = f"q * {self.cell.gates * self.panels * self.lanes}" if parted else "0"
+            for name, factor in zip(sums, after, strict=True):
+                text(f"w_k = {factor % on}", *(f"{name}_{v} = {name}_{v} * w_k" for v in streams))
+        text.depth -= parted
