@@ -93,3 +93,39 @@ def test_fused_multiply_add(call: Callable[..., Any], bits: tuple[int, int, int]
     if not np.isfinite([a, b, c]).all():
         return
     assert _same(call("fma", float(a), float(b), float(c)), _rounded(a, b, c)), (a, b, c)
+
+
+def test_every_half_is_widened_exactly() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(opt=2)
+    text = """define void @widen(ptr %y, ptr %x) {
+  %h = load <8 x half>, ptr %x, align 2
+  %f = fpext <8 x half> %h to <8 x float>
+  store <8 x float> %f, ptr %y, align 4
+  ret void
+}
+define void @widen_one(ptr %y, ptr %x) {
+  %h = load half, ptr %x, align 2
+  %f = fpext half %h to float
+  store float %f, ptr %y, align 4
+  ret void
+}"""
+    lacking = rewritten(text, replace(host(), lacks=frozenset({"half"})))
+    assert "fpext" not in lacking
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    expected = halves.astype(np.float32)
+    found, singly = np.empty_like(expected), np.empty_like(expected)
+    with llvm.create_mcjit_compiler(llvm.parse_assembly(lacking), machine) as engine:
+        engine.finalize_object()
+        wide, one = (
+            ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address(name))
+            for name in ("widen", "widen_one")
+        )
+        for i in range(0, 1 << 16, 8):
+            wide(found[i:].ctypes.data, halves[i:].ctypes.data)
+        for i in range(1 << 16):
+            one(singly[i:].ctypes.data, halves[i:].ctypes.data)
+    for made in (found, singly):
+        numbers = ~np.isnan(expected)
+        assert (made.view(np.uint32) == expected.view(np.uint32))[numbers].all() and np.isnan(made[~numbers]).all()

@@ -278,7 +278,7 @@ def _difference(a: Program, b: Program) -> str:
 
 def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a.keys() == b.keys() and all(
-        np.array_equal(v, b[k]) if isinstance(v, np.ndarray) else v == b[k]
+        np.array_equal(v, b[k], equal_nan=v.dtype.kind == "f") if isinstance(v, np.ndarray) else v == b[k]
         for k, v in a.items()
         if k != "steps" and not isinstance(v, Graph)
     )
