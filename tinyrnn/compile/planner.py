@@ -59,7 +59,7 @@ def weight_bytes(program: Program) -> int:
 class Planner:
     """Builds a plan."""
 
-    def __init__(self, program: Program, lanes: int, registers: int, alignment: int, narrow: bool) -> None:
+    def __init__(self, program: Program, lanes: int, registers: int, alignment: int, narrow: bool = False) -> None:
         self.program, self.graph, self.alignment = program, program.graph, alignment
         self.result = Plan(program, narrow=narrow)
         self.env = Lowering(

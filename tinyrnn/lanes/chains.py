@@ -3,6 +3,7 @@ read each element of x once for twelve products."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import FunctionType
 
 from tinyrnn.lanes import Pointer, Vec, fma, get, kernel, load, splat
@@ -47,10 +48,14 @@ def chain12(
     return s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11
 
 
-chain12_narrow = kernel(FunctionType(chain12.__code__, globals(), "chain12_narrow"))
-"""`chain12` of weights that are not float32, which has no machine code of its own"""
+def _for(word: str) -> Callable[..., tuple[Vec, ...]]:
+    """`chain12` under the name for weights of a storage type."""
+    return kernel(FunctionType(chain12.__code__, globals(), f"chain12_{word}"))
+
+
+chain12_f16, chain12_bf16, chain12_i8 = map(_for, ("f16", "bf16", "i8"))
 
 
 def chain_word(word: str) -> str:
     """The name of the kernel for weights of a storage type."""
-    return "chain12" if word == "f32" else "chain12_narrow"
+    return "chain12" if word == "f32" else f"chain12_{word}"

@@ -19,11 +19,13 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import register_jitable, type_callable
 
 from tinyrnn import lanes as words
-from tinyrnn.lanes.chains import CHAINS, chain12
+from tinyrnn.lanes.chains import CHAINS, chain12, chain12_f16
 from tinyrnn.lanes.pipeline import Pipeline
 
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+MACHINE_CODE = (chain12, chain12_f16)
+"""kernels that have machine code of their own on some machines"""
 BFLOAT16 = types.Opaque("bfloat16")
 NARROW = (types.float16, BFLOAT16)
 """types of elements that are read as float32"""
@@ -314,13 +316,15 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
 
 
 def _install_chain12(vec: VecType) -> None:
-    def call(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        kind = ir.FunctionType(ir.LiteralStructType([F32] * CHAINS), [a.type for a in args])
-        made = b.call(cgutils.get_or_insert_function(b.module, kind, "tinyrnn_chain12"), args)
-        return cx.make_tuple(b, sig.return_type, [b.extract_value(made, k) for k in range(CHAINS)])
-
     result = types.UniTuple(vec, CHAINS)
-    _define(chain12, result, [PointerType, PointerType, types.Integer, *[VecType] * CHAINS], call)
+    for chain in MACHINE_CODE:
+
+        def call(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value], name: str = f"tinyrnn_{chain.__name__}") -> ir.Value:
+            kind = ir.FunctionType(ir.LiteralStructType([F32] * CHAINS), [a.type for a in args])
+            made = b.call(cgutils.get_or_insert_function(b.module, kind, name), args)
+            return cx.make_tuple(b, sig.return_type, [b.extract_value(made, k) for k in range(CHAINS)])
+
+        _define(chain, result, [PointerType, PointerType, types.Integer, *[VecType] * CHAINS], call)
 
 
 def _operator(function: Callable[..., Any], vec: VecType, arity: int) -> None:
@@ -339,7 +343,7 @@ def _operator(function: Callable[..., Any], vec: VecType, arity: int) -> None:
 def install(lanes: int, chains: bool = False) -> None:
     """Define the words for vectors of `lanes` float32, and all registered kernels, for Numba. Once per process.
 
-    With `chains`, `chain12` is an external function that the machine's arithmetic defines.
+    With `chains`, those in `MACHINE_CODE` are external functions that the machine's arithmetic defines.
     """
     if install.cache_info().currsize:
         raise RuntimeError("the words already have a meaning in this process, with another number of lanes")
@@ -349,7 +353,7 @@ def install(lanes: int, chains: bool = False) -> None:
     _install_arithmetic(lanes, vec, mask)
     if chains:
         _install_chain12(vec)
-    teach([k for k in words.KERNELS if not (chains and k is chain12)])
+    teach([k for k in words.KERNELS if not (chains and k in MACHINE_CODE)])
 
 
 @lower_cast(VecType, VecType)

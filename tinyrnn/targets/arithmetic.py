@@ -57,8 +57,9 @@ def rewritten(text: str, machine: Machine) -> str:
         text = _WIDENING.sub(widening, text)
         defined += [_half(suffix) for suffix in sorted(found)]
     if machine.thumb:
-        text, count = re.subn(rf"^declare .*@{thumb.NAME}\(.*$", "", text, flags=re.M)
-        defined += [thumb.definition()] * bool(count)
+        for name in thumb.NAMES:
+            text, count = re.subn(rf"^declare .*@{name}\(.*$", "", text, flags=re.M)
+            defined += [thumb.definition(name)] * bool(count)
     missing = [d for name, d in helpers.items() if not re.search(rf"^declare .*{re.escape(name)}\(", text, re.M)]
     return "\n".join([text, *missing, *defined])
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinyrnn.lanes import at, bf16, f16, f32, fma, get, i8, i32, kernel, lanes, load, load_part, splat, store, store_part
-from tinyrnn.lanes.chains import chain12, chain12_narrow
+from tinyrnn.lanes.chains import chain12, chain12_bf16, chain12_f16, chain12_i8
 
 WORDS = ("f32", "f16", "bf16", "i8")
 """words that make pointers to weights: the types in which they are stored"""
-_USED = {
-    word.__name__: word
-    for word in (at, bf16, chain12, chain12_narrow, f16, f32, fma, get, i32, i8, lanes, load, load_part, splat, store, store_part)
-}
+_USED: tuple[Callable[..., Any], ...] = (
+    *(at, bf16, f16, f32, fma, get, i32, i8, lanes, load, load_part, splat, store, store_part),
+    *(chain12, chain12_bf16, chain12_f16, chain12_i8),
+)
 
 
 def suffix(word: str) -> str:
@@ -23,9 +23,9 @@ def suffix(word: str) -> str:
 
 def written(module: str, name: str, text: str) -> Callable[..., Any]:
     """The kernel of a text, as a function of a module."""
-    words = dict(_USED)
+    words = {word.__name__: word for word in _USED}
     exec(text, words)
-    function: Callable[..., Any] = words[name]
+    function = words[name]
     function.__module__ = module
     return kernel(function)
 
