@@ -21,6 +21,8 @@ from tinyrnn.check.samples import random_sample
 SHARED_MODELS = SHARED / "models"
 MODELS: dict[str, tuple[Path, dict[str, Any]]] = {
     "gru": (ROOT / "tests" / "models" / "linear_relu_gru_residual_dynT_legacy.onnx", {}),
+    "gru_float16": (ROOT / "tests" / "models" / "linear_relu_gru_residual_dynT_legacy.onnx", {"weights": "float16"}),
+    "gru_int8": (ROOT / "tests" / "models" / "linear_relu_gru_residual_dynT_legacy.onnx", {"weights": "int8:5"}),
     "char_lm": (ROOT / "tinyrnn" / "models" / "char_lm.onnx", {}),
     "dtln_1": (SHARED_MODELS / "dtln_model_1.onnx", {}),
     "silero": (SHARED_MODELS / "silero_vad_16k_op15.onnx", {"bind": {"sr": 16000, "sequence": 576}}),
@@ -49,6 +51,12 @@ SOME = (
     [("gru", t) for t in EXACT if t not in ("rpi3", "rpi4", "rpi5", "jetson-orin")]
     + [("char_lm", t) for t in ("host", "aarch64", "armv7", "cortex-m4")]
     + [
+        ("gru_float16", "aarch64"),
+        ("gru_float16", "armv7"),
+        ("gru_float16", "riscv64"),
+        ("gru_float16", "cortex-m4"),
+        ("gru_int8", "riscv64-v"),
+        ("gru_int8", "cortex-m4"),
         ("dtln_1", "cortex-m7"),
         ("silero", "cortex-m4"),
         ("lookahead", "cortex-m4"),
@@ -110,7 +118,15 @@ def test_same_bits(name: str, target: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "target"),
-    [(n, t) for n in MODELS for t in WITHOUT_FMA] if ALL else [("gru", "x86-64-v2"), ("gru", "wasm32"), ("lookahead", "wasm32")],
+    [(n, t) for n in MODELS for t in WITHOUT_FMA]
+    if ALL
+    else [
+        ("gru", "x86-64-v2"),
+        ("gru", "wasm32"),
+        ("lookahead", "wasm32"),
+        ("gru_float16", "x86-64-v2"),
+        ("gru_float16", "wasm32"),
+    ],
 )
 @pytest.mark.parametrize("emulate", [True, False], ids=["emulated", "split"])
 def test_without_fma(name: str, target: str, emulate: bool, tmp_path: Path) -> None:
@@ -142,6 +158,15 @@ def test_lstm_64_on_cortex_m4(tmp_path: Path) -> None:
     assert run.instructions <= 54_000
     assert run.stack <= built.sizes.stack <= run.stack + 16
     assert tinyrnn.build(path, tmp_path / "arm", "aarch64", **how).sizes.code < 6000
+
+
+def test_halves_take_half_the_flash(tmp_path: Path) -> None:
+    """char_lm is in half precision through and through: its weights are stored so on a board by themselves."""
+    path, how = MODELS["char_lm"]
+    built = tinyrnn.build(path, tmp_path / "built", "cortex-m4", **how)
+    assert built.sizes.code + built.sizes.constants + built.sizes.weights <= 145_000
+    wide = tinyrnn.build(path, tmp_path / "wide", "cortex-m4", weights="float32", **how)
+    assert wide.sizes.weights > 1.6 * built.sizes.weights
 
 
 def lstm(folder: Path, hidden: int) -> Path:

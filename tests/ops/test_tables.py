@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
 from tinyrnn.check import check, within
-from tinyrnn.ops.recurrent.operators import LARGEST_TABLE, multiplied
+from tinyrnn.ops.linear.chain import fma
+from tinyrnn.ops.recurrent.operators import LARGEST_TABLE
 from tinyrnn.targets.reference import Reference
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
@@ -94,8 +94,26 @@ def test_indices_are_checked_first(tmp_path: Path) -> None:
         np.testing.assert_array_equal(stream.state, before)
 
 
-def test_products_are_rounded_once() -> None:
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("weights", [None, "float16", "int8", "int8:3"])
+def test_products_have_the_bits_of_the_kernels(op: str, weights: str | None, tmp_path: Path) -> None:
+    """A row that is looked up and multiplied frame by frame, as where the table has no room, gives the same bits."""
+    path = _model(tmp_path / "m.onnx", op, 9, 11, 24)
+    model, shown = tinyrnn.load(path, weights=weights), _model(tmp_path / "n.onnx", op, 9, 11, 24, shown=True)
+    apart = tinyrnn.load(shown, weights=weights)
+    assert "Gather" in _ops(apart) and "Gather" not in _ops(model)
+    xs = np.random.default_rng(1).integers(0, 9, (30, 1))
+    np.testing.assert_array_equal(model.stream().run(xs), apart.stream().run(xs).y)
+
+
+def test_fma_of_numpy_rounds_once() -> None:
+    from fractions import Fraction
+
     rng = np.random.default_rng(3)
-    table, matrix, bias = (rng.standard_normal(s).astype(np.float32) for s in ((6, 40), (40, 24), (24,)))
-    exact: Any = table.astype(np.float64) @ matrix.astype(np.float64) + bias
-    assert np.abs(multiplied(table, matrix, bias) - exact).max() <= np.spacing(np.float32(np.abs(exact).max())) / 2
+    a, b = (rng.standard_normal(400).astype(np.float32) for _ in "ab")
+    c = (-a.astype(np.float64) * b * (1 + rng.choice([0, 2.0**-24, 2.0**-47, -(2.0**-30)], 400))).astype(np.float32)
+    found = fma(a, b, c)
+    for k in range(400):
+        exact = Fraction(float(a[k])) * Fraction(float(b[k])) + Fraction(float(c[k]))
+        near = [np.nextafter(found[k], np.float32(-np.inf)), np.nextafter(found[k], np.float32(np.inf))]
+        assert all(abs(Fraction(float(found[k])) - exact) <= abs(Fraction(float(other)) - exact) for other in near)

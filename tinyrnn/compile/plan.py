@@ -99,6 +99,8 @@ class Plan:
     """rows of capacity beyond the frames of a pass: the first pass of a sequence can make more rows than it has frames"""
     narrow: bool = False
     """whether weights that are numbers of half precision are stored so"""
+    small: bool = False
+    """whether memory is scarce"""
     streams: bool = False
     """each row is one frame of another stream, see `tinyrnn.compile.stream_planner`"""
 

@@ -46,9 +46,9 @@ _Call = tuple[Node, Call | Open | Close]
 def make_plan(program: Program, lanes: int, registers: int, alignment: int = ALIGNMENT, cache: int = 1 << 62) -> Plan:
     """Lower every node and place every operand. Raises `UnsupportedError` with all nodes that cannot be lowered.
 
-    cache: bytes up to which the weights of a model are read as fast in float32 as in half precision
+    cache: bytes up to which the weights of a model are read as fast in float32 as in half precision; 0 where memory is scarce
     """
-    return Planner(program, lanes, registers, alignment, narrow=weight_bytes(program) > cache).plan()
+    return Planner(program, lanes, registers, alignment, weight_bytes(program) > cache, cache == 0).plan()
 
 
 def weight_bytes(program: Program) -> int:
@@ -59,9 +59,11 @@ def weight_bytes(program: Program) -> int:
 class Planner:
     """Builds a plan."""
 
-    def __init__(self, program: Program, lanes: int, registers: int, alignment: int, narrow: bool = False) -> None:
+    def __init__(
+        self, program: Program, lanes: int, registers: int, alignment: int, narrow: bool = False, small: bool = False
+    ) -> None:
         self.program, self.graph, self.alignment = program, program.graph, alignment
-        self.result = Plan(program, narrow=narrow)
+        self.result = Plan(program, narrow=narrow, small=small)
         self.env = Lowering(
             self.graph.specs,
             self.graph.constants,
@@ -72,6 +74,7 @@ class Planner:
             lanes,
             registers,
             narrow,
+            small,
             self.graph.integers,
         )
         self.weights: list[np.ndarray[Any, Any]] = []

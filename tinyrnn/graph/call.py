@@ -160,6 +160,8 @@ class Lowering:
     registers: int
     narrow: bool = False
     """whether weights that are numbers of half precision are stored so"""
+    small: bool = False
+    """whether memory is scarce"""
     integers: bool = False
     """whether the file has weights as integers with scales"""
 

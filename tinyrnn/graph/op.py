@@ -71,8 +71,8 @@ class Op:
     """numeric attributes that `bind` can set, as NODE.ATTRIBUTE"""
     storages: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16", "int8")
     """types in which the weights of `summed` can be stored; the last is taken where "*" has one that is not here"""
-    grouped: ClassVar[bool] = True
-    """whether int8 weights can have several scales along k"""
+    whole_rows: ClassVar[frozenset[str]] = frozenset()
+    """those of `summed` whose int8 weights have one scale a row, and no groups along k"""
     scales_integers: ClassVar[bool] = False
     """whether its result is integers times scales"""
     of_shape: ClassVar[bool] = False
@@ -197,7 +197,7 @@ class Op:
     def stored(self, node: Node, env: Lowering, weights: Mapping[str, Array]) -> dict[str, Stored]:
         """How those weights are stored, as rows [*outputs, K]."""
         rows = {key: as_rows(array, self.summed(node)[key]) for key, array in weights.items()}
-        return stored(node.attributes.get(STORAGE), node.attributes.get(HELD, {}), rows, env, self.grouped)
+        return stored(node.attributes.get(STORAGE), node.attributes.get(HELD, {}), rows, env, self.whole_rows)
 
     # Operators that hold graphs.
 

@@ -8,7 +8,7 @@ bias / s, is multiplied by s / s' where a group with scale s' follows, and at th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +63,17 @@ class Stored:
     """elements of a group; K where there is one"""
 
     @property
-    def groups(self) -> int:
-        return 1 if self.scale is None else self.scale.shape[-1]
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return {"f32": 4, "f16": 2, "bf16": 2, "i8": 1}[self.word]
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.size * self.itemsize
+
+    def floats(self) -> Array:
+        """The float32 rows."""
+        return self.values if self.scale is None else _values(self)
 
 
 def parse(given: Any, model: str) -> dict[str, Storage]:
@@ -263,17 +272,18 @@ def _fits(rows: Array, scale: Array) -> Array:
 
 
 def stored(
-    storage: Storage | None, held: Mapping[str, Stored], rows: Mapping[str, Array], env: Lowering, grouped: bool
+    storage: Storage | None, held: Mapping[str, Stored], rows: Mapping[str, Array], env: Lowering, whole: Collection[str]
 ) -> dict[str, Stored]:
     """How the weights of a node are stored, all in one type; `rows` by name, `held` those that were quantised already.
 
+    whole:   those that have one scale a row
     storage: what the user asked for; else integers of the file stay integers, and numbers of half precision are stored so
              where that is `narrow`.
     """
     if held:
         return {name: held[name] for name in rows}
     if storage is None and env.integers:
-        found = {name: recovered(each, grouped) for name, each in rows.items()}
+        found = {name: recovered(each, name not in whole) for name, each in rows.items()}
         if all(each is not None for each in found.values()):
             return {name: each for name, each in found.items() if each is not None}
     word = "f32"

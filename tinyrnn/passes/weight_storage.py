@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -49,17 +50,16 @@ def store_weights(program: Program, given: Mapping[str, Storage]) -> None:
                     f"{', '.join(op.storages)}"
                 )
             storage = Storage(op.storages[-1])
-        if not op.grouped:
-            storage = Storage(storage.kind)
         held: dict[str, Stored] = {}
         for key, array in weights.items():
             summed = op.summed(node)[key]
+            group = 0 if key in op.whole_rows else storage.group
             try:
-                made = rounded(array, summed, storage)
+                made = rounded(array, summed, replace(storage, group=group))
             except ValueError as error:
                 raise LoadError(f"{graph.name}: node {node.name!r} ({node.op}): {error} cannot be stored as {storage}") from None
             if storage.kind.startswith("int8"):
-                held[key] = quantized(as_rows(array, summed), storage.group)
+                held[key] = quantized(as_rows(array, summed), group)
             _replace(graph, node, key, made)
         node.attributes[STORAGE] = storage
         if held:

@@ -228,7 +228,7 @@ class Convolution(Op):
 
     name = "Convolution"
     internal = True
-    grouped = False
+    whole_rows = frozenset({"W"})
     inputs = ("X",)
     attributes = {
         "W": REQUIRED,

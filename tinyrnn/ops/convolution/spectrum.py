@@ -156,7 +156,7 @@ class DFT(Op):
         _float32(node, env)
         matrix, step = node.attributes["matrix"], node.attributes["step"]
         rows = Rows(times=env.specs[node.inputs[0]].elements // step)
-        operands = (Value(node.outputs[0]), Value(node.inputs[0]), *linear_weights(env, matrix, None), rows, step)
+        operands = (Value(node.outputs[0]), Value(node.inputs[0]), *linear_weights(env, matrix, "f32"), rows, step)
         return [Call(linear(env), (*operands, *matrix.shape), f"{node.outputs[0]} = DFT {list(matrix.shape)}")]
 
 
@@ -271,7 +271,7 @@ class STFT(Op):
         _float32(node, env)
         matrix, samples = node.attributes["matrix"], node.attributes["samples"]
         rows = Rows(times=env.specs[node.inputs[0]].elements // samples)
-        operands = (Value(node.outputs[0]), Value(node.inputs[0]), *linear_weights(env, matrix, None), rows, samples)
+        operands = (Value(node.outputs[0]), Value(node.inputs[0]), *linear_weights(env, matrix, "f32"), rows, samples)
         sizes = (node.attributes["count"], node.attributes["step"], *matrix.shape)
         return [Call(OVERLAPPING[linear(env)], (*operands, *sizes), f"{node.outputs[0]} = STFT {list(matrix.shape)}")]
 

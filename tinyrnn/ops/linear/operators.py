@@ -142,9 +142,9 @@ globals().update({kernel.__name__: kernel for kernels in LINEAR.values() for ker
 
 
 def linear_weights(
-    env: Lowering, matrix: Array, bias: Array | None, word: str = "f32", scale: Array | None = None, then: Array | None = None
+    env: Lowering, matrix: Array, word: str, bias: Array | None = None, scale: Array | None = None, then: Array | None = None
 ) -> tuple[Weight, Weight]:
-    """Weights [K, M] in a storage type, bias [M] and scales, packed for `linear`."""
+    """Weights [K, M] in a storage type, and what goes with them as for `pack_rest`, packed for `linear`."""
     packed = pack(matrix, env.lanes, CHAINS if env.lanes == 1 else GROUP)
     return Weight(cast(word, packed)), Weight(pack_rest(matrix.shape[1], env.lanes, bias, scale, then))
 
@@ -205,7 +205,7 @@ class Linear(Op):
         else:
             places = [(Value(node.outputs[0]), Value(node.inputs[0]), Rows(times=lead), k)]
         held = self.stored(node, env, {"W": weights})["W"]
-        packed, rest = linear_weights(env, held.values.T, bias, held.word, held.scale)
+        packed, rest = linear_weights(env, held.values.T, held.word, bias, held.scale)
         each = () if held.scale is None else (held.group,)
         for y, x, rows, x_row in places:
             calls.append(

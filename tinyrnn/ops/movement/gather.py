@@ -158,7 +158,7 @@ class Gather(_Lookup):
 
     name = "Gather"
     attributes = {"axis": 0}
-    grouped = False
+    whole_rows = frozenset({"data"})
 
     def _indexed(self, node: Node, data: int, indices: Sequence[int]) -> tuple[list[int], int]:
         axis = self.attribute(node, "axis") % data

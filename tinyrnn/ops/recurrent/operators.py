@@ -24,10 +24,11 @@ from tinyrnn.graph.call import (
 )
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, SizesDiffer
-from tinyrnn.graph.storage import Stored, cast, ratios
+from tinyrnn.graph.storage import Stored, cast
 from tinyrnn.lanes import kernel
 from tinyrnn.ops.elementwise.activations import ACTIVATIONS, bind_activations
-from tinyrnn.ops.linear.operators import GROUP, linear, linear_weights
+from tinyrnn.ops.linear.chain import linear_rows
+from tinyrnn.ops.linear.operators import GROUP, linear, linear_weights, pack_rest
 from tinyrnn.ops.movement.gather import look_up
 from tinyrnn.ops.movement.strided_copy import copy_f32
 from tinyrnn.ops.recurrent.kernel_text import KEPT, Cell, SequenceLayout, kernel_text, takes_input
@@ -39,14 +40,6 @@ TABLE = "table"
 """attribute of a node of the frame graph whose X holds indices: the constant table [entries, I] that they index"""
 LARGEST_TABLE = 1 << 18
 """most bytes of a table of products; a larger one does not justify its memory"""
-
-
-def multiplied(table: Array, matrix: Array, bias: Array) -> Array:
-    """table @ matrix + bias, float32, with sums in order in float64, so that the bits are the same on every machine."""
-    total = np.tile(bias.astype(np.float64), (len(table), 1))
-    for k, row in enumerate(matrix.astype(np.float64)):
-        total += table[:, k, None].astype(np.float64) * row
-    return total.astype(np.float32)
 
 
 @kernel
@@ -77,6 +70,7 @@ class Recurrent(Op):
         "B": None,
     }
     parameters = {"W": 1, "R": 2, "B": 3}
+    whole_rows = frozenset({TABLE})
     foldable = False
 
     def _directions(self, node: Node) -> int:
@@ -307,59 +301,55 @@ class Recurrent(Op):
         return (*(sizes[a] for a in axes), len(KEPT[self.name]), self._hidden(node)), (*axes, "value", "unit")
 
     def summed(self, node: Node) -> dict[str, tuple[int, ...]]:
-        return {"R": (2,)} if TABLE in node.attributes else {"W": (2,), "R": (2,)}
+        axes: dict[str, tuple[int, ...]] = {"W": (2,), "R": (2,)}
+        return axes | {TABLE: (1,)} if TABLE in node.attributes else axes
 
     def _weights(self, node: Node, env: Lowering, d: int) -> tuple[Cell, Weights]:
         """The cell of a direction, and its weights."""
         held = self.stored(node, env, {name: node.attributes[name] for name in self.summed(node)})
-        W = held["W"].values[d] if "W" in held else node.attributes["W"][d]
+        W, R = held["W"], held["R"]
         B, P = (None if node.attributes.get(k) is None else node.attributes[k][d] for k in "BP")
-        cell = replace(self.cell(node, d), word=held["R"].word)
-        weights = Weights(W, held["R"].values[d], B, P)
-        if held["R"].scale is None:
-            return cell, weights
-        x_scale = None if "W" not in held or held["W"].scale is None else held["W"].scale[d]
-        x_each = 0 if "W" not in held else held["W"].group
-        return (
-            replace(cell, x_each=x_each, h_each=held["R"].group),
-            replace(weights, W_scale=x_scale, R_scale=held["R"].scale[d]),
-        )
+        W_scale, R_scale = (None if each.scale is None else each.scale[d] for each in (W, R))
+        cell = replace(self.cell(node, d), word=R.word, x_each=W.group, h_each=R.group)
+        return cell, Weights(W.values[d], R.values[d], B, P, W_scale, R_scale, held.get(TABLE))
 
     def _projected(
         self, node: Node, env: Lowering, cell: Cell, weights: Weights, inside: int
     ) -> tuple[Cell, list[Call], Operand, int]:
         """The cell with what it takes as p; the calls that make that; p, and its elements for each of `inside` steps of a row."""
-        x, inputs = node.inputs[0], weights.W.shape[1]
-        table = node.attributes.get(TABLE)
+        source, inputs, table = node.inputs[0], weights.W.shape[1], weights.table
+        x: Operand = Value(source)
+        calls: list[Call] = []
         if table is not None:
-            matrix, bias = columns(cell, weights.W, env.lanes).T, columns(cell, input_bias(cell, weights.B), env.lanes)
-            products = multiplied(table, matrix, bias)
-            if weights.R_scale is not None:
-                products = ratios(products, columns(cell, units(cell, weights), env.lanes))
-            width = products.shape[1]
-            p = Scratch("p", per_row=inside * width, of=x)
-            return cell, [look_up(env, p, Stored("f32", products), x, Rows(of=x))], p, width
+            matrix, *rest = self._shared(cell, weights, env.lanes)
+            width = matrix.shape[1]
+            if not env.small or 4 * len(table.values) * width <= table.nbytes + matrix.size * table.itemsize:
+                p = Scratch("p", per_row=inside * width, of=source)
+                products = linear_rows(table.floats(), matrix, pack_rest(width, 1, *rest), cell.x_each)
+                return cell, [look_up(env, p, Stored("f32", products), source, Rows(of=source))], p, width
+            x = Scratch("x", per_row=inside * inputs, of=source)
+            calls = [look_up(env, x, table, source, Rows(of=source))]
         if takes_input(cell.gates, inputs, cell.H, env.lanes):
-            return replace(cell, inputs=inputs), [], Value(x), inputs
-        operands, width = self._shared(env, cell, weights)
-        p = Scratch("p", per_row=inside * width, of=x)
-        stride = inputs if inside > 1 or env.per_row(x) else 0
+            return replace(cell, inputs=inputs), calls, x, inputs
+        matrix, *rest = self._shared(cell, weights, env.lanes)
+        width = matrix.shape[1]
+        p = Scratch("p", per_row=inside * width, of=source)
+        stride = inputs if inside > 1 or env.per_row(source) else 0
         each = (cell.x_each,) if cell.x_each else ()
         call = Call(
             linear(env, cell.word),
-            (p, Value(x), *operands, Rows(of=x, times=inside), stride, inputs, width, *each),
+            (p, x, *linear_weights(env, matrix, cell.word, *rest), Rows(of=source, times=inside), stride, inputs, width, *each),
             f"the input's share of {node.op} {node.name}",
         )
-        return cell, [call], p, width
+        return cell, [*calls, call], p, width
 
     @staticmethod
-    def _shared(env: Lowering, cell: Cell, weights: Weights) -> tuple[tuple[Weight, Weight], int]:
-        """(weights of the input's share of the gate sums, for `linear`; its elements for one step)."""
-        matrix, bias = columns(cell, weights.W, env.lanes).T, columns(cell, input_bias(cell, weights.B), env.lanes)
-        scale = then = None
-        if weights.W_scale is not None:
-            scale, then = columns(cell, weights.W_scale, env.lanes), columns(cell, units(cell, weights), env.lanes)
-        return linear_weights(env, matrix, bias, cell.word, scale, then), matrix.shape[1]
+    def _shared(cell: Cell, weights: Weights, lanes: int) -> tuple[Array, Array, Array | None, Array | None]:
+        """(W as a matrix [I, columns], then what `pack_rest` takes: bias, scale, the units in which sums are left)."""
+        matrix, bias = columns(cell, weights.W, lanes).T, columns(cell, input_bias(cell, weights.B), lanes)
+        if weights.W_scale is None:
+            return matrix, bias, None, None
+        return matrix, bias, columns(cell, weights.W_scale, lanes), columns(cell, units(cell, weights), lanes)
 
     def lower_streams(self, node: Node, env: Lowering) -> list[Call] | None:
         attributes = node.attributes
@@ -374,7 +364,8 @@ class Recurrent(Op):
         shared: tuple[Operand, ...] = (0, 0)
         if projected and cell.gates == GROUP and env.lanes > 1 and TABLE not in attributes:  # the sums take x as they take h
             inputs = width = own.W.shape[1]
-            shared, _ = self._shared(env, cell, own)
+            matrix, *rest = self._shared(cell, own, env.lanes)
+            shared = linear_weights(env, matrix, cell.word, *rest)
             projected, p = [], Value(x)
         where: Operand = Value(y) if y else Scratch("y", per_row=H, of=x)
         places = [place for part in ("h", "c") for place in self._slots(node, env, part if part in self.parts else "h")]

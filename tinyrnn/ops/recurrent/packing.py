@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyrnn.graph.op import Array
-from tinyrnn.graph.storage import ratios
+from tinyrnn.graph.storage import Stored, ratios
 from tinyrnn.ops.recurrent.kernel_text import Cell, panels_together
 
 
@@ -22,6 +22,8 @@ class Weights:
     W_scale: Array | None = None
     """[gates·H, groups] of int8 weights"""
     R_scale: Array | None = None
+    table: Stored | None = None
+    """[entries, I], where X holds indices of its rows"""
 
 
 def columns(cell: Cell, rows: Array, lanes: int) -> Array:
