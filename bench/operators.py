@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 
 import tinyrnn.ops  # noqa: F401  (registers them)
-from tinyrnn.graph.op import REGISTRY, REQUIRED, Op
+from tinyrnn.graph.op import MICROSOFT, REGISTRY, REQUIRED, Op
 
 WRITTEN_OUT = {
     "AffineGrid": "its size known at load",
@@ -50,7 +50,9 @@ def table() -> str:
     known = ", ".join(op.name for op in ops if op.known_only)
     head = ["| operator | attributes (defaults) | |", "|---|---|---|"]
     lines = [*head, *map(row, noted), "", f"As specified: {plain}.", "", f"Where their inputs are known at load: {known}.", ""]
-    return "\n".join([*lines, "Read as the operators by which ONNX defines them:", "", *head, *map(written_out, WRITTEN_OUT)])
+    lines += ["Read as the operators by which ONNX defines them:", "", *head, *map(written_out, WRITTEN_OUT), ""]
+    theirs = sorted((op for (domain, _), op in REGISTRY.items() if domain == MICROSOFT), key=lambda op: op.name)
+    return "\n".join([*lines, f"Of {MICROSOFT}, onnxruntime's own operator set:", "", *head, *map(row, theirs)])
 
 
 if __name__ == "__main__":

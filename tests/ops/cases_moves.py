@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tests.ops.op_case import OPSET, Input, OpCase, case, f, k, v, w, x
+from tests.ops.op_case import MICROSOFT, OPSET, Input, OpCase, case, f, k, v, w, x
 
 
 def products() -> Iterator[OpCase]:
+    yield case("FusedMatMul", x(5, 7), x(7, 19), domain=MICROSOFT)
+    yield case("FusedMatMul alpha", x(2, 5, 7), x(7, 19), domain=MICROSOFT, alpha=0.3)
+    yield case("FusedMatMul transA", x(2, 7, 5), x(2, 7, 3), domain=MICROSOFT, transA=1, alpha=-2.0)
+    yield case("FusedMatMul transB", x(2, 5, 7), x(2, 3, 7), domain=MICROSOFT, transB=1)
+    yield case("FusedMatMul constant", x(5, 7), w(19, 7), domain=MICROSOFT, transB=1, alpha=0.5)
     yield case("MatMul run time", x(5, 7), x(7, 19))
     yield case("MatMul run time wide", x(6, 17), x(17, 131))
     yield case("MatMul run time column", x(33, 7), x(7, 1))

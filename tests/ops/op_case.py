@@ -16,6 +16,7 @@ import onnx.shape_inference
 from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn.ops  # noqa: F401  (registers them)
+from tinyrnn.graph.op import MICROSOFT as MICROSOFT
 from tinyrnn.graph.op import REGISTRY
 
 Array = np.ndarray[Any, Any]
@@ -53,6 +54,7 @@ class OpCase:
     attributes: dict[str, Any] = field(default_factory=dict)
     opset: int = OPSET
     outputs: int = 1
+    domain: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -60,7 +62,7 @@ class OpCase:
     @property
     def folded(self) -> bool:
         """Whether the result is known at load."""
-        return REGISTRY["", self.op].known_only or all(i is None or i.constant for i in self.inputs)
+        return REGISTRY[self.domain, self.op].known_only or all(i is None or i.constant for i in self.inputs)
 
 
 def build(case: OpCase) -> tuple[onnx.ModelProto, dict[str, Array]]:
@@ -71,7 +73,7 @@ def build(case: OpCase) -> tuple[onnx.ModelProto, dict[str, Array]]:
     outputs = [f"y{i}" for i in range(case.outputs)]
     made = [f"known{i}" for i in range(case.outputs)] if case.folded else outputs
     names = [f"x{i}" if given is not None else "" for i, given in enumerate(case.inputs)]
-    nodes = [helper.make_node(case.op, names, made, "node", **case.attributes)]
+    nodes = [helper.make_node(case.op, names, made, "node", domain=case.domain, **case.attributes)]
     constants = [numpy_helper.from_array(array, name) for name, array in arrays.items() if name not in inputs]
     if case.folded:
         inputs["x"] = rng.standard_normal(1).astype(np.float32)
@@ -85,7 +87,8 @@ def build(case: OpCase) -> tuple[onnx.ModelProto, dict[str, Array]]:
         [onnx.ValueInfoProto(name=name) for name in outputs],
         constants,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", case.opset)], ir_version=9)
+    sets = [helper.make_opsetid("", case.opset), *([helper.make_opsetid(case.domain, 1)] if case.domain else [])]
+    model = helper.make_model(graph, opset_imports=sets, ir_version=10)
     return onnx.shape_inference.infer_shapes(model), inputs
 
 
@@ -117,6 +120,6 @@ def b(values: Any) -> Input:
     return k(values, "bool")
 
 
-def case(name: str, *inputs: Input | None, opset: int = OPSET, outputs: int = 1, **attributes: Any) -> OpCase:
+def case(name: str, *inputs: Input | None, opset: int = OPSET, outputs: int = 1, domain: str = "", **attributes: Any) -> OpCase:
     """A case named "Operator what it is of"."""
-    return OpCase(name.replace(" ", "_"), name.split(" ")[0], inputs, attributes, opset, outputs)
+    return OpCase(name.replace(" ", "_"), name.split(" ")[0], inputs, attributes, opset, outputs, domain)

@@ -16,7 +16,7 @@ from tests.ops.cases import CASES, COVERED_ELSEWHERE
 from tests.ops.grouping import in_groups, joined, part_of
 from tests.ops.op_case import OpCase, build
 from tests.targets.page_in_python import with_page_in_python
-from tinyrnn.graph.op import REGISTRY
+from tinyrnn.graph.op import OURS, REGISTRY
 from tinyrnn.targets.reference import Reference
 
 GROUP = 16
@@ -25,9 +25,9 @@ MOST = 8
 
 
 def chosen() -> dict[str, OpCase]:
-    rows: dict[str, list[str]] = {}
+    rows: dict[tuple[str, str], list[str]] = {}
     for name, one in CASES.items():
-        rows.setdefault(one.op, []).append(name)
+        rows.setdefault((one.domain, one.op), []).append(name)
     kept = {n for names in rows.values() for n in (names if os.environ.get("TINYRNN_ALL") else names[:: -(-len(names) // MOST)])}
     return {name: one for name, one in CASES.items() if name in kept}
 
@@ -37,8 +37,8 @@ GROUPS = in_groups({name: proto for name, (proto, _) in BUILT.items()}, GROUP)
 
 
 def test_every_operator_has_a_case() -> None:
-    public = {name for domain, name in REGISTRY if not domain}
-    assert public == {one.op for one in CASES.values()} | COVERED_ELSEWHERE
+    public = {(domain, name) for domain, name in REGISTRY if domain != OURS}
+    assert public == {(one.domain, one.op) for one in CASES.values()} | {("", name) for name in COVERED_ELSEWHERE}
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=lambda g: f"{g[0]}-and-{len(g) - 1}")

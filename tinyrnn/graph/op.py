@@ -54,6 +54,8 @@ class Op:
     parameters: ClassVar[dict[str, int]] = {}
     """inputs that must be constant and become attributes: attribute name → input index"""
     since: ClassVar[int] = 1
+    domain: ClassVar[str] = ""
+    """the domain of the operator set that defines it; empty for ONNX's own"""
     internal: ClassVar[bool] = False
     """whether passes make it, and files do not contain it"""
     foldable: ClassVar[bool] = True
@@ -359,11 +361,13 @@ REGISTRY: dict[tuple[str, str], Op] = {}
 """(domain, name) → operator; the domain of internal ones is `OURS`"""
 
 OURS = "tinyrnn"
+MICROSOFT = "com.microsoft"
+"""the domain of onnxruntime's own operators"""
 
 
 def register(cls: type[Op]) -> type[Op]:
     """Register an operator under its name. Raises `ValueError` if the name is taken."""
-    key = (OURS if cls.internal else "", cls.name)
+    key = (OURS if cls.internal else cls.domain, cls.name)
     if key in REGISTRY:
         raise ValueError(f"two operators are called {cls.name}: in {type(REGISTRY[key]).__module__} and {cls.__module__}")
     REGISTRY[key] = cls()

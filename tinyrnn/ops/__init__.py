@@ -1,10 +1,11 @@
 """The operators, a folder for each family; importing this package registers all of them."""
 
+from tinyrnn.ops.quantized import written  # isort: skip  (its rewrite is the first: it makes what others rewrite)
 from tinyrnn.ops import random
 from tinyrnn.ops.convolution import grid_sample, pooling, resize, spectrum, window
 from tinyrnn.ops.convolution import kernels as convolve
 from tinyrnn.ops.convolution import operators as convolution
-from tinyrnn.ops.elementwise import arithmetic, cast, functions, logic, quantization, trigonometry
+from tinyrnn.ops.elementwise import arithmetic, cast, functions, logic, trigonometry
 from tinyrnn.ops.elementwise import operators as elementwise
 from tinyrnn.ops.linear import matmul, product
 from tinyrnn.ops.linear import operators as linear
@@ -12,6 +13,10 @@ from tinyrnn.ops.loops import control_flow
 from tinyrnn.ops.loops import operators as loops
 from tinyrnn.ops.movement import concat, gather, rearrange, scatter, sequences, shapes, views
 from tinyrnn.ops.movement import operators as movement
+from tinyrnn.ops.quantized import elementwise as quantized_elementwise
+from tinyrnn.ops.quantized import pooling as quantized_pooling
+from tinyrnn.ops.quantized import products as quantized_products
+from tinyrnn.ops.quantized import quantize, weights
 from tinyrnn.ops.recurrent import cells as recurrent_cells
 from tinyrnn.ops.recurrent import matching as recurrent_match
 from tinyrnn.ops.recurrent import operators as recurrent
@@ -41,7 +46,10 @@ __all__ = [
     "normalization",
     "pooling",
     "product",
-    "quantization",
+    "quantize",
+    "quantized_elementwise",
+    "quantized_pooling",
+    "quantized_products",
     "random",
     "rearrange",
     "recurrent",
@@ -58,5 +66,7 @@ __all__ = [
     "trigonometry",
     "unrolled",
     "views",
+    "weights",
     "window",
+    "written",
 ]

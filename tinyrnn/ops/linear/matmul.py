@@ -1,4 +1,4 @@
-"""MatMul, Gemm and Einsum: each becomes `Product`, or `Linear` where its weights are known."""
+"""MatMul, Gemm, Einsum and FusedMatMul: each becomes `Product`, or `Linear` where its weights are known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from tinyrnn.graph.ir import Graph, Node, Spec
 from tinyrnn.graph.limits import check_work
-from tinyrnn.graph.op import OURS, REQUIRED, Array, Op, Refused, register, rewrite
+from tinyrnn.graph.op import MICROSOFT, OURS, REQUIRED, Array, Op, Refused, register, rewrite
 from tinyrnn.ops.linear.product import Labels, Product, sizes_of
 
 
@@ -35,6 +35,36 @@ class MatMul(Op):
         a, b = arrays
         assert a is not None and b is not None
         return (np.matmul(a, b),)
+
+
+@register
+class FusedMatMul(MatMul):
+    """MatMul with either operand's last two axes exchanged, times alpha."""
+
+    name = "FusedMatMul"
+    domain = MICROSOFT
+    attributes = {"alpha": 1.0, "transA": 0, "transB": 0, "transBatchA": 0, "transBatchB": 0}
+
+    def turned(self, node: Node, place: int, rank: int) -> bool:
+        """Whether an operand's last two axes are exchanged. Raises `Refused` where its first axis would move too."""
+        side = "AB"[place]
+        if self.attribute(node, f"transBatch{side}"):
+            raise Refused(f"transBatch{side}={self.attribute(node, f'transBatch{side}')}; supported is 0")
+        return bool(self.attribute(node, f"trans{side}")) and rank > 1
+
+    def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
+        seen: list[Spec | None] = []
+        for place, spec in enumerate(specs):
+            assert spec is not None
+            turned = self.turned(node, place, len(spec.shape))
+            seen.append(Spec(spec.dtype, (*spec.shape[:-2], *spec.shape[:-3:-1])) if turned else spec)
+        return super().infer(node, seen)
+
+    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        a, b = arrays
+        assert a is not None and b is not None
+        left, right = (x.swapaxes(-1, -2) if self.turned(node, p, x.ndim) else x for p, x in enumerate((a, b)))
+        return (np.asarray(self.attribute(node, "alpha") * np.matmul(left, right), a.dtype),)
 
 
 @register
@@ -125,11 +155,13 @@ def _matmul_labels(ranks: Sequence[int]) -> list[Labels]:
 
 @rewrite
 def to_product(graph: Graph) -> None:
-    """Rewrite MatMul, Gemm and Einsum of run-time operands as `Product`, Mul and Add."""
+    """Rewrite MatMul, Gemm, Einsum and FusedMatMul of run-time operands as `Product`, Mul and Add."""
     nodes: list[Node] = []
     for node in graph.nodes:
         ranks = [len(graph.specs[name].shape) for name in node.inputs if name]
-        if node.domain or node.op not in (MatMul.name, Gemm.name, Einsum.name):
+        if (node.domain, node.op) == (MICROSOFT, FusedMatMul.name):
+            nodes += _fused(graph, node, ranks)
+        elif node.domain or node.op not in (MatMul.name, Gemm.name, Einsum.name):
             nodes.append(node)
         elif node.op == MatMul.name:
             nodes.append(_made(graph, node, node.inputs, _matmul_labels(ranks), node.outputs[0]))
@@ -158,13 +190,34 @@ def _chain(graph: Graph, node: Node, labels: list[Labels]) -> Iterator[Node]:
     yield _made(graph, node, names, [*read, made], node.outputs[0])
 
 
+def _scaled(graph: Graph, node: Node, key: str, name: str, factor: float, output: str = "") -> tuple[Node, str]:
+    """A node that multiplies a value by a number, and its output."""
+    number = graph.fresh(f"{node.outputs[0]}.{key}.factor")
+    graph.constants[number] = np.asarray(factor, graph.specs[name].dtype)
+    graph.specs[number] = Spec(graph.specs[name].dtype, ())
+    made = output or graph.fresh(f"{node.outputs[0]}.{key}.scaled")
+    graph.specs[made] = graph.specs[name]
+    return Node("Mul", f"{node.name}.{key}", (name, number), (made,), {}, node.version), made
+
+
+def _fused(graph: Graph, node: Node, ranks: Sequence[int]) -> Iterator[Node]:
+    """alpha A B as a product and Mul."""
+    *read, made = _matmul_labels(ranks)
+    op = FusedMatMul()
+    labels = [(*r[:-2], *r[:-3:-1]) if op.turned(node, place, len(r)) else r for place, r in enumerate(read)]
+    alpha = op.attribute(node, "alpha")
+    product = node.outputs[0] if alpha == 1 else graph.fresh(f"{node.outputs[0]}.product")
+    yield _made(graph, node, node.inputs, [*labels, made], product)
+    if alpha != 1:
+        yield _scaled(graph, node, "product", product, alpha, node.outputs[0])[0]
+
+
 def _gemm(graph: Graph, node: Node) -> Iterator[Node]:
     """alpha A B + beta C as a product, Mul and Add."""
     given = {**Gemm.attributes, **node.attributes}
     left: Labels = ("k", "m") if given["transA"] else ("m", "k")
     right: Labels = ("n", "k") if given["transB"] else ("k", "n")
     bias = node.inputs[2] if len(node.inputs) > 2 else ""
-    dtype = graph.specs[node.inputs[0]].dtype
     scaled: dict[str, tuple[str, float]] = {"product": (graph.fresh(f"{node.outputs[0]}.product"), given["alpha"])}
     yield _made(graph, node, node.inputs[:2], [left, right, ("m", "n")], scaled["product"][0])
     if bias:
@@ -172,13 +225,8 @@ def _gemm(graph: Graph, node: Node) -> Iterator[Node]:
     done = []
     for key, (name, factor) in scaled.items():
         if factor != 1:
-            number = graph.fresh(f"{node.outputs[0]}.{key}.factor")
-            graph.constants[number] = np.asarray(factor, dtype)
-            graph.specs[number] = Spec(dtype, ())
-            output = graph.fresh(f"{node.outputs[0]}.{key}.scaled")
-            graph.specs[output] = graph.specs[name]
-            yield Node("Mul", f"{node.name}.{key}", (name, number), (output,), {}, node.version)
-            name = output
+            multiplied, name = _scaled(graph, node, key, name, factor)
+            yield multiplied
         done.append(name)
     if bias:
         yield Node("Add", node.name, tuple(done), node.outputs, {}, node.version)
