@@ -158,7 +158,10 @@ def rounded(array: Array, summed: Sequence[int], storage: Storage) -> Array:
 
 
 def quantized(rows: Array, group: int = 0) -> Stored:
-    """Rows [*outputs, K] rounded to int8, scale = largest magnitude / 127 of each group."""
+    """Rows [*outputs, K] rounded to int8, scale = largest magnitude / 127 of each group.
+
+    Of rows that were rounded so, it finds the integers and the scales again.
+    """
     size = rows.shape[-1]
     group = min(group or size, size)
     groups = -(-size // group)
