@@ -24,6 +24,8 @@ from tinyrnn.lanes.pipeline import Pipeline
 
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+TAUGHT: set[Callable[..., Any]] = set()
+"""functions that compiled code can call"""
 MACHINE_CODE = (chain12, chain12_f16)
 """kernels that have machine code of their own on some machines"""
 BFLOAT16 = types.Opaque("bfloat16")
@@ -353,7 +355,8 @@ def install(lanes: int, chains: bool = False) -> None:
     _install_arithmetic(lanes, vec, mask)
     if chains:
         _install_chain12(vec)
-    teach([k for k in words.KERNELS if not (chains and k in MACHINE_CODE)])
+        TAUGHT.update(MACHINE_CODE)
+    teach(words.KERNELS)
 
 
 @lower_cast(VecType, VecType)
@@ -364,4 +367,6 @@ def _same(cx: Any, b: ir.IRBuilder, fromty: Any, toty: Any, value: ir.Value) -> 
 def teach(functions: Iterable[Callable[..., Any]]) -> None:
     """Let compiled code call these plain functions, which are compiled too."""
     for function in functions:
-        register_jitable(pipeline_class=Pipeline)(function)
+        if function not in TAUGHT:
+            TAUGHT.add(function)
+            register_jitable(pipeline_class=Pipeline)(function)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -69,6 +69,7 @@ class Kernels:
             return _library(self.page.imports[name], name)
         used = {name: module for name, module in self.page.imports.items() if f"{name}(" in text}
         names = {each: getattr(import_module(module), each) for each, module in used.items()}
+        _teach_kernels(names.values())
         exec(compile(text, "<kernel>", "exec"), names)
         function: Callable[..., Any] = names[name]
         return function
@@ -91,6 +92,13 @@ def _library(module: str, name: str) -> Callable[..., Any]:
     if function not in lanes.KERNELS:
         _teach(home)
     return function
+
+
+def _teach_kernels(functions: Iterable[Any]) -> None:
+    """Let a kernel call others, those too that were written after `install`."""
+    from tinyrnn.lanes.llvm import teach
+
+    teach(f for f in functions if f in lanes.KERNELS)
 
 
 @cache

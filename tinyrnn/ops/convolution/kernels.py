@@ -8,8 +8,10 @@ along positions where there are many (`convolve_along`), along output channels w
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -22,7 +24,7 @@ from tinyrnn.graph.storage import cast
 from tinyrnn.lanes import f32, get, i32, kernel, put
 from tinyrnn.ops.convolution.window_offsets import AxisWindow, WindowOffsets, padded_copy_call, window_offsets
 from tinyrnn.ops.linear.operators import GROUP, pack, pack_rest
-from tinyrnn.ops.linear.texts import WORDS, chained, suffix, written
+from tinyrnn.ops.linear.texts import chained, suffix, written, written_later
 
 WIDTHS = (3, 2, 1)
 """vectors of positions in a block of `convolve_along`"""
@@ -144,18 +146,18 @@ def _each_text(name: str, word: str) -> str:
     )
 
 
-def _kernels(word: str) -> dict[str, Callable[..., Any]]:
-    """The kernels for weights in one storage type."""
-    end = suffix(word)
-    texts = {f"convolve_along_{n}{end}": _along_text(f"convolve_along_{n}{end}", word, HEIGHTS[n], WIDTHS) for n in HEIGHTS}
-    texts[f"convolve_short_16{end}"] = _along_text(f"convolve_short_16{end}", word, SHORT, (1,))
-    texts |= {f"convolve_across_{n}{end}": _across_text(f"convolve_across_{n}{end}", word, PLACES[n]) for n in PLACES}
-    texts[f"convolve_each{end}"] = _each_text(f"convolve_each{end}", word)
-    return {name: written(__name__, name, text) for name, text in texts.items()}
+TEXTS: dict[str, Callable[[str, str], str]] = {
+    **{f"convolve_along_{n}": partial(_along_text, heights=HEIGHTS[n], widths=WIDTHS) for n in HEIGHTS},
+    "convolve_short_16": partial(_along_text, heights=SHORT, widths=(1,)),
+    **{f"convolve_across_{n}": partial(_across_text, places=PLACES[n]) for n in PLACES},
+    "convolve_each": _each_text,
+}
+"""kernel for float32 → function of a name and a storage type that writes it"""
+globals().update({name: written(__name__, name, text(name, "f32")) for name, text in TEXTS.items()})
 
 
-for _word in WORDS:
-    globals().update(_kernels(_word))
+def __getattr__(name: str) -> Any:
+    return written_later(__name__, name, TEXTS)
 
 
 # fmt: off
@@ -176,6 +178,12 @@ def spread(y: Any, z: Any, table: Any, repeats: int, groups: int, M: int, n: int
 
 
 # fmt: on
+
+
+def _named(kernel: str, word: str) -> str:
+    """The name of a kernel for weights of a type, which is written now."""
+    name: str = getattr(sys.modules[__name__], kernel + suffix(word)).__name__
+    return name
 
 
 Lowered = tuple[list[str], Array, tuple[Array, Array], int]
@@ -302,7 +310,7 @@ class Convolution(Op):
         self, shape: Sequence[int], windows: Sequence[AxisWindow], channel: int, given: Packed, env: Lowering, node: Node
     ) -> Lowered:
         offsets = window_offsets(shape, windows, False, channel)
-        name, sizes = f"convolve_each{suffix(given.word)}", f"{len(given.w)}, {given.w.shape[2]}"
+        name, sizes = _named("convolve_each", given.word), f"{len(given.w)}, {given.w.shape[2]}"
         return self._call(offsets, [(name, "to", f"{{taps}}, {sizes}")], [], given.each(), 0)
 
     def _along(
@@ -316,7 +324,7 @@ class Convolution(Op):
         inner = f"{groups}, {m}, {k}, {len(firsts)}, {n}, {self._group(offsets, windows, channel)}"
         repeats = self.attribute(node, "repeats")
         short = registers == 16 and n <= env.lanes
-        kernel_name = ("convolve_short_16" if short else f"convolve_along_{registers}") + suffix(given.word)
+        kernel_name = _named("convolve_short_16" if short else f"convolve_along_{registers}", given.word)
         packed = given.along(SHORT if short else HEIGHTS[registers])
         if self._plain(node) and (groups == 1 or repeats == 1):
             return self._call(offsets, [(kernel_name, "to", f"{{taps}}, {{places}}, {inner}")], [firsts], packed, 0)
@@ -336,7 +344,7 @@ class Convolution(Op):
         inner = f"{groups}, {m}, {k}, {positions}, {self._group(offsets, windows, channel)}"
         repeats = self.attribute(node, "repeats")
         table, channels = self._spread(node, 1, groups * padded, positions)
-        name = f"convolve_across_{32 if env.registers >= 32 else 16}{suffix(given.word)}"
+        name = _named(f"convolve_across_{32 if env.registers >= 32 else 16}", given.word)
         spread_text = f"{{table}}, {repeats}, {groups}, {channels}, {table.size}, {m // repeats}, {padded}, 1"
         steps = [(name, "z", f"{{taps}}, {{places}}, {inner}"), ("spread", "to", spread_text)]
         return self._call(offsets, steps, [offsets.places.ravel(), table], given.across(env.lanes), groups * padded * positions)

@@ -13,7 +13,7 @@ from tinyrnn.graph.ir import Graph, Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, register, rewrite
 from tinyrnn.lanes import kernel
 from tinyrnn.ops.elementwise.cast import ONNX_DTYPES
-from tinyrnn.ops.linear.operators import LINEAR, linear, linear_weights
+from tinyrnn.ops.linear.operators import linear, linear_1, linear_16, linear_32, linear_weights
 
 LARGEST_MATRIX = 1 << 24
 """most coefficients of one transform: 64 MB"""
@@ -199,7 +199,10 @@ def _overlapping(product: Callable[..., Any], name: str) -> Callable[..., Any]:
     return kernel(overlapping)
 
 
-OVERLAPPING = {product: _overlapping(product, f"overlapping_{registers}") for registers, product in LINEAR["f32"].items()}
+OVERLAPPING = {
+    product: _overlapping(product, f"overlapping_{number}")
+    for number, product in ((32, linear_32), (16, linear_16), (1, linear_1))
+}
 """the kernel over each product"""
 globals().update({function.__name__: function for function in OVERLAPPING.values()})
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -13,7 +15,7 @@ from tinyrnn.graph.ir import Graph, Node, Spec
 from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, register, rewrite
 from tinyrnn.graph.storage import cast, ratios
 from tinyrnn.lanes.chains import CHAINS, chain_word
-from tinyrnn.ops.linear.texts import WORDS, chained, suffix, written
+from tinyrnn.ops.linear.texts import chained, suffix, written, written_later
 
 GROUP = 4
 """panels of LANES outputs whose weights are interleaved"""
@@ -129,16 +131,13 @@ def _linear_1_text(name: str, word: str) -> str:
     )
 
 
-def _kernels(word: str) -> dict[int, Callable[..., Any]]:
-    """The kernels for weights in one storage type, by vector registers; 1 for LANES = 1."""
-    names = {n: f"linear_{n}{suffix(word)}" for n in (32, 16, 1)}
-    texts = {n: _linear_text(names[n], word, heights) for n, heights in HEIGHTS.items()} | {1: _linear_1_text(names[1], word)}
-    return {n: written(__name__, names[n], text) for n, text in texts.items()}
+TEXTS = {f"linear_{n}": partial(_linear_text, heights=heights) for n, heights in HEIGHTS.items()} | {"linear_1": _linear_1_text}
+"""kernel for float32 → function of a name and a storage type that writes it"""
+linear_32, linear_16, linear_1 = (written(__name__, name, text(name, "f32")) for name, text in TEXTS.items())
 
 
-LINEAR = {word: _kernels(word) for word in WORDS}
-"""storage type → vector registers → kernel"""
-globals().update({kernel.__name__: kernel for kernels in LINEAR.values() for kernel in kernels.values()})
+def __getattr__(name: str) -> Any:
+    return written_later(__name__, name, TEXTS)
 
 
 def linear_weights(
@@ -151,7 +150,9 @@ def linear_weights(
 
 def linear(env: Lowering, word: str = "f32") -> Callable[..., Any]:
     """The kernel whose blocks fit the vector registers of the machine."""
-    return LINEAR[word][1 if env.lanes == 1 else 32 if env.registers >= 32 else 16]
+    name = f"linear_{1 if env.lanes == 1 else 32 if env.registers >= 32 else 16}"
+    kernel: Callable[..., Any] = getattr(sys.modules[__name__], name + suffix(word))
+    return kernel
 
 
 @register

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tinyrnn.lanes import at, bf16, f16, f32, fma, get, i8, i32, kernel, lanes, load, load_part, splat, store, store_part
@@ -28,6 +29,19 @@ def written(module: str, name: str, text: str) -> Callable[..., Any]:
     function = words[name]
     function.__module__ = module
     return kernel(function)
+
+
+def written_later(module: str, name: str, texts: Mapping[str, Callable[[str, str], str]]) -> Callable[..., Any]:
+    """The kernel of a module for weights that are not float32, when its name is first asked for; few processes need them.
+
+    texts: kernel for float32 → function of a name and a storage type that writes it
+    Raises `AttributeError` for other names.
+    """
+    base, _, word = name.rpartition("_")
+    if word not in WORDS or base not in texts:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    kernel = vars(sys.modules[module])[name] = written(module, name, texts[base](name, word))
+    return kernel
 
 
 def chained(word: str, products: Sequence[str], sums: Sequence[str], size: str, factor: str, each: str = "") -> list[str]:
