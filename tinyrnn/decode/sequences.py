@@ -13,7 +13,7 @@ from tinyrnn.decode import table as t
 from tinyrnn.decode.choosing import native
 from tinyrnn.decode.flow import PAGE
 from tinyrnn.graph.arrays import Array
-from tinyrnn.runtime import Context, Model, PoolCode, ProcessLocal, Runner, aligned
+from tinyrnn.runtime import Context, Model, ProcessLocal, Runner, aligned
 
 FRAMES = 256
 """frames of one native call, between which progress is reported and interrupts are handled"""
@@ -82,7 +82,11 @@ class Sequences(ProcessLocal):
         for array in self._arrays:
             array[...] = 0
         made = model._pooled(most)
-        self._runner = Runner(layout, made if made.code is not None else _one_by_one(), most)
+        if made.code is None:  # loaded without a compiler
+            from tinyrnn.targets.cpu import one_by_one
+
+            made = one_by_one()
+        self._runner = Runner(layout, made, most)
         if not made.tick:
             self._runner.prepare_each(model._code.run, Context(layout))
         self._fed = self._arrays[feed]
@@ -150,11 +154,3 @@ class Sequences(ProcessLocal):
                 progress(int(table[t.ENTERED] - table[t.ACTIVE]))
         failed = self._jobs[table[t.FAILED]]
         return Made(tokens, counts, likelihoods, ended, status, int(failed[k.ITEM]), failed)
-
-
-def _one_by_one() -> PoolCode:
-    """The loop over streams, for a model that was loaded without a compiler."""
-    from tinyrnn.compile.pool_page import stream_by_stream
-    from tinyrnn.targets.cpu import compile_source
-
-    return PoolCode(compile_source(stream_by_stream()), tick=False)

@@ -228,10 +228,15 @@ def full_shape(port: Port, batch: int, frames: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
+def rows_order(port: Port) -> list[int]:
+    """The axes of the file's shape with the batch first, then time, then the frame's axes."""
+    order = [a for a, r in enumerate(port.roles) if r == "batch"] + [a for a, r in enumerate(port.roles) if r == "time"]
+    return order + [a for a in range(len(port.roles)) if a not in order]
+
+
 def rows_first(array: Array, port: Port) -> Array:
     """A view with the batch axis first, then time, then the frame's axes."""
-    order = [a for a, r in enumerate(port.roles) if r == "batch"] + [a for a, r in enumerate(port.roles) if r == "time"]
-    return array.transpose(order + [a for a in range(array.ndim) if a not in order])
+    return array.transpose(rows_order(port))
 
 
 def batch_entry(array: Array, port: Port, entry: int) -> Array:

@@ -17,7 +17,7 @@ from tinyrnn import ops
 from tinyrnn.compile.codegen import PORTS, Source, generate
 from tinyrnn.compile.plan import Plan
 from tinyrnn.compile.planner import make_plan
-from tinyrnn.compile.pool_page import generate_pool, stream_by_stream
+from tinyrnn.compile.pool_page import generate_pool
 from tinyrnn.compile.progress import PAGE, PASSES, PLAN, tell
 from tinyrnn.compile.stream_planner import make_stream_plan
 from tinyrnn.errors import LoadError, TinyRNNError, UnsupportedError
@@ -35,7 +35,7 @@ from tinyrnn.passes.suggest_sizes import advice, example
 from tinyrnn.passes.widen import has_doubles
 from tinyrnn.runtime import Layout, Model, PoolCode, aligned
 from tinyrnn.runtime.memory import ALIGNMENT
-from tinyrnn.targets.cpu import compile_source
+from tinyrnn.targets.cpu import compile_source, one_by_one
 from tinyrnn.targets.machine import Machine, host, second_level_cache
 from tinyrnn.trace import Tracer
 from tinyrnn.trace.program import traced_program
@@ -183,7 +183,7 @@ def pooled_of(stages: Stages, least: int, slots: int) -> PoolCode:
     machine = host()
     plan = slots >= least and make_stream_plan(stages.plan, machine.lanes, machine.registers, second_level_cache() // 2)
     if not plan:
-        return PoolCode(compile_source(stream_by_stream()), tick=False)
+        return one_by_one()
     own = len(plan.weights) > len(stages.plan.weights)
     weights = aligned(len(plan.weights)) if own else None
     if weights is not None:

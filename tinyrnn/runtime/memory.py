@@ -98,6 +98,13 @@ def state_rows(layout: Layout, count: int) -> Array:
     return rows
 
 
+def all_states(layout: Layout, name: str, rows: Array) -> Array:
+    """One part of all states that lie in rows, [count, *shape]: a view."""
+    offset, shape, dtype = next(part[1:] for part in layout.state_parts if part[0] == name)
+    words = -(-prod(shape) * dtype.itemsize // 4)
+    return rows[:, offset : offset + words].view(dtype)[:, : prod(shape)].reshape(len(rows), *shape)
+
+
 class Context(ProcessLocal):
     """The memory of one live input: state, arena, and the addresses that compiled code takes."""
 

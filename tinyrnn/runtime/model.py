@@ -14,9 +14,9 @@ from tinyrnn.runtime.driver import Driver, Progress
 from tinyrnn.runtime.memory import Layout, part_views
 from tinyrnn.runtime.pool import Pool
 from tinyrnn.runtime.pool_runner import PoolCode
+from tinyrnn.runtime.prepared_call import PreparedCall, Shapes
 from tinyrnn.runtime.process_local import ProcessLocal
 from tinyrnn.runtime.sequences import run_sequences
-from tinyrnn.runtime.single_sequence import Shapes, SingleSequence
 
 
 class Model(ProcessLocal):
@@ -43,7 +43,7 @@ class Model(ProcessLocal):
         self._layout, self._code = layout, code
         self._made_from, self._tracer = source, tracer
         self._pooled = pooled or (lambda slots: PoolCode(None, tick=False))
-        self._prepared: dict[Shapes, list[SingleSequence]] = {}
+        self._prepared: dict[Shapes, list[PreparedCall]] = {}
         self._result = _named(layout.name, [p.name for p in layout.outputs])
         self._file_result = _named(layout.name, list(layout.file_outputs))
 

@@ -64,7 +64,7 @@ class Runner(ProcessLocal):
     def __init__(self, layout: Layout, made: PoolCode, most: int) -> None:
         """most: streams of one call at most."""
         self.layout, self.made = layout, made
-        ports = len(layout.inputs) + len(layout.outputs)
+        ports = len(layout.inputs) + len(layout.batches) + len(layout.outputs)
         if made.tick:
             self.capacity = min(most, made.chunk)
             self.arena = aligned(made.arena_fixed + made.arena_per_row * self.capacity + ALIGNMENT)
@@ -125,6 +125,11 @@ class Runner(ProcessLocal):
 
     def one_by_one(self, states: Array, work: Work, first: int, count: int) -> int:
         """As `tick`, where each stream has rows of its own number."""
+        self.place(states, work, first, count)
+        return self.each_placed(states, work, first, count)
+
+    def place(self, states: Array, work: Work, first: int, count: int) -> None:
+        """Take memory and arrays for streams one by one."""
         assert work.lengths is not None
         table, context = self.table, self.context
         if self.layout.chunk == 0 and work.frames + self.layout.lead > context.capacity:
@@ -140,14 +145,19 @@ class Runner(ProcessLocal):
             table[EACH_HEADER + 2 * place] = array.ctypes.data + first * array.strides[0]
             table[EACH_HEADER + 2 * place + 1] = array.strides[0]
         context.addresses[4] = work.end
+
+    def each_placed(self, states: Array, work: Work, first: int, count: int) -> int:
+        """Run what `place` has taken, with the arrays whose addresses are in the table."""
+        table, addresses, ports = self.table, self.context.addresses, len(work.arrays)
         if self.made.code is not None:
-            return int(self.made.code.run(self.pointer, len(work.arrays)))
-        first_state, addresses = states.ctypes.data, context.addresses
-        for i in range(first, first + count):
-            addresses[1] = first_state + int(work.slots[i]) * states.strides[0]
-            for place, array in enumerate(work.arrays, self.layout.header):
-                addresses[place] = array.ctypes.data + i * array.strides[0]
-            status = int(self.run(context.pointer, int(work.lengths[i]))) if work.lengths[i] else 0
+            return int(self.made.code.run(self.pointer, ports))
+        assert work.lengths is not None
+        starts, steps = table[EACH_HEADER::2], table[EACH_HEADER + 1 :: 2]
+        for i in range(count):
+            addresses[1] = states.ctypes.data + int(work.slots[first + i]) * states.strides[0]
+            addresses[self.layout.header :][:ports] = starts + i * steps
+            frames = int(work.lengths[first + i])
+            status = int(self.run(self.context.pointer, frames)) if frames else 0
             if status:
                 return status
         return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,10 @@ from tinyrnn.graph.arrays import (
     put_batch_entry,
     rows_first,
 )
-from tinyrnn.runtime.memory import Context, Layout, part_views, state_rows
+from tinyrnn.runtime.memory import Context, Layout, all_states, state_rows
 from tinyrnn.runtime.pool_driver import PoolDriver, workers_for
 from tinyrnn.runtime.pool_runner import INDEX, PoolCode, Work
-from tinyrnn.runtime.single_sequence import KEPT_SHAPES, Shapes, SingleSequence
+from tinyrnn.runtime.prepared_call import KEPT_SHAPES, PreparedCall, Shapes
 
 TICK_WORK = 1 << 27
 """multiply-adds of a batch from which its sequences go side by side, for which code is compiled once"""
@@ -36,7 +35,7 @@ def run_sequences(
     layout: Layout,
     code: Any,
     pooled: Callable[[int], PoolCode],
-    prepared: dict[Shapes, list[SingleSequence]],
+    prepared: dict[Shapes, list[PreparedCall]],
     answer: Any,
     inputs: Sequence[Any],
     named: Mapping[str, Any],
@@ -54,7 +53,7 @@ def run_sequences(
         raise ShapeError(f"{layout.name}: threads={threads!r}; it takes a number from 1 up")
     given = match_inputs(layout.name, layout.file_inputs, inputs, named)
     shapes = tuple([value.shape if type(value) is np.ndarray else (-1,) for value in given])
-    made = _by_prepared_call(prepared.get(shapes), given)
+    made = _by_prepared_call(prepared.get(shapes), given, threads)
     if made is not None:
         return made[0] if answer is None else answer(*made)
     ports = {p.name: p for p in (*layout.inputs, *layout.state_inputs)}
@@ -79,33 +78,32 @@ def run_sequences(
     results = {name: np.empty(full_shape(port, batch, frames), port.dtype) for name, port in outputs.items()}
     by_entry = all("batch" in p.roles and p.per_frame for p in (*layout.inputs, *layout.outputs)) and not layout.batches
     whole = _Whole(layout, code, arrays, results, frames)
-    if batch == 1 and not layout.batches and shapes not in prepared and (-1,) not in shapes:
-        _prepare(prepared, shapes, SingleSequence.of(layout, code, shapes, frames))
-    if layout.kind == "static" and by_entry:
+    if layout.kind == "static" and by_entry and batch != 1:
         whole.as_frames(batch)
-    elif batch == 1 or layout.batches:
-        whole.one_after_the_other(batch)
     else:
         enough = batch * frames * layout.multiply_adds >= TICK_WORK
-        whole.as_streams(batch, pooled(batch if enough else 0), threads)
+        streams = pooled(batch if enough else 0) if batch > 1 else PoolCode(None, tick=False)
+        if batch and not streams.tick and shapes not in prepared and (-1,) not in shapes:
+            _prepare(prepared, shapes, PreparedCall.of(layout, code, streams, shapes, batch, frames))
+        whole.as_streams(batch, streams, threads)
     final = [results[name] for name in layout.file_outputs]
     return final[0] if answer is None else answer(*final)
 
 
-def _by_prepared_call(calls: list[SingleSequence] | None, given: list[Any]) -> list[Array] | None:
-    """The outputs; None where no call is prepared, another thread has it, or it does not take these arrays."""
+def _by_prepared_call(calls: list[PreparedCall] | None, given: list[Any], threads: int) -> list[Array] | None:
+    """The outputs; None where no call is prepared, another thread has it, it does not take these arrays, or it can be divided."""
     try:
         call = calls.pop() if calls else None
     except IndexError:  # another thread was faster
         call = None
     if calls is None or call is None:
         return None
-    made = call(given)
+    made = None if threads > 1 and call.divisible else call(given)
     calls.append(call)
     return made
 
 
-def _prepare(prepared: dict[Shapes, list[SingleSequence]], shapes: Shapes, call: SingleSequence | None) -> None:
+def _prepare(prepared: dict[Shapes, list[PreparedCall]], shapes: Shapes, call: PreparedCall | None) -> None:
     while len(prepared) >= KEPT_SHAPES:
         prepared.pop(next(iter(prepared)), None)
     prepared[shapes] = [] if call is None else [call]
@@ -140,24 +138,12 @@ class _Whole:
             target = rows_first(self.results[port.name], port)
             target[...] = array.reshape(target.shape)
 
-    def one_after_the_other(self, batch: int) -> None:
-        """In one memory, each from its initial state."""
-        layout, context = self.layout, Context(self.layout)
-        for entry in range(batch):
-            context.reset()
-            self._start(entry, context.state)
-            given = [batch_entry(self.arrays[p.name], p, entry) for p in layout.inputs]
-            given += [np.ascontiguousarray(c[entry]) for c in layout.batches.values()]
-            made = [np.empty(self._shape(p), p.dtype) for p in layout.outputs]
-            context.execute(self.code.run, [*given, *made], layout.last(self.frames), self._end)
-            self._put(entry, made, context.state)
-
     def as_streams(self, batch: int, made_for: PoolCode, threads: int) -> None:
         """Each a stream, in one native call."""
         layout, tick = self.layout, made_for.tick
         rows = state_rows(layout, batch)
         for port in layout.state_inputs:
-            start = self._all_states(port.name, rows)
+            start = all_states(layout, port.name, rows)
             start[...] = self._of_all(self.arrays[port.name], port, batch).reshape(start.shape)
         timed = [p.per_frame for p in (*layout.inputs, *layout.outputs)]
         given = [self._of_all(self.arrays[p.name], p, batch) for p in layout.inputs]
@@ -182,7 +168,7 @@ class _Whole:
         try:
             driver = PoolDriver(layout, self.code.run, made_for, None, rows, workers, threads)
             slots = np.arange(batch, dtype=INDEX)
-            driver.run_native(Work(slots, [*given, *made], timed, frames, lengths, self._end))
+            driver.run_native(Work(slots, [*given, *layout.batches.values(), *made], timed, frames, lengths, self._end))
         finally:
             if workers is not None:
                 workers.shutdown()
@@ -194,18 +180,12 @@ class _Whole:
                 target[...] = array.reshape(target.shape)
         for port, part in zip(layout.state_outputs, layout.state_parts, strict=False):
             target = rows_first(self.results[port.name], port)
-            ends = self._all_states(part[0], rows)
+            ends = all_states(layout, part[0], rows)
             target[...] = ends.reshape(target.shape) if "batch" in port.roles else ends[-1].reshape(target.shape)
 
     def _target(self, port: Port) -> Array | None:
         """The result of an output with batch, then time, first; None where both are one axis, or there is no batch."""
         return rows_first(self.results[port.name], port) if "batch" in port.roles else None
-
-    def _all_states(self, name: str, rows: Array) -> Array:
-        """One part of all states, [batch, *shape]: a view."""
-        offset, shape, dtype = next(part[1:] for part in self.layout.state_parts if part[0] == name)
-        words = -(-prod(shape) * dtype.itemsize // 4)
-        return rows[:, offset : offset + words].view(dtype)[:, : prod(shape)].reshape(len(rows), *shape)
 
     def _of_all(self, array: Array, port: Port, batch: int) -> Array:
         """[batch, rows, *frame], or [batch, *shape] of what belongs to a call; what all sequences share lies once."""
@@ -218,17 +198,3 @@ class _Whole:
             return entries
         lead = (batch, entries.shape[1] if self.layout.kind == "sequence" else 1) if port.per_frame else (batch,)
         return entries.reshape(*lead, *port.shape)
-
-    def _start(self, entry: int, state: Array) -> None:
-        """The states that come as inputs, in the state of one entry."""
-        views = part_views(self.layout, state)
-        for port in self.layout.state_inputs:
-            views[port.name][...] = batch_entry(self.arrays[port.name], port, entry).reshape(views[port.name].shape)
-
-    def _put(self, entry: int, made: Sequence[Array], state: Array) -> None:
-        """What one entry made, and its states, where the results want them."""
-        layout, views = self.layout, part_views(self.layout, state)
-        for port, array in zip(layout.outputs, made, strict=True):
-            put_batch_entry(self.results[port.name], port, entry, array)
-        for port, part in zip(layout.state_outputs, layout.state_parts, strict=False):
-            put_batch_entry(self.results[port.name], port, entry, views[part[0]])

@@ -8,9 +8,12 @@ with its kernels, or with all kernels in the cache, is loaded without Numba.
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from tinyrnn.compile.codegen import Source
+from tinyrnn.compile.pool_page import stream_by_stream
 from tinyrnn.compile.progress import LINKING, tell
+from tinyrnn.runtime.pool_runner import PoolCode
 from tinyrnn.targets.cache import read, write
 from tinyrnn.targets.code import Code, bundled, objects_in
 from tinyrnn.targets.kernels import Kernels
@@ -42,6 +45,12 @@ def compile_source(source: Source) -> Code:
     made = _compile(source, machine)
     write(name, bundled(made))
     return Code(name, made, source.entries, False)
+
+
+@cache
+def one_by_one() -> PoolCode:
+    """What streams run on that go one after the other, the same for all models."""
+    return PoolCode(compile_source(stream_by_stream()), tick=False)
 
 
 def _compile(source: Source, machine: Machine) -> list[bytes]:

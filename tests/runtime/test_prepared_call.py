@@ -116,6 +116,79 @@ def test_a_call_that_another_thread_has_taken(model: tinyrnn.Model) -> None:
     same(model.run(given), expected)
 
 
+BATCH = 3
+
+
+def layer(direction: str, start: str, layout: int) -> onnx.ModelProto:
+    """A GRU over a batch whose initial states are absent, an input, or constants that differ from entry to entry."""
+    rng, ways = np.random.default_rng(2), 1 + (direction == "bidirectional")
+    weights = {"W": (ways, 15, 4), "R": (ways, 15, 5), "B": (ways, 30), "h0": (BATCH, ways, 5) if layout else (ways, BATCH, 5)}
+    if start != "constant":
+        weights.pop("h0")
+    inputs = {"x": ["N", "T", 4] if layout else ["T", "N", 4]}
+    if start == "input":
+        inputs["h0"] = ["N", ways, 5] if layout else [ways, "N", 5]
+    if start == "constant":
+        inputs["x"][inputs["x"].index("N")] = BATCH
+    node = helper.make_node(
+        "GRU", ["x", "W", "R", "B", "", "h0" if start != "absent" else ""], ["Y", "Y_h"],
+        hidden_size=5, direction=direction, layout=layout)
+    graph = helper.make_graph(
+        [node], "layer", [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("Y", "Y_h")],
+        [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), n) for n, shape in weights.items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("start", ["absent", "input", "constant"])
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_a_batch(direction: str, start: str, layout: int, tmp_path: Path) -> None:
+    proto = layer(direction, start, layout)
+    model, rng, ways = loaded(proto, tmp_path), np.random.default_rng(4), 1 + (direction == "bidirectional")
+    for frames in (1, 4, 300):
+        given = {"x": rng.standard_normal((BATCH, frames, 4) if layout else (frames, BATCH, 4)).astype(np.float32)}
+        if start == "input":
+            given["h0"] = rng.standard_normal((BATCH, ways, 5) if layout else (ways, BATCH, 5)).astype(np.float32)
+        expected = model.run(given)
+        for threads in (1, 2):
+            same(model.run(given, threads=threads), expected)
+        same(model.run({name: array.astype(np.float64) for name, array in given.items()}), expected)
+        same(model.run({name: np.repeat(array, 2, axis=2)[:, :, ::2] for name, array in given.items()}), expected)
+        assert len(model._prepared[tuple(a.shape for a in given.values())]) == 1
+        if start == "constant":
+            continue
+        for entry in range(BATCH):
+            alone = model.run({n: a[entry : entry + 1] if layout else a[:, entry : entry + 1] for n, a in given.items()})
+            y, last = (a[entry] if layout else a[..., entry, :] for a in expected)
+            same([a.reshape(-1) for a in alone], [np.ascontiguousarray(a).reshape(-1) for a in (y, last)])
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_constants_of_each_entry_are_what_inputs_would_be(direction: str, tmp_path: Path) -> None:
+    constant = layer(direction, "constant", 0)
+    h0 = next(numpy_helper.to_array(w) for w in constant.graph.initializer if w.name == "h0")
+    fixed, free = loaded(constant, tmp_path), loaded(layer(direction, "input", 0), tmp_path)
+    for frames in (2, 2, 300, 300):
+        x = np.random.default_rng(frames).standard_normal((frames, BATCH, 4)).astype(np.float32)
+        same(fixed.run(x), free.run(x, h0))
+    with pytest.raises(ShapeError, match="a batch of 2, but the file's constant 'h0' has 3 entries"):
+        fixed.run(x[:, :2])
+
+
+def test_an_output_that_is_an_input(tmp_path: Path) -> None:
+    shape = ["T", 2, 3]
+    graph = helper.make_graph(
+        [helper.make_node("Tanh", ["x"], ["y"])], "through", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("y", "x")])
+    model = loaded(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path)
+    for seed in range(3):
+        x = np.random.default_rng(seed).standard_normal((5, 2, 3)).astype(np.float32)
+        y, through = model.run(x)
+        assert np.allclose(y, np.tanh(x), atol=1e-6)
+        same(through, x)
+
+
 @pytest.mark.parametrize("name", ["sentiment", "vqa", "translate_encoder", "char_lm", "digits", "video"])
 def test_packaged_models(name: str) -> None:
     model = tinyrnn.load(PACKAGED / f"{name}.onnx")
