@@ -168,7 +168,8 @@ assert built.selftest()
 pool = built.model.pool(3)
 assert all(np.array_equal(y, ys[0]) for y in pool.step(np.stack([x[0]] * 3)))
 assert np.array_equal(pool.run(x[1:20, None], which=[2])[:, 0], ys[1:20])
-assert np.array_equal(built.model.run(np.stack([x] * 2)), np.stack([ys] * 2))
+for count in (1, 2, 2, 1):
+    assert np.array_equal(built.model.run(np.stack([x] * count)), np.stack([ys] * count))
 try:
     s.step(np.zeros(3))
 except built.ShapeError as error:

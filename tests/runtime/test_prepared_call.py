@@ -16,6 +16,7 @@ from tests.driving import loaded
 from tests.pools import same
 from tinyrnn.bench import cell_model
 from tinyrnn.errors import ShapeError
+from tinyrnn.runtime import pool_driver, sequences
 
 PACKAGED = ROOT / "tinyrnn" / "models"
 
@@ -165,13 +166,24 @@ def test_a_batch(direction: str, start: str, layout: int, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("direction", ["forward", "bidirectional"])
-def test_constants_of_each_entry_are_what_inputs_would_be(direction: str, tmp_path: Path) -> None:
+def test_constants_of_each_entry_are_what_inputs_would_be(
+    direction: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     constant = layer(direction, "constant", 0)
     h0 = next(numpy_helper.to_array(w) for w in constant.graph.initializer if w.name == "h0")
-    fixed, free = loaded(constant, tmp_path), loaded(layer(direction, "input", 0), tmp_path)
+    for name in ("fixed", "free"):
+        (tmp_path / name).mkdir()
+    fixed, free = loaded(constant, tmp_path / "fixed"), loaded(layer(direction, "input", 0), tmp_path / "free")
     for frames in (2, 2, 300, 300):
         x = np.random.default_rng(frames).standard_normal((frames, BATCH, 4)).astype(np.float32)
         same(fixed.run(x), free.run(x, h0))
+    assert "h0" in fixed._layout.refuses_stream or direction != "forward"
+    monkeypatch.setattr(sequences, "TICK_WORK", 0)
+    monkeypatch.setattr(pool_driver, "THREAD_WORK", 1)
+    assert fixed._pooled(BATCH).tick == (direction == "forward")
+    for threads in (1, 2):
+        fixed._prepared.clear()
+        same(fixed.run(x, threads=threads), free.run(x, h0))
     with pytest.raises(ShapeError, match="a batch of 2, but the file's constant 'h0' has 3 entries"):
         fixed.run(x[:, :2])
 

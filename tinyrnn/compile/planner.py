@@ -113,7 +113,7 @@ class Planner:
 
     def _choose_chunk(self) -> None:
         plan, program = self.result, self.program
-        if program.refuses_stream and program.kind == "sequence":
+        if program.refusal and program.kind == "sequence":
             plan.chunk = 0
         elif program.kind == "step" or program.rounded:
             plan.chunk = 1

@@ -51,7 +51,7 @@ def make_stream_plan(plan: Plan, lanes: int, registers: int, cache: int, alignme
     cache: bytes next to a core that the values of one pass should fit
     Raises `UnsupportedError` as `make_plan`.
     """
-    if any(clock != FRAMES for clock in plan.clocks) or plan.program.refuses_stream or plan.program.batches:
+    if any(clock != FRAMES for clock in plan.clocks) or plan.program.refuses_stream:
         return None
     return _StreamPlanner(plan, lanes, registers, cache, alignment).plan()
 

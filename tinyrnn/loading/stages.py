@@ -30,7 +30,7 @@ from tinyrnn.graph.op import op_of
 from tinyrnn.graph.storage import parse
 from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 from tinyrnn.loading.parametric_page import ParametricPages
-from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare
+from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare, with_given_constants
 from tinyrnn.passes.suggest_sizes import advice, example
 from tinyrnn.passes.widen import has_doubles
 from tinyrnn.runtime import Layout, Model, PoolCode, aligned
@@ -181,14 +181,15 @@ def tracer_of(stages: Stages) -> Tracer:
 def pooled_of(stages: Stages, least: int, slots: int) -> PoolCode:
     """What a pool of so many slots runs on: from `least` on a tick where there is one, else the page for one stream in a loop."""
     machine = host()
-    plan = slots >= least and make_stream_plan(stages.plan, machine.lanes, machine.registers, second_level_cache() // 2)
+    single = replace(stages.plan, program=with_given_constants(stages.plan.program))
+    plan = slots >= least and make_stream_plan(single, machine.lanes, machine.registers, second_level_cache() // 2)
     if not plan:
         return one_by_one()
     own = len(plan.weights) > len(stages.plan.weights)
     weights = aligned(len(plan.weights)) if own else None
     if weights is not None:
         weights[:] = plan.weights
-    code = compile_source(generate_pool(stages.plan, plan))
+    code = compile_source(generate_pool(single, plan))
     return PoolCode(code, True, plan.arena_fixed, plan.arena_per_row, plan.chunk, weights)
 
 

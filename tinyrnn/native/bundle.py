@@ -12,8 +12,8 @@ from typing import Any
 
 from tinyrnn.native.interface import Interface
 
-RUNTIME = ("process_local", "memory", "driver", "pool_runner", "pool_driver", "pool", "sequences", "model", "built")
-PARTS = ("errors", "graph/clock", "graph/arrays", *(f"runtime/{part}" for part in RUNTIME))
+RUNTIME = ("process_local", "memory", "driver", "pool_runner", "pool_driver", "pool", "prepared_call", "sequences", "model")
+PARTS = ("errors", "graph/clock", "graph/arrays", *(f"runtime/{part}" for part in RUNTIME), "runtime/built")
 """files of the package that the runtime needs, each after those that it imports"""
 
 

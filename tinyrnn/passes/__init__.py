@@ -20,12 +20,12 @@ from tinyrnn.passes.dead_code import refuse_unsupported, remove_dead
 from tinyrnn.passes.embedding_products import multiply_embeddings
 from tinyrnn.passes.fold import LEAST, Sizes, choices, fold
 from tinyrnn.passes.fuse import fuse
-from tinyrnn.passes.rows import Port, Program, to_frames
+from tinyrnn.passes.rows import Port, Program, to_frames, with_given_constants
 from tinyrnn.passes.states import find_states, left_out
 from tinyrnn.passes.weight_storage import store_weights
 from tinyrnn.passes.widen import narrow, widen
 
-__all__ = ["Port", "Program", "Time", "bound", "open_batches", "prepare"]
+__all__ = ["Port", "Program", "Time", "bound", "open_batches", "prepare", "with_given_constants"]
 
 
 def bound(source: Graph, values: Mapping[str, Any] | None, outputs: Sequence[str] | None) -> Graph:
@@ -128,7 +128,7 @@ def _frames(graph: Graph, states: Mapping[str, str] | None, time: Time | None, s
             reasons.append(str(error))
             continue
         if reasons and timed and "time" not in roles and not program.refuses_stream and program.kind != "step":
-            program.refuses_stream = reasons[0].removeprefix(graph.name + ": ")
+            program.refusal = reasons[0].removeprefix(graph.name + ": ")
         return program
     raise UnsupportedError(f"{graph.name}: {reasons[0].removeprefix(graph.name + ': ')}")
 

@@ -6,7 +6,7 @@ The axes of time and batch leave the shapes: what is left is a frame, and a kern
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,8 @@ class Program:
     kind: str
     """'sequence' (over time), 'step' (one frame, states in and out) or 'static' (no state)"""
     per_row: set[str]
-    refuses_stream: str = ""
+    refusal: str = ""
+    """why no sequence of it can come piece by piece; empty if it can"""
     batches: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     """constants that differ along the batch axis, batch first"""
     clocks: dict[str, Clock] = field(default_factory=dict)
@@ -78,6 +79,13 @@ class Program:
         return [clock for clock in dict.fromkeys(found) if clock != FRAMES]
 
     @property
+    def refuses_stream(self) -> str:
+        """Why it has no streams; empty if it has."""
+        return self.refusal or "".join(
+            f"constant {name!r} differs from one batch entry to the next" for name in [*self.batches][:1]
+        )
+
+    @property
     def visible_inputs(self) -> list[Port]:
         """The inputs of a stream: all except states."""
         return [p for p in self.inputs if p.name not in self.states]
@@ -86,6 +94,15 @@ class Program:
     def visible_outputs(self) -> list[Port]:
         """The outputs of a stream: all except states, or the states if there is nothing else."""
         return [p for p in self.outputs if p.name not in self.states.values()] or self.outputs
+
+
+def with_given_constants(program: Program) -> Program:
+    """The program where constants that differ along the batch axis are its last inputs, which belong to a call."""
+    ports = [
+        Port(name, array.dtype, ("batch", *array.shape[1:]), ("batch", *[None] * (array.ndim - 1)), array.shape[1:], False)
+        for name, array in program.batches.items()
+    ]
+    return replace(program, inputs=[*program.inputs, *ports], batches={}) if ports else program
 
 
 def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: dict[str, str], roles: dict[Axis, str]) -> Program:
@@ -156,8 +173,6 @@ def to_frames(graph: Graph, file_shapes: dict[str, tuple[Size, ...]], states: di
     )
     if timed:
         refusal = refusal or not_causal(framed, per_row) or carried.refusal
-    if batches:
-        refusal = refusal or f"constant {next(iter(batches))!r} differs from one batch entry to the next"
     return Program(
         framed,
         [port(n) for n in graph.inputs],

@@ -30,6 +30,11 @@ def workers_for(threads: int, name: str = "") -> ThreadPoolExecutor | None:
     return ThreadPoolExecutor(threads - 1, thread_name_prefix=name)
 
 
+def parts_of(work: int, streams: int, threads: int) -> int:
+    """How many threads share a call of so many multiply-adds."""
+    return max(1, min(threads, streams, work // THREAD_WORK))
+
+
 class PoolDriver(ProcessLocal):
     """Steps and runs any streams of a pool."""
 
@@ -214,8 +219,7 @@ class PoolDriver(ProcessLocal):
         count = len(work.slots)
         if not count or not work.frames:
             return
-        amount = count * work.frames * max(self.layout.multiply_adds, 1)
-        parts = max(1, min(self.threads, count, amount // THREAD_WORK))
+        parts = parts_of(count * work.frames * max(self.layout.multiply_adds, 1), count, self.threads)
         while len(self.runners) < parts:
             self.runners.append(self._runner())
         size = -(-count // parts)

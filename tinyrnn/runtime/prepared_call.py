@@ -12,7 +12,6 @@ import numpy as np
 
 from tinyrnn.graph.arrays import Array, Port, full_shape, rows_order
 from tinyrnn.runtime.memory import Context, Layout, all_states, state_rows, state_stride
-from tinyrnn.runtime.pool_driver import THREAD_WORK
 from tinyrnn.runtime.pool_runner import EACH_HEADER, INDEX, PoolCode, Runner, Work
 from tinyrnn.runtime.process_local import ProcessLocal
 
@@ -45,12 +44,12 @@ class PreparedCall(ProcessLocal):
     def __init__(self, layout: Layout, code: Any, made: PoolCode, shapes: Shapes, batch: int, frames: int) -> None:
         """made: what streams one after the other run on; one sequence alone does without."""
         self.layout = layout
-        self.divisible = batch > 1 and batch * frames * layout.multiply_adds >= 2 * THREAD_WORK
+        self.batch, self.work = batch, batch * frames * layout.multiply_adds
         sizes = _sizes(layout, shapes, batch, frames)
         arrays = [np.empty(_ordered(p, sizes[p.name]), p.dtype) for p in (*layout.inputs, *layout.outputs)]
         last, end = layout.last(frames), frames if layout.waits else -1
         if batch == 1:
-            first, step = self._one(code, last, end)
+            first, step = self._one(code, arrays, last, end)
         else:
             first, step = self._several(code, made, arrays, batch, last, end)
 
@@ -76,12 +75,13 @@ class PreparedCall(ProcessLocal):
         outs = taken(layout.outputs, count, count + constants) | ends
         self.inputs, self.outputs = [ins[name] for name in layout.file_inputs], [outs[name] for name in layout.file_outputs]
 
-    def _one(self, code: Any, last: int, end: int) -> tuple[int, int]:
+    def _one(self, code: Any, arrays: list[Array], last: int, end: int) -> tuple[int, int]:
         """(place of the first address, places from one to the next)"""
         context = Context(self.layout)
         if self.layout.chunk == 0:
             context.reserve(last + self.layout.lead)
         context.addresses[4] = end
+        context.addresses[self.layout.header :][: len(arrays)] = [array.ctypes.data for array in arrays]
         self.table, self.states = context.addresses, context.state[None]
         self.call: Callable[[], int] = partial(code.run, context.pointer, last)
         self._memory: Any = context

@@ -23,7 +23,7 @@ from tinyrnn.graph.arrays import (
     rows_first,
 )
 from tinyrnn.runtime.memory import Context, Layout, all_states, state_rows
-from tinyrnn.runtime.pool_driver import PoolDriver, workers_for
+from tinyrnn.runtime.pool_driver import PoolDriver, parts_of, workers_for
 from tinyrnn.runtime.pool_runner import INDEX, PoolCode, Work
 from tinyrnn.runtime.prepared_call import KEPT_SHAPES, PreparedCall, Shapes
 
@@ -98,7 +98,7 @@ def _by_prepared_call(calls: list[PreparedCall] | None, given: list[Any], thread
         call = None
     if calls is None or call is None:
         return None
-    made = None if threads > 1 and call.divisible else call(given)
+    made = None if threads > 1 and parts_of(call.work, call.batch, threads) > 1 else call(given)
     calls.append(call)
     return made
 
@@ -168,6 +168,7 @@ class _Whole:
         try:
             driver = PoolDriver(layout, self.code.run, made_for, None, rows, workers, threads)
             slots = np.arange(batch, dtype=INDEX)
+            timed[len(given) : len(given)] = [False] * len(layout.batches)
             driver.run_native(Work(slots, [*given, *layout.batches.values(), *made], timed, frames, lengths, self._end))
         finally:
             if workers is not None:
