@@ -230,9 +230,14 @@ def _same_bits(a: Array, b: Array) -> bool:
 def recovered(rows: Array, grouped: bool = True) -> Stored | None:
     """The integers and scales of float32 rows that are products of both, as DequantizeLinear makes them; else None.
 
-    For the largest magnitude m of a group every q up to 128 and the float32 numbers next to m / q are tried.
+    For the largest magnitude m of a group every q up to 128 and the float32 numbers next to m / q are tried. Whole numbers
+    keep the scale 1, so that exact sums of them stay exact; larger ones have none.
     """
     size = rows.shape[-1]
+    if np.array_equal(rows, np.rint(rows)):
+        fits = rows.size and rows.min() >= -LARGEST - 1 and rows.max() <= LARGEST
+        ones = np.ones((*rows.shape[:-1], 1), np.float32)
+        return Stored("i8", rows.astype(np.int8), ones, size) if fits else None
     flat = rows.reshape(-1, size)
     for group in (size, *(g for g in GROUPS if grouped and g < size)):
         found = None if _recovered(flat[:SAMPLE], group) is None else _recovered(flat, group)

@@ -84,7 +84,7 @@ def matrix_product(made: Written, a: Operand, b: Operand, bounds: tuple[int, int
         parts = [(factor, part if b.ndim > 1 else part[:, 0]) for factor, part in parts]
         sums = [(factor, made.make("MatMul", [a, part.astype(np.float32)], "product")) for factor, part in parts]
         if bias is not None and fits:
-            sums, bias = [(1, with_bias(made, sums[0][1], bias))], None
+            sums, bias = [(1, made.make("Add", [sums[0][1], bias.astype(np.float32)], "biased"))], None
         return Sum(made, sums, bias)
     if isinstance(a, np.ndarray):
         a = made.constant(a)
@@ -103,13 +103,8 @@ def convolution(made: Written, x: str, w: Array, largest: int, attributes: dict[
     """A convolution of integers in float32 up to `largest` with weights [M, C / group, *kernel] and bias [M]."""
     parts = exact_parts(w, largest, range(1, w.ndim))
     sizes = np.abs(w).sum(tuple(range(1, w.ndim)), dtype=np.float64) * largest
-    aligned = None if bias is None else bias.reshape(-1, *[1] * (w.ndim - 2))
-    sums = [(factor, made.make("Conv", [x, part.astype(np.float32)], "product", attributes)) for factor, part in parts]
-    if bias is not None and aligned is not None and len(parts) == 1 and (sizes + np.abs(bias.astype(np.float64))).max() <= EXACT:
-        sums, aligned = [(1, with_bias(made, sums[0][1], aligned))], None
-    return Sum(made, sums, aligned)
-
-
-def with_bias(made: Written, total: str, bias: Array) -> str:
-    """The sum and a bias, which is subtracted: a sum that begins at a bias is one in units of the scale of stored weights."""
-    return made.make("Sub", [total, -bias.astype(np.float32)], "biased")
+    start: list[Operand] = []
+    if bias is not None and len(parts) == 1 and (sizes + np.abs(bias.astype(np.float64))).max() <= EXACT:
+        start, bias = [bias.astype(np.float32)], None
+    sums = [(factor, made.make("Conv", [x, part.astype(np.float32), *start], "product", attributes)) for factor, part in parts]
+    return Sum(made, sums, None if bias is None else bias.reshape(-1, *[1] * (w.ndim - 2)))

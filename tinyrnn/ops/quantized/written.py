@@ -143,6 +143,7 @@ def write_quantised(graph: Graph) -> None:
     """Write every quantised operator as operators over integers in float32, which stay there while they are moved."""
     if not any(isinstance(op_of(node), Quantised) for node in graph.nodes):
         return
+    graph.integers = True
     floats: dict[str, str] = {}
     renamed: dict[str, str] = {}
     nodes: list[Node] = []
