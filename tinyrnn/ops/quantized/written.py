@@ -23,7 +23,7 @@ Operand = str | Array
 
 FLOAT = np.dtype(np.float32)
 INT32 = np.dtype(np.int32)
-CARRIED = ("Clip", "Max", "MaxPool", "Min", "Relu", "Where")
+CARRIED = ("Clip", "Max", "MaxPool", "Min", "Pad", "Relu", "ReverseSequence", "ScatterElements", "ScatterND", "Trilu", "Where")
 """operators whose result is one of the numbers given, beside those that move elements"""
 VERSION = 21
 """of the operator set in which nodes are written"""
