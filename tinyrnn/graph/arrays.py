@@ -101,6 +101,10 @@ def match_inputs(model: str, names: Sequence[str], inputs: Sequence[Any], named:
     """The inputs in order, from positional and keyword arguments, or one dict. Raises `ShapeError`."""
     if len(inputs) == 1 and isinstance(inputs[0], Mapping) and not named:
         named, inputs = inputs[0], ()
+    if not named and len(inputs) == len(names):
+        return list(inputs)
+    if not inputs and len(named) == len(names) and all([name in named for name in names]):
+        return [named[name] for name in names]
     if len(inputs) > len(names):
         raise ShapeError(f"{model}: {len(inputs)} inputs given; it takes {len(names)}: {', '.join(names)}")
     values = dict(zip(names, inputs, strict=False))

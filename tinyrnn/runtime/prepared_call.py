@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.graph.arrays import Array, Port, full_shape, rows_order
+from tinyrnn.runtime.driver import address_of
 from tinyrnn.runtime.memory import Context, Layout, all_states, state_rows, state_stride
 from tinyrnn.runtime.pool_runner import EACH_HEADER, INDEX, PoolCode, Runner, Work
 from tinyrnn.runtime.process_local import ProcessLocal
@@ -123,15 +124,15 @@ class PreparedCall(ProcessLocal):
                 return None
             if way.copied is not None:
                 way.copied[...] = value.transpose(way.order)
-            elif value.flags.c_contiguous and value.flags.aligned:
-                table[way.place] = value.ctypes.data
+            elif (flags := value.flags).c_contiguous and flags.aligned:
+                table[way.place] = address_of(value)
             else:
                 return None
         results = []
         for way in self.outputs:
             result = np.empty(way.shape, way.dtype)
             if way.copied is None:
-                table[way.place] = result.ctypes.data
+                table[way.place] = address_of(result)
             results.append(result)
         if self.call():
             return None
