@@ -15,6 +15,7 @@ import numpy as np
 
 from tinyrnn.graph.call import Close, Open
 from tinyrnn.graph.clock import Clock
+from tinyrnn.lanes.dots import DOTS, Dot
 from tinyrnn.passes import Program
 from tinyrnn.runtime.memory import state_stride
 
@@ -101,6 +102,8 @@ class Plan:
     """whether weights that are numbers of half precision are stored so"""
     small: bool = False
     """whether memory is scarce"""
+    dot: Dot = DOTS["widened"]
+    """how the machine multiplies int8"""
     streams: bool = False
     """each row is one frame of another stream, see `tinyrnn.compile.stream_planner`"""
 

@@ -31,6 +31,7 @@ from tinyrnn.graph.clock import FRAMES, Clock
 from tinyrnn.graph.ir import Graph, Node
 from tinyrnn.graph.limits import check_time, check_weights
 from tinyrnn.graph.op import Refused, op_of
+from tinyrnn.lanes.dots import DOTS, Dot
 from tinyrnn.ops.movement.strided_copy import strided_copy
 from tinyrnn.passes import Program
 from tinyrnn.passes.weight_storage import layers_of
@@ -43,12 +44,15 @@ LARGEST_CHUNK = 256
 _Call = tuple[Node, Call | Open | Close]
 
 
-def make_plan(program: Program, lanes: int, registers: int, alignment: int = ALIGNMENT, cache: int = 1 << 62) -> Plan:
+def make_plan(
+    program: Program, lanes: int, registers: int, alignment: int = ALIGNMENT, cache: int = 1 << 62, dot: Dot = DOTS["widened"]
+) -> Plan:
     """Lower every node and place every operand. Raises `UnsupportedError` with all nodes that cannot be lowered.
 
     cache: bytes up to which the weights of a model are read as fast in float32 as in half precision; 0 where memory is scarce
+    dot:   how the machine multiplies int8
     """
-    return Planner(program, lanes, registers, alignment, weight_bytes(program) > cache, cache == 0).plan()
+    return Planner(program, lanes, registers, alignment, weight_bytes(program) > cache, cache == 0, dot).plan()
 
 
 def weight_bytes(program: Program) -> int:
@@ -60,10 +64,17 @@ class Planner:
     """Builds a plan."""
 
     def __init__(
-        self, program: Program, lanes: int, registers: int, alignment: int, narrow: bool = False, small: bool = False
+        self,
+        program: Program,
+        lanes: int,
+        registers: int,
+        alignment: int,
+        narrow: bool = False,
+        small: bool = False,
+        dot: Dot = DOTS["widened"],
     ) -> None:
         self.program, self.graph, self.alignment = program, program.graph, alignment
-        self.result = Plan(program, narrow=narrow, small=small)
+        self.result = Plan(program, narrow=narrow, small=small, dot=dot)
         self.env = Lowering(
             self.graph.specs,
             self.graph.constants,
@@ -76,6 +87,7 @@ class Planner:
             narrow,
             small,
             self.graph.integers,
+            dot,
         )
         self.weights: list[np.ndarray[Any, Any]] = []
         self.weights_size = 0

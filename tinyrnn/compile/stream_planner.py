@@ -73,7 +73,7 @@ class _StreamPlanner(Planner):
     """A plan of a tick in the making."""
 
     def __init__(self, plan: Plan, lanes: int, registers: int, cache: int, alignment: int) -> None:
-        super().__init__(_of_streams(plan.program), lanes, registers, alignment, plan.narrow, plan.small)
+        super().__init__(_of_streams(plan.program), lanes, registers, alignment, plan.narrow, plan.small, plan.dot)
         self.single, self.cache = plan, cache
         per_row, constants = self.program.per_row, self.graph.constants
         self.env = replace(

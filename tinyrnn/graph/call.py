@@ -12,6 +12,7 @@ from tinyrnn.errors import Refused
 from tinyrnn.graph.arrays import Array
 from tinyrnn.graph.clock import Clock
 from tinyrnn.graph.ir import Graph, Spec
+from tinyrnn.lanes.dots import DOTS, Dot
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,8 @@ class Lowering:
     """whether memory is scarce"""
     integers: bool = False
     """whether the file has weights as integers with scales"""
+    dot: Dot = DOTS["widened"]
+    """how the machine multiplies int8"""
 
     def row_stride(self, name: str) -> int:
         """Elements from one row of a value to the next: 0 for a value that all rows share."""

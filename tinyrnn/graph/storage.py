@@ -19,6 +19,7 @@ from tinyrnn.graph.arrays import Array
 
 if TYPE_CHECKING:
     from tinyrnn.graph.call import Lowering
+    from tinyrnn.graph.ir import Node
 
 STORAGE, HELD = "storage", "stored"
 """attributes of a node of the frame graph: its `Storage`, and {weights: `Stored`} where they are quantised"""
@@ -74,6 +75,12 @@ class Stored:
     def floats(self) -> Array:
         """The float32 rows."""
         return self.values if self.scale is None else _values(self)
+
+
+def quantises(node: Node) -> bool:
+    """Whether a node of the frame graph multiplies int8 activations by its weights."""
+    storage = node.attributes.get(STORAGE)
+    return storage is not None and storage.kind == "int8x8"
 
 
 def parse(given: Any, model: str) -> dict[str, Storage]:

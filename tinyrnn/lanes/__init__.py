@@ -44,6 +44,10 @@ class Mask:
     """LANES truth values."""
 
 
+class Ints:
+    """LANES int32."""
+
+
 class Pointer:
     """The address of elements of one type."""
 
@@ -244,4 +248,64 @@ def exponent(a: Vec) -> Vec:
 
 def mantissa(a: Vec) -> Vec:
     """The significand of |a| in [1, 2) for a normal number."""
+    _outside()
+
+
+def dot_width() -> int:
+    """The number of products that `dot` adds to a lane, a constant of the target."""
+    _outside()
+
+
+def dot_offset() -> int:
+    """What the target adds to activations in memory, so that sums of `dot` have it times the weights' sum too much."""
+    _outside()
+
+
+def zeros() -> Ints:
+    """0 in every lane."""
+    _outside()
+
+
+def load_ints(p: Pointer, i: int) -> Ints:
+    """LANES int32 from element i on."""
+    _outside()
+
+
+def plus(a: Ints, b: Ints) -> Ints:
+    """a + b modulo 2**32."""
+    _outside()
+
+
+def times(a: Ints, v: Vec) -> Ints:
+    """a times the whole numbers v, modulo 2**32."""
+    _outside()
+
+
+def to_float(a: Ints) -> Vec:
+    """The float32 nearest to each integer."""
+    _outside()
+
+
+def store_int8(x: Pointer, k: int, v: Vec) -> None:
+    """Write activations k to k + LANES: the integers nearest to v, ties to even; of NaN and those beyond int8, some integers."""
+    _outside()
+
+
+def finish_int8(x: Pointer, n: int) -> None:
+    """Complete n activations that are written, a multiple of `dot_width`."""
+    _outside()
+
+
+def dot(s: Ints, x: Pointer, k: int, w: Pointer, i: int) -> Ints:
+    """s + for each lane the sum of the products of activations from k on and weights [lane][dot_width] from i on."""
+    _outside()
+
+
+def larger_magnitude(m: Vec, v: Vec) -> Vec:
+    """The larger of m, which has no sign, and |v|; NaN where one is."""
+    _outside()
+
+
+def across(m: Vec) -> Vec:
+    """The largest lane of m, which has no sign, in all lanes; NaN if one is."""
     _outside()

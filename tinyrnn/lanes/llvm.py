@@ -20,6 +20,8 @@ from numba.extending import register_jitable, type_callable
 
 from tinyrnn import lanes as words
 from tinyrnn.lanes.chains import CHAINS, chain12, chain12_f16
+from tinyrnn.lanes.dots import DOTS, Dot
+from tinyrnn.lanes.integers import dots4
 from tinyrnn.lanes.pipeline import Pipeline
 
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -342,7 +344,7 @@ def _operator(function: Callable[..., Any], vec: VecType, arity: int) -> None:
 
 
 @cache
-def install(lanes: int, chains: bool = False) -> None:
+def install(lanes: int, chains: bool = False, dot: Dot = DOTS["single"], architecture: str = "") -> None:
     """Define the words for vectors of `lanes` float32, and all registered kernels, for Numba. Once per process.
 
     With `chains`, those in `MACHINE_CODE` are external functions that the machine's arithmetic defines.
@@ -353,9 +355,12 @@ def install(lanes: int, chains: bool = False) -> None:
     _install_pointers()
     _install_memory(lanes, vec)
     _install_arithmetic(lanes, vec, mask)
+    from tinyrnn.lanes.llvm_integers import install_integers
+
+    install_integers(lanes, vec, dot, architecture)
     if chains:
         _install_chain12(vec)
-        TAUGHT.update(MACHINE_CODE)
+        TAUGHT.update((*MACHINE_CODE, dots4))
     teach(words.KERNELS)
 
 

@@ -173,7 +173,7 @@ def tracer_of(stages: Stages) -> Tracer:
     """The model compiled again with the gates of its recurrent kernels as outputs; the state has the same layout."""
     machine = host()
     program, kept = traced_program(stages.program)
-    plan = make_plan(program, machine.lanes, machine.registers, cache=second_level_cache())
+    plan = make_plan(program, machine.lanes, machine.registers, cache=second_level_cache(), dot=machine.dot)
     assert [(p.name, p.offset, p.shape) for p in plan.parts] == [(p.name, p.offset, p.shape) for p in stages.plan.parts]
     return Tracer(Model(layout_of(plan), compile_source(generate(plan))), kept)
 
@@ -232,7 +232,7 @@ def _planned(
     tell(PASSES)
     program = prepare(graph, states, time, doubles)
     tell(PLAN)
-    return program, make_plan(program, machine.lanes, machine.registers, alignment, cache_bytes)
+    return program, make_plan(program, machine.lanes, machine.registers, alignment, cache_bytes, machine.dot)
 
 
 def _for_each_size(graph: Graph, states: Mapping[str, str] | None, time: Time | None, reason: str) -> DynamicShapeModel | None:

@@ -57,9 +57,9 @@ def rewritten(text: str, machine: Machine) -> str:
         text = _WIDENING.sub(widening, text)
         defined += [_half(suffix) for suffix in sorted(found)]
     if machine.thumb:
-        for name in thumb.NAMES:
+        for name, routine in thumb.ROUTINES.items():
             text, count = re.subn(rf"^declare .*@{name}\(.*$", "", text, flags=re.M)
-            defined += [thumb.definition(name)] * bool(count)
+            defined += [routine.definition(name)] * bool(count)
     missing = [d for name, d in helpers.items() if not re.search(rf"^declare .*{re.escape(name)}\(", text, re.M)]
     return "\n".join([text, *missing, *defined])
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal
 
+from tinyrnn.lanes.dots import Dot, dot_of
+
 ALLOWED_EXTERNALS = frozenset({"memcpy", "memset", "memmove"})
 """external functions that compiled code may call"""
 
@@ -46,6 +48,11 @@ class Machine:
     def lacking(self) -> frozenset[str]:
         """The operations that `tinyrnn.targets.arithmetic` writes out."""
         return self.lacks if self.fma == "unit" else self.lacks | {"fma"}
+
+    @property
+    def dot(self) -> Dot:
+        """How it multiplies int8."""
+        return dot_of(self.triple, self.features, self.lanes, self.thumb)
 
     @property
     def architecture(self) -> str:

@@ -38,7 +38,8 @@ def deepest(functions: Iterable[str], calls: Mapping[str, Sequence[str]], warnin
     """
     if machine.architecture.startswith("wasm") or "+v" in machine.features.split(","):
         return None
-    frames = {**dict.fromkeys(thumb.NAMES, thumb.STACK), **{name: int(size) for size, name in _FRAME.findall(warnings)}}
+    frames = {name: routine.stack for name, routine in thumb.ROUTINES.items()}
+    frames |= {name: int(size) for size, name in _FRAME.findall(warnings)}
     unsaid = UNSAID.get(machine.architecture, 0)
 
     def depth(name: str) -> int:

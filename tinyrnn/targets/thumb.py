@@ -1,22 +1,25 @@
-"""`chain12` and `chain12_f16` for Arm's M profile with a single-precision unit, as machine code.
+"""`chain12`, `chain12_f16` and `dots4` for Arm's M profile with a single-precision unit, as machine code.
 
 LLVM loads weights one by one there: of two instructions for each product one is a load. VLDM loads twelve at once, but LLVM
 makes it only of registers that happen to be neighbours, and its Python package has no assembler. So the few instructions are
-encoded here (Armv7-M Architecture Reference Manual, A7.7: VLDM, VFMA, VCVTB, VCVTT, VPUSH, VPOP, and of the 16-bit ones SUB,
-ADD, B, BX).
+encoded here (Armv7-M Architecture Reference Manual, A7.7: VLDM, VFMA, VCVTB, VCVTT, VPUSH, VPOP, VMOV, LDM, LDR, PUSH, POP,
+SXTAB16, SMLAD, and of the 16-bit ones SUB, ADD, B, BX).
 """
 
 from __future__ import annotations
 
-from tinyrnn.lanes.chains import CHAINS
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-NAMES = {"tinyrnn_chain12": False, "tinyrnn_chain12_f16": True}
-"""function → whether its weights are halves"""
-STACK = 64
-"""bytes that it pushes"""
+from tinyrnn.lanes.chains import CHAINS
+from tinyrnn.lanes.dots import TOGETHER
+
 WEIGHTS, WIDENED, FACTORS = 16, 22, 28
-"""the first register of the weights, of two halves made single, and of the elements of x; the sums are in s0 to s11, w in r0,
-x in r1, n in r2"""
+"""of `chain12` the first register of the weights, of two halves made single, and of the elements of x; the sums are in s0 to
+s11, w in r0, x in r1, n in r2"""
+SUMS, PAIRS, QUADS, TEMPORARY = (4, 5, 6, 7), (8, 9), (10, 11, 12, 14), 3
+"""registers of the sums of `dots4`, of four activations and of four weights of each; w in r0, x in r1, n in r2, starts in r3"""
 
 
 def _load(base: int, first: int, count: int) -> list[int]:
@@ -53,7 +56,7 @@ SAVE, RESTORE, RETURN = [0xED2D, 0x8A10], [0xECBD, 0x8A10], [0x4770]
 """VPUSH and VPOP {s16-s31}; BX lr"""
 
 
-def code(halves: bool) -> list[int]:
+def _chain12(halves: bool) -> list[int]:
     """The half-words: four elements of x at a time, where a short branch goes round them, then one by one."""
     one = [*_load(1, FACTORS, 1), *_products(FACTORS, halves), 0x3A01]
     one += [_branch(NE, -len(one) - 1)]
@@ -67,14 +70,64 @@ def code(halves: bool) -> list[int]:
     return [*SAVE, 0x3A04, _branch(LT, len(four)), *four, 0x3204, _branch(EQ, len(one)), *one, *RESTORE, *RETURN]
 
 
-def definition(name: str) -> str:
-    """LLVM text of a function. LLVM passes and returns the twelve sums in s0 to s11; the body is never reached, and as the
-    linkage is weak nothing is concluded from it."""
-    sums = ", ".join(["float"] * CHAINS)
-    words = code(NAMES[name])
-    words += [0xBF00] * (len(words) % 2)
-    data = ", ".join(f"i16 {word - 0x10000 if word > 0x7FFF else word}" for word in words)
-    return (
-        f"define weak hidden {{ {sums} }} @{name}(ptr, ptr, i32, {sums}) noinline nounwind "
-        f"prologue [{len(words)} x i16] [{data}]\n{{\n  unreachable\n}}\n"
-    )
+def _multiple(base: int, registers: Sequence[int], back: bool = True) -> list[int]:
+    """LDMIA r{base}!, {registers}; without ! where not `back`"""
+    return [0xE890 | back << 5 | base, sum(1 << r for r in registers)]
+
+
+def _dot(sum_: int, weights: int) -> list[int]:
+    """Four products. With e, o the activations of even and odd k and w, u the weights of even and odd k, two of each,
+    (o + w)(e + u) = o e + o u + w e + w u, of which what is not wanted, o e and w u, is in the start of the sum."""
+    even, odd = PAIRS
+    return [
+        *(0xFA20 | odd, 0xF080 | TEMPORARY << 8 | weights),  # SXTAB16 t, o, w
+        *(0xFA20 | even, 0xF090 | weights << 8 | weights),  # SXTAB16 w, e, w, ROR #8
+        *(0xFB20 | TEMPORARY, sum_ << 12 | sum_ << 8 | weights),  # SMLAD sum, t, w, sum
+    ]
+
+
+def _dots4() -> list[int]:
+    """The half-words: sixteen activations at a time, then four by four."""
+    one = [*_multiple(1, PAIRS), *_multiple(0, QUADS)]
+    for sum_, weights in zip(SUMS, QUADS, strict=True):
+        one += _dot(sum_, weights)
+    many = [*one * 4, 0x3A10]  # SUBS r2, #16
+    many += [_branch(GE, -len(many) - 1)]
+    one += [0x3A04]
+    one += [_branch(NE, -len(one) - 1)]
+    start = [*_multiple(3, SUMS, back=False), 0xF851, 0x0B04 | PAIRS[0] << 12]  # LDR r8, [r1], #4
+    start += [0x4400 | PAIRS[0] << 3 | sum_ for sum_ in SUMS]  # ADD sum, r8
+    end = [0xEC40 | SUMS[1], SUMS[0] << 12 | 0x0A10, 0xEC40 | SUMS[3], SUMS[2] << 12 | 0x0A11]  # VMOV s0, s1, …; VMOV s2, s3, …
+    save, restore = [0xE92D, 0x4FF0], [0xE8BD, 0x8FF0]  # PUSH {r4-r11, lr}; POP {r4-r11, pc}
+    body = [*start, 0x3A10, _branch(LT, len(many)), *many, 0x3210, _branch(EQ, len(one)), *one]
+    return [*save, *body, *end, *restore]
+
+
+@dataclass(frozen=True)
+class Routine:
+    """A function in machine code. LLVM passes and returns floats in s0 and on."""
+
+    stack: int
+    """bytes that it pushes"""
+    code: Callable[[], list[int]]
+    result: int
+    """number of floats"""
+    arguments: tuple[str, ...]
+
+    def definition(self, name: str) -> str:
+        """LLVM text. The body is never reached, and as the linkage is weak nothing is concluded from it."""
+        words = self.code()
+        words += [0xBF00] * (len(words) % 2)
+        data = ", ".join(f"i16 {word - 0x10000 if word > 0x7FFF else word}" for word in words)
+        result = ", ".join(["float"] * self.result)
+        return (
+            f"define weak hidden {{ {result} }} @{name}({', '.join(self.arguments)}) noinline nounwind "
+            f"prologue [{len(words)} x i16] [{data}]\n{{\n  unreachable\n}}\n"
+        )
+
+
+ROUTINES = {
+    "tinyrnn_chain12": Routine(64, partial(_chain12, False), CHAINS, ("ptr", "ptr", "i32", *["float"] * CHAINS)),
+    "tinyrnn_chain12_f16": Routine(64, partial(_chain12, True), CHAINS, ("ptr", "ptr", "i32", *["float"] * CHAINS)),
+    "tinyrnn_dots4": Routine(36, _dots4, TOGETHER, ("ptr", "ptr", "i32", "ptr")),
+}

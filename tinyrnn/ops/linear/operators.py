@@ -13,8 +13,9 @@ import numpy as np
 from tinyrnn.graph.call import Call, Lowering, Rows, Value, Weight
 from tinyrnn.graph.ir import Graph, Node, Spec
 from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, register, rewrite
-from tinyrnn.graph.storage import cast, ratios
+from tinyrnn.graph.storage import cast, quantises, ratios
 from tinyrnn.lanes.chains import CHAINS, chain_word
+from tinyrnn.ops.linear.integers import IntegerWeights
 from tinyrnn.ops.linear.texts import chained, suffix, written, written_later
 
 GROUP = 4
@@ -163,6 +164,7 @@ class Linear(Op):
     internal = True
     inputs = ("X",)
     attributes = {"W": REQUIRED, "B": None}
+    storages = (*Op.storages, "int8x8")
 
     def infer(self, node: Node, specs: Sequence[Spec | None]) -> list[Spec]:
         assert specs[0] is not None
@@ -201,11 +203,15 @@ class Linear(Op):
         lead = prod(node.shapes[0][:-1])
         calls = []
         stride = env.row_stride(node.inputs[0])
+        note = f"{node.outputs[0]} = {node.inputs[0]} · W[{k}, {m}]{' + B' if bias is not None else ''}"
         if lead == 1:
             places = [(Value(node.outputs[0]), Value(node.inputs[0]), Rows(), stride)]
         else:
             places = [(Value(node.outputs[0]), Value(node.inputs[0]), Rows(times=lead), k)]
         held = self.stored(node, env, {"W": weights})["W"]
+        if quantises(node) and held.scale is not None:
+            made = IntegerWeights(held.values.T, held.scale[:, 0], bias, "quantise_int8")
+            return [made.call(env, *places[0], node.outputs[0], note)]
         packed, rest = linear_weights(env, held.values.T, held.word, bias, held.scale)
         each = () if held.scale is None else (held.group,)
         for y, x, rows, x_row in places:
@@ -213,7 +219,7 @@ class Linear(Op):
                 Call(
                     linear(env, held.word),
                     (y, x, packed, rest, rows, x_row, k, m, *each),
-                    f"{node.outputs[0]} = {node.inputs[0]} · W[{k}, {m}]{' + B' if bias is not None else ''}",
+                    note,
                 )
             )
         return calls

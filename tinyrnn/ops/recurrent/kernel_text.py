@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tinyrnn.graph.arrays import Array
 from tinyrnn.graph.call import literal
 from tinyrnn.lanes.chains import CHAINS, chain_word
 from tinyrnn.ops.elementwise.activations import BoundActivation
@@ -40,6 +41,8 @@ class Cell:
     """whether the kernel also stores what it computed in each step, see `KEPT`"""
     word: str = "f32"
     """the storage type of W and R, a word of the kernel language"""
+    quantiser: str = ""
+    """the kernel that makes activations of x and h for sums of int8; empty for sums of float32"""
     x_each: int = 0
     """elements of x, and of h, after which int8 sums are multiplied by a factor"""
     h_each: int = 0
@@ -117,17 +120,19 @@ class Text:
         self.lines += ["    " * self.depth + line for line in lines]
 
 
-def kernel_text(cell: Cell, layout: SequenceLayout, lanes: int, registers: int) -> str:
+def kernel_text(sums: GateSums, layout: SequenceLayout) -> str:
     """The source of KERNEL(y, p, r, e, hi, ho, ci, co, s, lens, rows): one direction over all its sequences.
 
     y [step][H], p x or the input's share, r from `pack_state`, e from `pack_extra`, hi, ci and ho, co the state before and after,
     s scratch of 2·H, lens the lengths, rows the number of rows of the call. A traced cell takes one more, kept
-    [step][KEPT][H], which lies as y does with KEPT times its strides.
+    [step][KEPT][H], which lies as y does with KEPT times its strides; gate sums of other kinds take more (`GateSums.operands`).
     """
-    H, text = cell.H, Text()
+    cell, text = sums.cell, Text()
+    H = cell.H
     lstm, kept = cell.op == "LSTM", len(KEPT[cell.op])
-    text(f"def KERNEL(y, p, r, e, hi, ho, ci, co, s, lens, rows{', kept' if cell.traced else ''}):")
+    text(f"def KERNEL(y, p, r, e, hi, ho, ci, co, s, lens, rows{', kept' if cell.traced else ''}{sums.operands}):")
     text.depth = 1
+    sums.pointers(text)
     text(f"y, p, r, e, hi, ho, s = f32(y), f32(p), {cell.word}(r), f32(e), f32(hi), f32(ho), f32(s)")
     if cell.traced:
         text("kept = f32(kept)")
@@ -168,7 +173,7 @@ def kernel_text(cell: Cell, layout: SequenceLayout, lanes: int, registers: int) 
     sign = "-" if layout.backward else ""
     text("for t in range(length):")
     text.depth += 1
-    _step(text, cell, lanes, registers)
+    _step(text, sums)
     text("before = yt", f"yt = at(yt, {sign}{layout.y_step})", f"pt = at(pt, {sign}{layout.p_step})")
     if cell.traced:
         text(f"kt = at(kt, {sign}{layout.y_step * kept})")
@@ -207,82 +212,71 @@ def _zero(to: str, count: int) -> list[str]:
     return [f"for k in range(0, {count}, lanes()):", f"    store_part({to}, k, splat(0.0), {count} - k)"]
 
 
-def _step(text: Text, cell: Cell, lanes: int, registers: int) -> None:
-    """Write one time step: yt from pt and `before`."""
-    panels = -(-cell.H // lanes)
-    base = 0
-    depth = cell.inputs + cell.H
-    for phase, gates in enumerate(cell.phases):
-        together = panels_together(len(gates), panels, registers, 4 * cell.gates * cell.H * cell.H, lanes)
-        whole = panels // together
-        group = together * len(gates) * lanes * depth
-        source = "s" if phase else "before"
-        if whole > 1:
-            stride = together * lanes
-            text(f"for i in range(0, {whole * stride}, {stride}):")
-            text.depth += 1
-            text(f"j = i if t % 2 == 0 else {(whole - 1) * stride} - i")
-            _group(
-                text,
-                cell,
-                gates,
-                phase,
-                together,
-                lanes,
-                f"j * {len(gates) * depth} + {base}",
-                "j",
-                source,
-                whole * together == panels,
-            )
-            text.depth -= 1
-        else:
-            _group(text, cell, gates, phase, together, lanes, str(base), "0", source, whole * together == panels)
-        left = panels - whole * together
-        if left:
-            _group(
-                text,
-                cell,
-                gates,
-                phase,
-                left,
-                lanes,
-                str(base + whole * group),
-                str(whole * together * lanes),
-                source,
-                True,
-            )
-        base += panels * len(gates) * lanes * depth
+class GateSums:
+    """How a kernel computes its gate sums: here as chains of fma over weights in a storage type."""
 
+    operands = ""
+    """more parameters of the kernel"""
+    step = 1
+    """elements k of a sum that lie side by side in r"""
 
-def _group(
-    text: Text,
-    cell: Cell,
-    gates: Sequence[int],
-    phase: int,
-    count: int,
-    lanes: int,
-    at: str,
-    first: str,
-    source: str,
-    last: bool,
-) -> None:
-    """Write the gate sums of `count` panels from unit `first` on, then their cells."""
-    names = [(panel, gate) for panel in range(count) for gate in gates]
-    padded = -(-cell.H // lanes) * lanes
+    def __init__(self, cell: Cell, lanes: int, registers: int) -> None:
+        self.cell, self.lanes, self.registers = cell, lanes, registers
+        self.panels = -(-cell.H // lanes)
+        self.depth = cell.inputs + cell.H
+        """elements of r for each sum"""
 
-    def extra(row: int, panel: int) -> str:
-        return f"load(e, {row * padded + panel * lanes} + {first})"
+    def together(self, gates: int) -> int:
+        """The number of panels whose sums are computed together."""
+        weights = 4 * self.cell.gates * self.cell.H * self.cell.H
+        return panels_together(gates, self.panels, self.registers, weights, self.lanes)
 
-    for panel, gate in names:
-        here = f"g{gate}{panel}"
+    def elements(self, gates: int, count: int) -> int:
+        """Elements of r for a group of `count` panels."""
+        return count * gates * self.lanes * self.depth
+
+    def arranged(self, group: Array) -> Array:
+        """The weights [k, panels·gates·LANES] of a group of panels as the kernel reads them."""
+        return group.ravel()
+
+    def pointers(self, text: Text) -> None:
+        """Write what makes pointers of the additional parameters."""
+
+    def begin(self, text: Text, source: str) -> None:
+        """Write what comes before all sums over the vector `source`."""
+
+    def extra(self, row: int, panel: int, first: str) -> str:
+        return f"load(e, {(row * self.panels + panel) * self.lanes} + {first})"
+
+    def share(self, gate: int, panel: int, first: str, p: str = "pt") -> str:
+        """The text of the input's share of a gate sum of unit first + panel · LANES, where the kernel takes it."""
+        return f"load({p}, {first} * {self.cell.gates} + {(panel * self.cell.gates + gate) * self.lanes})"
+
+    def write(self, text: Text, names: Sequence[tuple[int, int]], at: str, first: str, source: str) -> None:
+        """Write the sums g{gate}{panel} of (panel, gate) from unit `first` on, with weights from element `at` of r on."""
+        cell = self.cell
+        for panel, gate in names:
+            here = f"g{gate}{panel}"
+            if cell.inputs:
+                text(f"{here} = {self.extra(cell.row('bias', gate), panel, first)}")
+            elif not (cell.linear_before_reset and gate == 2):
+                text(f"{here} = {self.share(gate, panel, first)}")
+        text(f"n = {at}")
         if cell.inputs:
-            text(f"{here} = {extra(cell.row('bias', gate), panel)}")
-        elif not (cell.linear_before_reset and gate == 2):
-            text(f"{here} = load(pt, {first} * {cell.gates} + {(panel * cell.gates + gate) * lanes})")
-    text(f"n = {at}")
+            self._products(text, names, first, "pt", cell.inputs, "x", cell.x_each)
+        if cell.linear_before_reset:
+            for panel, gate in names:
+                if gate == 2:
+                    if cell.inputs:
+                        text(f"x{panel} = g2{panel}")
+                    text(f"g2{panel} = {self.extra(cell.row('Rbh'), panel, first)}")
+        self._products(text, names, first, source, cell.H, "h", cell.h_each)
 
-    def products(vector: str, size: int, what: str, each: int) -> None:
+    def _products(
+        self, text: Text, names: Sequence[tuple[int, int]], first: str, vector: str, size: int, what: str, each: int
+    ) -> None:
         """Add to every sum its products by a vector, in order; int8 sums are multiplied by a factor after `each` of them."""
+        cell, lanes = self.cell, self.lanes
         sums = [f"g{gate}{panel}" for panel, gate in names]
         count, start = str(size), ""
         if 0 < each < size:
@@ -299,23 +293,44 @@ def _group(
                 text(f"    {here} = fma(v, load(r, n + {place * lanes}), {here})")
             text(f"    n += {len(sums) * lanes}")
         if each:
-            on = f" + q * {cell.gates * padded}" if start else ""
-            rows = [cell.row(what, gate) * padded + panel * lanes for panel, gate in names]
+            on = f" + q * {cell.gates * self.panels * lanes}" if start else ""
+            rows = [(cell.row(what, gate) * self.panels + panel) * lanes for panel, gate in names]
             text(*(f"{here} = {here} * load(e, {row}{on} + {first})" for here, row in zip(sums, rows, strict=True)))
         text.depth -= bool(start)
 
-    if cell.inputs:
-        products("pt", cell.inputs, "x", cell.x_each)
-    if cell.linear_before_reset:
-        for panel, gate in names:
-            if gate == 2:
-                if cell.inputs:
-                    text(f"x{panel} = g2{panel}")
-                text(f"g2{panel} = {extra(cell.row('Rbh'), panel)}")
-    products(source, cell.H, "h", cell.h_each)
+
+def _step(text: Text, sums: GateSums) -> None:
+    """Write one time step: yt from pt and `before`."""
+    cell, lanes, panels = sums.cell, sums.lanes, sums.panels
+    base = 0
+    for phase, gates in enumerate(cell.phases):
+        source = "s" if phase else "before"
+        sums.begin(text, source)
+        together = sums.together(len(gates))
+        whole, stride = panels // together, together * lanes
+        group = sums.elements(len(gates), together)
+        if whole > 1:
+            text(f"for turn in range({whole}):")
+            text.depth += 1
+            text(f"i = turn if t % 2 == 0 else {whole - 1} - turn", f"j = i * {stride}")
+            _group(text, sums, phase, together, f"i * {group} + {base}", "j", source, whole * together == panels)
+            text.depth -= 1
+        else:
+            _group(text, sums, phase, together, str(base), "0", source, whole * together == panels)
+        base += whole * group
+        left = panels - whole * together
+        if left:
+            _group(text, sums, phase, left, str(base), str(whole * stride), source, True)
+            base += sums.elements(len(gates), left)
+
+
+def _group(text: Text, sums: GateSums, phase: int, count: int, at: str, first: str, source: str, last: bool) -> None:
+    """Write the gate sums of `count` panels from unit `first` on, then their cells."""
+    cell, lanes = sums.cell, sums.lanes
+    sums.write(text, [(panel, gate) for panel in range(count) for gate in cell.phases[phase]], at, first, source)
     for panel in range(count):
         unit = f"{first} + {panel * lanes}"
-        tail = cell.H - (-(-cell.H // lanes) - 1) * lanes if last and panel == count - 1 and cell.H % lanes else 0
+        tail = cell.H - (sums.panels - 1) * lanes if last and panel == count - 1 and cell.H % lanes else 0
         if tail and first == "j":  # the loop's last group alone is partial; earlier ones are whole
             tail_text: str | int = f"{cell.H} - ({unit})"
         else:

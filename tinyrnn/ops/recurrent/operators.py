@@ -24,16 +24,18 @@ from tinyrnn.graph.call import (
 )
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Axis, Frames, Op, Refused, SizesDiffer
-from tinyrnn.graph.storage import Stored, cast
+from tinyrnn.graph.storage import Stored, cast, quantises
 from tinyrnn.lanes import kernel
 from tinyrnn.ops.elementwise.activations import ACTIVATIONS, bind_activations
 from tinyrnn.ops.linear.chain import linear_rows
+from tinyrnn.ops.linear.integers import IntegerWeights
 from tinyrnn.ops.linear.operators import GROUP, linear, linear_weights, pack_rest
 from tinyrnn.ops.movement.gather import look_up
 from tinyrnn.ops.movement.strided_copy import copy_f32
-from tinyrnn.ops.recurrent.kernel_text import KEPT, Cell, SequenceLayout, kernel_text, takes_input
+from tinyrnn.ops.recurrent.integer_text import IntegerSums, IntegerTiles, pack_integers
+from tinyrnn.ops.recurrent.kernel_text import KEPT, Cell, GateSums, SequenceLayout, kernel_text, takes_input
 from tinyrnn.ops.recurrent.packing import Weights, columns, input_bias, pack_extra, pack_state, units
-from tinyrnn.ops.recurrent.stream_tile import Strides, scratch_for_sums, tile_text
+from tinyrnn.ops.recurrent.stream_tile import Strides, Tiles, scratch_for_sums, tile_text
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 TABLE = "table"
@@ -71,6 +73,7 @@ class Recurrent(Op):
     }
     parameters = {"W": 1, "R": 2, "B": 3}
     whole_rows = frozenset({TABLE})
+    storages = (*Op.storages, "int8x8")
     foldable = False
 
     def _directions(self, node: Node) -> int:
@@ -310,8 +313,10 @@ class Recurrent(Op):
         W, R = held["W"], held["R"]
         B, P = (None if node.attributes.get(k) is None else node.attributes[k][d] for k in "BP")
         W_scale, R_scale = (None if each.scale is None else each.scale[d] for each in (W, R))
-        cell = replace(self.cell(node, d), word=R.word, x_each=W.group, h_each=R.group)
-        return cell, Weights(W.values[d], R.values[d], B, P, W_scale, R_scale, held.get(TABLE))
+        weights = Weights(W.values[d], R.values[d], B, P, W_scale, R_scale, held.get(TABLE))
+        if quantises(node):
+            return replace(self.cell(node, d), word="i8", quantiser="quantise_int8"), weights
+        return replace(self.cell(node, d), word=R.word, x_each=W.group, h_each=R.group), weights
 
     def _projected(
         self, node: Node, env: Lowering, cell: Cell, weights: Weights, inside: int
@@ -321,14 +326,23 @@ class Recurrent(Op):
         x: Operand = Value(source)
         calls: list[Call] = []
         if table is not None:
+            share = self._integer_share(env, cell, weights) if cell.quantiser else None
             matrix, *rest = self._shared(cell, weights, env.lanes)
             width = matrix.shape[1]
             if not env.small or 4 * len(table.values) * width <= table.nbytes + matrix.size * table.itemsize:
                 p = Scratch("p", per_row=inside * width, of=source)
-                products = linear_rows(table.floats(), matrix, pack_rest(width, 1, *rest), cell.x_each)
+                if share is not None:
+                    products = share.rows(table.floats())
+                else:
+                    products = linear_rows(table.floats(), matrix, pack_rest(width, 1, *rest), cell.x_each)
                 return cell, [look_up(env, p, Stored("f32", products), source, Rows(of=source))], p, width
             x = Scratch("x", per_row=inside * inputs, of=source)
             calls = [look_up(env, x, table, source, Rows(of=source))]
+        if cell.quantiser:
+            share, note = self._integer_share(env, cell, weights), f"the input's share of {node.op} {node.name}"
+            width = share.q.shape[1]
+            p, stride = Scratch("p", per_row=inside * width, of=source), inputs if inside > 1 or env.per_row(source) else 0
+            return cell, [*calls, share.call(env, p, x, Rows(of=source, times=inside), stride, source, note)], p, width
         if takes_input(cell.gates, inputs, cell.H, env.lanes):
             return replace(cell, inputs=inputs), calls, x, inputs
         matrix, *rest = self._shared(cell, weights, env.lanes)
@@ -351,6 +365,13 @@ class Recurrent(Op):
             return matrix, bias, None, None
         return matrix, bias, columns(cell, weights.W_scale, lanes), columns(cell, units(cell, weights), lanes)
 
+    @staticmethod
+    def _integer_share(env: Lowering, cell: Cell, weights: Weights) -> IntegerWeights:
+        """As `_shared`, of int8."""
+        assert weights.W_scale is not None
+        matrix, scale = columns(cell, weights.W, env.lanes).T, columns(cell, weights.W_scale[:, 0], env.lanes)
+        return IntegerWeights(matrix, scale, columns(cell, input_bias(cell, weights.B), env.lanes), cell.quantiser)
+
     def lower_streams(self, node: Node, env: Lowering) -> list[Call] | None:
         attributes = node.attributes
         one_step = attributes["rows_are_time"] or attributes["steps"] == 1
@@ -362,16 +383,26 @@ class Recurrent(Op):
         cell, projected, p, width = self._projected(node, env, given, own, 1)
         H, inputs = cell.H, 0
         shared: tuple[Operand, ...] = (0, 0)
+        totals: Operand = 0
         if projected and cell.gates == GROUP and env.lanes > 1 and TABLE not in attributes:  # the sums take x as they take h
             inputs = width = own.W.shape[1]
-            matrix, *rest = self._shared(cell, own, env.lanes)
-            shared = linear_weights(env, matrix, cell.word, *rest)
+            if cell.quantiser:
+                integers = self._integer_share(env, cell, own)
+                shared, totals = integers.packed(env), integers.sums(env)
+            else:
+                matrix, *rest = self._shared(cell, own, env.lanes)
+                shared = linear_weights(env, matrix, cell.word, *rest)
             projected, p = [], Value(x)
         where: Operand = Value(y) if y else Scratch("y", per_row=H, of=x)
         places = [place for part in ("h", "c") for place in self._slots(node, env, part if part in self.parts else "h")]
         copies = not self._persists(node, env, self.parts[-1])
-        kernel_of = tile_text(cell, Strides(H, width), copies, env.lanes, env.registers, inputs)
-        packed = self._packed(env, cell, own)
+        gate_sums = self._gate_sums(env, cell)
+        tiles, more = Tiles(gate_sums, Strides(H, width), inputs), self._integers(gate_sums, own)
+        if isinstance(gate_sums, IntegerSums):
+            tiles = IntegerTiles(gate_sums, Strides(H, width), inputs)
+            more = (*more, totals, Scratch("quantised", per_row=tiles.room, of=x))
+        kernel_of = tile_text(tiles, copies)
+        packed = self._packed(gate_sums, own)
         applied = Scratch("applied", per_row=2 * H if len(cell.phases) > 1 else 1, of=x)
         sums = Scratch("sums", fixed=scratch_for_sums(env.lanes))
         rows = [
@@ -379,14 +410,28 @@ class Recurrent(Op):
         ]
         note = f"{node.op} {node.name}, H = {H}, a tile of streams"
         calls = [*self._begin(node, env), *projected]
-        calls.append(Call(kernel_of, (where, p, *shared, *packed, *places, applied, sums, *rows, Rows(of=x)), note))
+        calls.append(Call(kernel_of, (where, p, *shared, *packed, *places, applied, sums, *rows, Rows(of=x), *more), note))
         return [*calls, *self._final_copies(node, env)]
 
     @staticmethod
-    def _packed(env: Lowering, cell: Cell, weights: Weights) -> tuple[Weight, Weight]:
+    def _gate_sums(env: Lowering, cell: Cell) -> GateSums:
+        if cell.quantiser:
+            return IntegerSums(cell, env.lanes, env.registers, env.dot)
+        return GateSums(cell, env.lanes, env.registers)
+
+    @staticmethod
+    def _integers(sums: GateSums, weights: Weights) -> tuple[Operand, ...]:
+        """What the kernel takes beside that for sums of int8."""
+        if not isinstance(sums, IntegerSums):
+            return ()
+        packed = pack_integers(sums, weights.R)
+        return (Weight(packed) if packed.size else 0,)
+
+    @staticmethod
+    def _packed(sums: GateSums, weights: Weights) -> tuple[Weight, Weight]:
         """What the kernel takes as r and e."""
-        matrices = cast(cell.word, pack_state(cell, weights, env.lanes, env.registers))
-        return Weight(matrices), Weight(pack_extra(cell, weights, env.lanes))
+        matrices = cast(sums.cell.word, pack_state(sums, weights))
+        return Weight(matrices), Weight(pack_extra(sums.cell, weights, sums.lanes))
 
     def _slots(self, node: Node, env: Lowering, part: str) -> tuple[Slotted, Slotted]:
         """Where a part of the state is read and where it is written."""
@@ -448,21 +493,23 @@ class Recurrent(Op):
         def part(operand: Operand) -> Operand:
             return replace(operand, offset=d * state_direction)  # type: ignore[arg-type, type-var]
 
+        gate_sums = self._gate_sums(env, cell)
         calls.append(
             Call(
-                kernel_text(cell, layout, env.lanes, env.registers),
+                kernel_text(gate_sums, layout),
                 (
                     where,
                     p,
-                    *self._packed(env, cell, weights),
+                    *self._packed(gate_sums, weights),
                     part(h_before),
                     part(h_after),
                     part(c_before),
                     part(c_after),
-                    Scratch("s", fixed=2 * H),
+                    Scratch("s", fixed=2 * H + (gate_sums.room if isinstance(gate_sums, IntegerSums) else 0)),
                     Value(lens) if lens else 0,
                     Rows(of=x),
                     *kept,
+                    *self._integers(gate_sums, weights),
                 ),
                 f"{node.op} {node.name}, H = {H}",
             )

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyrnn.graph.op import Array
 from tinyrnn.graph.storage import Stored, ratios
-from tinyrnn.ops.recurrent.kernel_text import Cell, panels_together
+from tinyrnn.ops.recurrent.kernel_text import Cell, GateSums
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,21 +57,21 @@ def units(cell: Cell, weights: Weights) -> Array:
     return made
 
 
-def pack_state(cell: Cell, weights: Weights, lanes: int, registers: int) -> Array:
+def pack_state(sums: GateSums, weights: Weights) -> Array:
     """The matrices for the kernel: for each phase groups of panels, each [k][panel][gate][lane] with k over x, where the
     kernel takes it, and h."""
+    cell, lanes, panels = sums.cell, sums.lanes, sums.panels
     G, H = cell.gates, cell.H
-    panels = -(-H // lanes)
     both = np.concatenate([weights.W, weights.R], axis=1) if cell.inputs else weights.R
     wide = np.zeros((G, panels * lanes, both.shape[1]), both.dtype)
     wide[:, :H] = both.reshape(G, H, -1)
     cut = wide.reshape(G, panels, lanes, -1)
     parts = []
     for gates in cell.phases:
-        together = panels_together(len(gates), panels, registers, 4 * cell.gates * cell.H * cell.H, lanes)
+        together = sums.together(len(gates))
         for first in range(0, panels, together):
             block = cut[list(gates), first : first + together]
-            parts.append(block.transpose(3, 1, 0, 2).ravel())
+            parts.append(sums.arranged(block.transpose(3, 1, 0, 2).reshape(both.shape[1], -1)))
     return np.concatenate(parts)
 
 
@@ -86,7 +86,10 @@ def pack_extra(cell: Cell, weights: Weights, lanes: int) -> Array:
         extra[1:] = weights.P.reshape(3, H)
     rows = [extra]
     bias = input_bias(cell, weights.B)
-    if weights.W_scale is not None and weights.R_scale is not None:
+    if cell.quantiser:
+        assert weights.R_scale is not None
+        rows.append(weights.R_scale.reshape(G, H))
+    elif weights.W_scale is not None and weights.R_scale is not None:
         if cell.linear_before_reset:
             extra[0] = ratios(extra[0], weights.R_scale[2 * H :, 0])
         bias = ratios(bias, weights.W_scale[:, 0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tinyrnn.ops.recurrent.kernel_text import Cell, Text, cell_equations, copy_lines, panels_together
+from tinyrnn.ops.recurrent.kernel_text import GateSums, Text, cell_equations, copy_lines
 
 SUMS = {16: 8, 32: 16}
 """vector registers → gate sums of a tile: they hide the wait of each fma and leave room for weights"""
@@ -24,25 +24,25 @@ class Strides:
     p: int
 
 
-def tile_text(cell: Cell, strides: Strides, copies: bool, lanes: int, registers: int, inputs: int = 0) -> str:
+def tile_text(tiles: Tiles, copies: bool) -> str:
     """The source of KERNEL(y, p, w, b, r, e, hi, ho, ci, co, applied, g, hi_at, hi_by, ho_at, ho_by, …, co_at, co_by, rows).
 
     y [rows][H], p x or the input's share of the gate sums, r from `pack_state`, e from `pack_extra`, applied scratch
     [rows][2·H] for the reset gate's work, g scratch for the sums of a tile. Where the kernel takes `inputs` elements of x,
     which it can for LSTM, w and b are their weights from `linear_weights`, in which the four gates of a panel stand side by
     side. Stream i has its h before the step at element hi_at[i] · hi_by of hi, and so on for h after it (ho) and for c. With
-    `copies` c before and after the step lie in different places.
+    `copies` c before and after the step lie in different places. Gate sums of other kinds take more (`GateSums.operands`).
     """
-    text = Text()
-    text(
-        "def KERNEL(y, p, w, b, r, e, hi, ho, ci, co, applied, g, hi_at, hi_by, ho_at, ho_by, ci_at, ci_by, co_at, co_by, rows):"
-    )
+    text, cell, strides = tiles.text, tiles.cell, tiles.strides
+    places = "hi_at, hi_by, ho_at, ho_by, ci_at, ci_by, co_at, co_by"
+    text(f"def KERNEL(y, p, w, b, r, e, hi, ho, ci, co, applied, g, {places}, rows{tiles.operands}):")
     text.depth = 1
     text(
         f"w, b, r, e = {cell.word}(w), f32(b), {cell.word}(r), f32(e)",
         "y, p, hi, ho, g = f32(y), f32(p), f32(hi), f32(ho), f32(g)",
     )
     text("hi_at, ho_at = i64(hi_at), i64(ho_at)")
+    tiles.pointers()
     if len(cell.phases) > 1:
         text("applied = f32(applied)")
     if cell.op == "LSTM":
@@ -53,7 +53,7 @@ def tile_text(cell: Cell, strides: Strides, copies: bool, lanes: int, registers:
                 "    c = at(co, get(co_at, i) * co_by)",
                 *(f"    {line}" for line in copy_lines("c", "at(ci, get(ci_at, i) * ci_by)", cell.H)),
             )
-    _Tiles(text, cell, strides, lanes, registers, inputs).write()
+    tiles.write()
     text(
         "for i in range(rows):",
         *(f"    {line}" for line in copy_lines("at(ho, get(ho_at, i) * ho_by)", f"at(y, i * {strides.y})", cell.H)),
@@ -66,34 +66,39 @@ def scratch_for_sums(lanes: int) -> int:
     return 2 * max(SUMS.values()) * lanes
 
 
-class _Tiles:
-    """The lines of all gate sums and cells."""
+class Tiles:
+    """The lines of all gate sums and cells. inputs: elements of x that the kernel takes itself"""
 
-    def __init__(self, text: Text, cell: Cell, strides: Strides, lanes: int, registers: int, inputs: int) -> None:
-        self.text, self.cell, self.strides, self.lanes, self.registers = text, cell, strides, lanes, registers
-        self.inputs = inputs
-        self.panels = -(-cell.H // lanes)
-        self.depth = cell.inputs + cell.H
+    operands = ""
+    """more parameters of the kernel"""
+
+    def __init__(self, sums: GateSums, strides: Strides, inputs: int = 0) -> None:
+        self.text, self.sums, self.strides, self.inputs = Text(), sums, strides, inputs
+        self.cell, self.lanes, self.registers, self.panels = sums.cell, sums.lanes, sums.registers, sums.panels
+
+    def pointers(self) -> None:
+        """Write what makes pointers of the additional parameters."""
+
+    def begin(self, phase: int) -> None:
+        """Write what comes before all sums of a phase."""
 
     def write(self) -> None:
-        cell, lanes = self.cell, self.lanes
         base = 0
-        for phase, gates in enumerate(cell.phases):
-            weights = 4 * cell.gates * cell.H * cell.H
-            together = panels_together(len(gates), self.panels, self.registers, weights, lanes)
-            whole = self.panels // together
-            group = together * len(gates) * lanes * self.depth
+        for phase, gates in enumerate(self.cell.phases):
+            self.begin(phase)
+            together = self.sums.together(len(gates))
+            whole, group = self.panels // together, self.sums.elements(len(gates), together)
             if whole > 1:
                 self.text(f"for group in range({whole}):")
                 self.text.depth += 1
-                self._group(phase, together, f"{base} + group * {group}", f"group * {together * lanes}")
+                self._group(phase, together, f"{base} + group * {group}", f"group * {together * self.lanes}")
                 self.text.depth -= 1
             else:
                 self._group(phase, together, str(base), "0")
-            if self.panels > whole * together:
-                left = self.panels - whole * together
-                self._group(phase, left, str(base + whole * group), str(whole * together * lanes))
-            base += self.panels * len(gates) * lanes * self.depth
+            base += whole * group
+            if left := self.panels - whole * together:
+                self._group(phase, left, str(base), str(whole * together * self.lanes))
+                base += self.sums.elements(len(gates), left)
 
     def _group(self, phase: int, count: int, weights: str, unit: str) -> None:
         """All streams by the `count` panels from `unit` on, whose weights stand side by side from `weights` on."""
@@ -103,7 +108,7 @@ class _Tiles:
         if whole > 1:
             self.text(f"for side in range({whole}):")
             self.text.depth += 1
-            beside = width * len(gates) * self.lanes
+            beside = width * len(gates) * self.lanes * self.sums.step
             self._streams(phase, count, width, f"{weights} + side * {beside}", f"{unit} + side * {width * self.lanes}")
             self.text.depth -= 1
         else:
@@ -114,14 +119,13 @@ class _Tiles:
                 phase,
                 count,
                 count - past,
-                f"{weights} + {past * len(gates) * self.lanes}",
+                f"{weights} + {past * len(gates) * self.lanes * self.sums.step}",
                 f"{unit} + {past * self.lanes}",
             )
 
     def _streams(self, phase: int, count: int, width: int, weights: str, unit: str) -> None:
         """All streams by `width` panels of a group of `count`."""
-        sums = SUMS[32 if self.registers >= 32 else 16]
-        tall = max(1, sums // (width * len(self.cell.phases[phase])))
+        tall = self._tall(width * len(self.cell.phases[phase]))
         self.text(f"u, first, i = {unit}, {weights}, 0")
         for height in dict.fromkeys((tall, 1)):
             self.text(f"while i + {height} <= rows:")
@@ -130,13 +134,40 @@ class _Tiles:
             self.text(f"i += {height}")
             self.text.depth -= 1
 
+    def _tall(self, sums: int) -> int:
+        """The number of streams of a tile with so many sums for each."""
+        return max(1, SUMS[32 if self.registers >= 32 else 16] // sums)
+
     def _tile(self, phase: int, count: int, width: int, height: int) -> None:
         """The sums of `height` streams from stream i on by `width` panels from unit u on, then their cells."""
         cell, lanes, text = self.cell, self.lanes, self.text
+        names = [(panel, gate) for panel in range(width) for gate in cell.phases[phase]]
+        streams = range(height)
+        kept = self._sums(phase, names, count, streams)
+        for v in streams:
+            text(*(f"store(g, {(v * len(kept) + place) * lanes}, {name}_{v})" for place, name in enumerate(kept)))
+        text(f"for v in range({height}):")
+        text.depth += 1
+        text(
+            f"yt, pt = at(y, (i + v) * {self.strides.y}), at(p, (i + v) * {self.strides.p})",
+            "before = at(hi, get(hi_at, i + v) * hi_by)",
+        )
+        if cell.op == "LSTM":
+            text("c = at(co, get(co_at, i + v) * co_by)")
+        if len(cell.phases) > 1:
+            text(f"s = at(applied, (i + v) * {2 * cell.H})")
+        text(*(f"{name} = load(g, (v * {len(kept)} + {place}) * {lanes})" for place, name in enumerate(kept)))
+        for panel in range(width):
+            tail = f"{cell.H} - u - {panel * lanes}" if cell.H % lanes else 0
+            cell_equations(text, cell, phase, panel, f"u + {panel * lanes}", tail, lanes, "u")
+        text.depth -= 1
+
+    def _sums(self, phase: int, names: Sequence[tuple[int, int]], count: int, streams: range) -> list[str]:
+        """Write the sums g{gate}{panel}_{stream} of (panel, gate), of a group of `count` panels; returns the names without
+        stream of what the cells take."""
+        cell, lanes, text = self.cell, self.lanes, self.text
         gates = cell.phases[phase]
         padded = self.panels * lanes
-        names = [(panel, gate) for panel in range(width) for gate in gates]
-        streams = range(height)
         late = cell.linear_before_reset
         for v in streams:
             text(f"pt{v} = at(p, (i + {v}) * {self.strides.p})")
@@ -166,26 +197,10 @@ class _Tiles:
                     if gate == 2:
                         text(f"g2{panel}_{v} = load(e, {cell.row('Rbh') * padded + panel * lanes} + u)")
             if cell.inputs:
-                kept = [*kept, *(f"x{panel}" for panel in range(width))]
+                kept = [*kept, *(f"x{panel}" for panel, gate in names if gate == 2)]
         sums = [f"g{gate}{panel}" for panel, gate in names]
         self._products("r", "h", cell.H, sums, count * len(gates), streams, cell.h_each, self._after("h", names))
-        for v in streams:
-            text(*(f"store(g, {(v * len(kept) + place) * lanes}, {name}_{v})" for place, name in enumerate(kept)))
-        text(f"for v in range({height}):")
-        text.depth += 1
-        text(
-            f"yt, pt = at(y, (i + v) * {self.strides.y}), at(p, (i + v) * {self.strides.p})",
-            "before = at(hi, get(hi_at, i + v) * hi_by)",
-        )
-        if cell.op == "LSTM":
-            text("c = at(co, get(co_at, i + v) * co_by)")
-        if len(cell.phases) > 1:
-            text(f"s = at(applied, (i + v) * {2 * cell.H})")
-        text(*(f"{name} = load(g, (v * {len(kept)} + {place}) * {lanes})" for place, name in enumerate(kept)))
-        for panel in range(width):
-            tail = f"{cell.H} - u - {panel * lanes}" if cell.H % lanes else 0
-            cell_equations(text, cell, phase, panel, f"u + {panel * lanes}", tail, lanes, "u")
-        text.depth -= 1
+        return kept
 
     def _after(self, what: str, names: Sequence[tuple[int, int]]) -> list[str]:
         """The text of the factor of each sum after a group of x or h, with %s for the elements to that group's."""
