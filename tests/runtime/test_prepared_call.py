@@ -201,6 +201,22 @@ def test_an_output_that_is_an_input(tmp_path: Path) -> None:
         same(through, x)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_only_output_is_a_state(batch: int, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["x", "h"], ["sum"]), helper.make_node("Tanh", ["sum"], ["h_out"])]
+    graph = helper.make_graph(
+        nodes, "state", [helper.make_tensor_value_info(n, TensorProto.FLOAT, [batch, 3]) for n in ("x", "h")],
+        [helper.make_tensor_value_info("h_out", TensorProto.FLOAT, [batch, 3])])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    model = loaded(proto, tmp_path, states={"h": "h_out"})
+    for seed in range(50):
+        x, h = np.random.default_rng(seed).standard_normal((2, batch, 3)).astype(np.float32)
+        same(model.run(x, h), fresh(model, {"x": x, "h": h}))
+    (call,) = model._prepared[x.shape, h.shape]
+    (way,) = call.outputs
+    assert way.copied is None and call.table[way.place], "its address is not that of the result"
+
+
 @pytest.mark.parametrize("name", ["sentiment", "vqa", "translate_encoder", "char_lm", "digits", "video"])
 def test_packaged_models(name: str) -> None:
     model = tinyrnn.load(PACKAGED / f"{name}.onnx")

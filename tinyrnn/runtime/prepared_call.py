@@ -73,7 +73,7 @@ class PreparedCall(ProcessLocal):
         count, constants = len(layout.inputs), len(layout.batches)
         ins = taken(layout.inputs, 0, 0) | in_states(layout.state_inputs, [p.name for p in layout.state_inputs])
         ends = in_states(layout.state_outputs, [part[0] for part in layout.state_parts])
-        outs = taken(layout.outputs, count, count + constants) | ends
+        outs = ends | taken(layout.outputs, count, count + constants)
         self.inputs, self.outputs = [ins[name] for name in layout.file_inputs], [outs[name] for name in layout.file_outputs]
 
     def _one(self, code: Any, arrays: list[Array], last: int, end: int) -> tuple[int, int]:
@@ -85,7 +85,7 @@ class PreparedCall(ProcessLocal):
         context.addresses[self.layout.header :][: len(arrays)] = [array.ctypes.data for array in arrays]
         self.table, self.states = context.addresses, context.state[None]
         self.call: Callable[[], int] = partial(code.run, context.pointer, last)
-        self._memory: Any = context
+        self._memory: Any = context, arrays
         return self.layout.header, 1
 
     def _several(self, code: Any, made: PoolCode, arrays: list[Array], batch: int, last: int, end: int) -> tuple[int, int]:
