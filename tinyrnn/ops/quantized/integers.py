@@ -12,6 +12,7 @@ import numpy as np
 
 from tinyrnn.graph.ir import Spec
 from tinyrnn.graph.op import Array, Refused
+from tinyrnn.ops.elementwise.cast import dtype_of
 
 DType = np.dtype[Any]
 
@@ -19,6 +20,30 @@ SMALL = ("int8", "uint8", "int16", "uint16", "int4", "uint4", "int2", "uint2")
 """types of quantised numbers, by name: those of 4 and 2 bits are types that NumPy lacks"""
 EXACT = 1 << 24
 """float32 holds every integer up to this magnitude"""
+CODES: dict[int, str] = {
+    17: "float8_e4m3fn",
+    18: "float8_e4m3fnuz",
+    19: "float8_e5m2",
+    20: "float8_e5m2fnuz",
+    21: "uint4",
+    22: "int4",
+    23: "float4_e2m1fn",
+    25: "uint2",
+    26: "int2",
+}
+"""TensorProto.DataType → type of the package ml_dtypes"""
+
+
+def type_of(code: int) -> np.dtype[Any]:
+    """The type of a TensorProto.DataType, those that NumPy lacks included. Raises `Refused`."""
+    if code not in CODES:
+        return dtype_of(code)
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise Refused(f"{CODES[code]} is a type that NumPy lacks; install ml_dtypes") from None
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, CODES[code]))
+    return found
 
 
 def is_small(dtype: DType) -> bool:

@@ -24,33 +24,9 @@ from tinyrnn.ops.quantized.integers import (
     limits,
     rounded,
     spread,
+    type_of,
 )
 from tinyrnn.ops.quantized.written import Operand, Quantised, Written
-
-CODES: dict[int, str] = {
-    17: "float8_e4m3fn",
-    18: "float8_e4m3fnuz",
-    19: "float8_e5m2",
-    20: "float8_e5m2fnuz",
-    21: "uint4",
-    22: "int4",
-    23: "float4_e2m1fn",
-    25: "uint2",
-    26: "int2",
-}
-"""TensorProto.DataType → type of the package ml_dtypes"""
-
-
-def type_of(code: int) -> np.dtype[Any]:
-    """The type of a TensorProto.DataType, those that NumPy lacks included. Raises `Refused`."""
-    if code not in CODES:
-        return dtype_of(code)
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise Refused(f"{CODES[code]} is a type that NumPy lacks; install ml_dtypes") from None
-    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, CODES[code]))
-    return found
 
 
 class _Scaled(Quantised):

@@ -16,7 +16,7 @@ from tinyrnn.errors import UnsupportedError
 from tinyrnn.graph.ir import Graph, Node, Spec, spec_of
 from tinyrnn.graph.op import OURS, Array, Op, Refused, op_of, rewrite
 from tinyrnn.ops.elementwise.cast import cast_to, dtype_of
-from tinyrnn.ops.quantized.integers import checked_scale, is_small, limits
+from tinyrnn.ops.quantized.integers import CODES, checked_scale, is_small, limits
 
 Operand = str | Array
 """the name of a float32 value of the graph, or float32 numbers that are known"""
@@ -129,7 +129,12 @@ class Written:
     def whole(self, value: str, output: str) -> None:
         """Integers in float32 as the integer output of the file."""
         self.floats[output] = value
-        self.nodes.append(cast_to(self.spec(output).dtype, value, output))
+        dtype = self.spec(output).dtype
+        code = next((code for code, name in CODES.items() if name == dtype.name), None)
+        if code is None:
+            self.nodes.append(cast_to(dtype, value, output))
+        else:  # no value has such a type at run time: what reads this one reads the float, and an output is refused
+            self.nodes.append(Node("Cast", output, (value,), (output,), {"to": code}, VERSION))
 
     def quantize(self, x: Operand, scale: Operand, zero: Operand, output: str, op: str = "Quantize") -> None:
         """round(x / scale) + zero as an integer output; by `Requantize` round(x * scale) + zero."""
