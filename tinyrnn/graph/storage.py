@@ -167,9 +167,12 @@ def rounded(array: Array, summed: Sequence[int], storage: Storage) -> Array:
 def quantized(rows: Array, group: int = 0) -> Stored:
     """Rows [*outputs, K] rounded to int8, scale = largest magnitude / 127 of each group.
 
-    Of rows that were rounded so, it finds the integers and the scales again.
+    Of rows that were rounded so, it finds the integers and the scales again. Whole numbers up to 127 keep the scale 1.
     """
     size = rows.shape[-1]
+    whole = _whole_numbers(rows)
+    if whole is not None:
+        return whole
     group = min(group or size, size)
     groups = -(-size // group)
     padded = np.zeros((*rows.shape[:-1], groups * group), np.float64)
@@ -179,6 +182,13 @@ def quantized(rows: Array, group: int = 0) -> Stored:
     scale = (largest / LARGEST).astype(np.float32)
     scale[scale < TINY] = 0
     return _with_scales(rows, _without_zeros(scale), group)
+
+
+def _whole_numbers(rows: Array) -> Stored | None:
+    """Rows of integers as they are; None for other rows."""
+    if not rows.size or np.abs(rows).max() > LARGEST + 1 or rows.max() > LARGEST or not np.array_equal(rows, np.rint(rows)):
+        return None
+    return Stored("i8", rows.astype(np.int8), np.ones((*rows.shape[:-1], 1), np.float32), rows.shape[-1])
 
 
 def _with_scales(rows: Array, scale: Array, group: int) -> Stored:
@@ -242,9 +252,7 @@ def recovered(rows: Array, grouped: bool = True) -> Stored | None:
     """
     size = rows.shape[-1]
     if np.array_equal(rows, np.rint(rows)):
-        fits = rows.size and rows.min() >= -LARGEST - 1 and rows.max() <= LARGEST
-        ones = np.ones((*rows.shape[:-1], 1), np.float32)
-        return Stored("i8", rows.astype(np.int8), ones, size) if fits else None
+        return _whole_numbers(rows)
     flat = rows.reshape(-1, size)
     for group in (size, *(g for g in GROUPS if grouped and g < size)):
         found = None if _recovered(flat[:SAMPLE], group) is None else _recovered(flat, group)
