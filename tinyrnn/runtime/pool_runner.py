@@ -80,7 +80,7 @@ class Runner(ProcessLocal):
     def prepare_each(self, run: Any, context: Context) -> None:
         """Take the page for one stream, and the memory in which it works."""
         self.run, self.context = run, context
-        entry = ctypes.cast(run, ctypes.c_void_p).value or 0
+        entry = 0 if self.made.code is None else ctypes.cast(run, ctypes.c_void_p).value or 0
         self.table[:2] = entry, context.pointer
         self.table[7] = self.layout.header
 
