@@ -20,6 +20,7 @@ from tinyrnn.ops.quantized import quantize, weights
 from tinyrnn.ops.recurrent import cells as recurrent_cells
 from tinyrnn.ops.recurrent import matching as recurrent_match
 from tinyrnn.ops.recurrent import operators as recurrent
+from tinyrnn.ops.recurrent import quantized as recurrent_quantized
 from tinyrnn.ops.recurrent import unrolled
 from tinyrnn.ops.recurrent import unrolled_cells as recurrent_unrolled
 from tinyrnn.ops.reduction import along_axis, batch_normalization, normalization, softmax
@@ -55,6 +56,7 @@ __all__ = [
     "recurrent",
     "recurrent_cells",
     "recurrent_match",
+    "recurrent_quantized",
     "recurrent_unrolled",
     "reduction",
     "resize",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,39 +46,57 @@ _USED = (
     *(at, dot, dot_offset, dot_width, dots4, f32, fma, get, i8, i32, lanes, load, load_ints, plus, quantise_int8),
     *(quantise_uint8, splat, store, store_part, times, to_float, zeros),
 )
-ARGUMENTS = "y, x, w, b, sums, starts, q, rows, x_row, K, M, q_row"
+ARGUMENTS = "y, x, w, b, sums, starts, q, rows, x_row, K, M, q_row, parts"
 
 
-def interleaved(q: Array, dot: Dot) -> Array:
-    """int8 weights [K, outputs] as [k / width][output][width], zero-padded along k.
+def parts_of(q: Array) -> int:
+    """The number of int8 matrices whose sum integer weights are."""
+    return 1 if q.dtype == np.int8 or (q.min(initial=0) >= -128 and q.max(initial=0) <= 127) else 2
+
+
+def grouped(q: Array, size: int, dot: Dot, parts: int) -> Array:
+    """Weights [K, outputs], zero-padded along k, in groups of `size` outputs: each [part][k / width][output][width], int8.
 
     Raises `Refused` where a sum over k may be no int32.
     """
-    k, outputs = q.shape
-    if k > LONGEST:
-        raise Refused(f"its sums have {k} products of int8; supported are {LONGEST}")
-    wide = np.zeros((-(-k // dot.width) * dot.width, outputs), np.int8)
-    wide[:k] = q
-    made: Array = wide.reshape(-1, dot.width, outputs).transpose(0, 2, 1).ravel()
-    return made
+    k = len(q)
+    if k * parts > LONGEST:
+        raise Refused(f"its sums have {k} products of int8; supported are {LONGEST // parts}")
+    made = []
+    for group in _groups(q, size, parts):
+        wide = np.zeros((-(-k // dot.width) * dot.width, group.shape[1]), np.int8)
+        wide[:k] = group
+        made.append(wide.reshape(-1, dot.width, group.shape[1]).transpose(0, 2, 1).ravel())
+    return np.concatenate(made)
 
 
-def starts_of(q: Array) -> Array:
-    """Minus the sum of the products of neighbours among int8 weights [K, outputs], which `dots4` of "dual" finds too much."""
-    wide = np.zeros((len(q) + len(q) % 2, q.shape[1]), np.int32)
-    wide[: len(q)] = q
-    made: Array = -(wide[0::2] * wide[1::2]).sum(0, dtype=np.int32)
-    return made
+def starts_of(q: Array, parts: int) -> Array:
+    """For each group of TOGETHER of the outputs of integer weights [K, outputs], and each part of it: minus the sum of the
+    products of neighbours, which `dots4` of "dual" finds too much. int32"""
+    made = [np.zeros(0, np.int32)]
+    for group in _groups(q, TOGETHER, parts):
+        wide = np.zeros((len(q) + len(q) % 2, TOGETHER), np.int32)
+        wide[: len(q)] = group
+        made.append(-(wide[0::2] * wide[1::2]).sum(0, dtype=np.int32))
+    return np.concatenate(made)
 
 
-def pack(q: Array, lanes: int, dot: Dot) -> Array:
-    """int8 weights [K, M] in groups of GROUP panels; zero-padded."""
-    m = q.shape[1]
+def _groups(q: Array, size: int, parts: int) -> Iterator[Array]:
+    """Each group of `size` outputs, as that many int8 matrices."""
+    for first in range(0, q.shape[1], size):
+        rest = q[:, first : first + size].astype(np.int16)
+        for _ in range(parts):
+            part = np.clip(rest, -128, 127)
+            rest = rest - part
+            yield part.astype(np.int8)
+
+
+def padded(outputs: Array, lanes: int) -> Array:
+    """[…, outputs], zero-padded to whole vectors, or groups of TOGETHER where LANES is 1."""
     step = lanes if lanes > 1 else TOGETHER
-    wide = np.zeros((len(q), -(-m // step) * step), np.int8)
-    wide[:, :m] = q
-    size = GROUP * lanes if lanes > 1 else TOGETHER
-    return np.concatenate([interleaved(wide[:, first : first + size], dot) for first in range(0, wide.shape[1], size)])
+    wide = np.zeros((*outputs.shape[:-1], -(-outputs.shape[-1] // step) * step), outputs.dtype)
+    wide[..., : outputs.shape[-1]] = outputs
+    return wide
 
 
 def pack_rest(scale: Array, bias: Array | None, lanes: int) -> Array:
@@ -89,14 +107,6 @@ def pack_rest(scale: Array, bias: Array | None, lanes: int) -> Array:
     if bias is not None:
         rows[0, :m] = bias
     return rows.ravel()
-
-
-def padded(values: Array, lanes: int) -> Array:
-    """int32 for each output, padded to whole vectors."""
-    step = lanes if lanes > 1 else TOGETHER
-    wide = np.zeros(-(-len(values) // step) * step, np.int32)
-    wide[: len(values)] = values
-    return wide
 
 
 def _linear_text(name: str, quantiser: str, heights: Sequence[int]) -> str:
@@ -127,7 +137,7 @@ def _linear_text(name: str, quantiser: str, heights: Sequence[int]) -> str:
 
 def _blocks(heights: Sequence[int], group: int, shifted: str) -> list[str]:
     """Lines for all rows by `group` panels from panel j on."""
-    start = "j * L * depth" if group == GROUP else "whole * L * depth + (j - whole) * L * D"
+    start = "j * L * depth * parts" if group == GROUP else "whole * L * depth * parts + (j - whole) * L * D"
     stride = f"{GROUP} * L * D" if group == GROUP else "(panels - whole) * L * D"
     lines = ["left = M - j * L", "r = 0"]
     for height in heights:
@@ -139,10 +149,10 @@ def _blocks(heights: Sequence[int], group: int, shifted: str) -> list[str]:
             for panel in range(group):
                 body += [f"{names[row][panel]} = zeros()", f"if {shifted}:"]
                 body.append(f"    {names[row][panel]} = times(load_ints(sums, (j + {panel}) * L), shift)")
-        body += [f"here = at(w, {start})", "for k in range(0, depth, D):"]
+        body += [f"here = at(w, {start})", "for part in range(parts):", "    for k in range(0, depth, D):"]
         for row in range(height):
-            body += [f"    {name} = dot({name}, x{row}, k, here, {panel} * L * D)" for panel, name in enumerate(names[row])]
-        body.append(f"    here = at(here, {stride})")
+            body += [f"        {name} = dot({name}, x{row}, k, here, {panel} * L * D)" for panel, name in enumerate(names[row])]
+        body.append(f"        here = at(here, {stride})")
         for row in range(height):
             body += [f"to = at(y, (r + {row}) * M + j * L)", f"scale = splat(get(scales, (r + {row}) * q_row))"]
             for panel in range(group):
@@ -156,7 +166,7 @@ def _blocks(heights: Sequence[int], group: int, shifted: str) -> list[str]:
 
 def _linear_1_text(name: str, quantiser: str) -> str:
     """The text for LANES = 1: TOGETHER outputs at once."""
-    sums = [f"s{n}" for n in range(TOGETHER)]
+    sums, more = [f"s{n}" for n in range(TOGETHER)], [f"m{n}" for n in range(TOGETHER)]
     lines = [
         f"def {name}({ARGUMENTS}):",
         '    """As `linear_int8_32`; starts from `starts_of` where sums start so."""',
@@ -168,7 +178,11 @@ def _linear_1_text(name: str, quantiser: str) -> str:
         f"        here = at(q, 4 * {QUANTISED})",
         f"        scale, shift = {quantiser}(here, at(x, r * x_row), K)",
         f"        for j in range(0, M, {TOGETHER}):",
-        f"            {', '.join(sums)} = dots4(at(w, j * depth), here, depth, at(starts, j))",
+        f"            {', '.join(sums)} = dots4(at(w, j * parts * depth), here, depth, at(starts, j * parts))",
+        "            if parts > 1:",
+        f"                first = j * parts + {TOGETHER}",
+        f"                {', '.join(more)} = dots4(at(w, first * depth), here, depth, at(starts, first))",
+        *(f"                {name} = plus({name}, {other})" for name, other in zip(sums, more, strict=True)),
     ]
     for n, name in enumerate(sums):
         body = [f"store(to, j + {n}, fma(to_float({name}), scale * load(b, M + j + {n}), load(b, j + {n})))"]
@@ -203,12 +217,13 @@ def __getattr__(name: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True, eq=False)
 class IntegerWeights:
-    """int8 weights [K, M], their scales [M] and the bias [M] of a matrix product."""
+    """Integer weights [K, M], their scales [M] and the bias [M] of a matrix product."""
 
     q: Array
     scale: Array
     bias: Array | None
     quantiser: str
+    parts: int = 1
 
     def sums(self, env: Lowering) -> Operand:
         """What kernels take as the sums over k of the weights, if they do."""
@@ -217,7 +232,9 @@ class IntegerWeights:
 
     def packed(self, env: Lowering) -> tuple[Weight, Weight]:
         """What kernels take as w and b."""
-        return Weight(pack(self.q, env.lanes, env.dot)), Weight(pack_rest(self.scale, self.bias, env.lanes))
+        size = TOGETHER if env.lanes == 1 else GROUP * env.lanes
+        matrix = grouped(padded(self.q, env.lanes), size, env.dot, self.parts)
+        return Weight(matrix), Weight(pack_rest(self.scale, self.bias, env.lanes))
 
     def rows(self, x: Array) -> Array:
         """The product of float32 rows [n, K], with the bits of the kernel of symmetric activations."""
@@ -233,9 +250,9 @@ class IntegerWeights:
         """The product of `rows` of x, x_row elements apart; as many rows as `of` has, times its `times`, need scratch."""
         k, m = self.q.shape
         q_row = QUANTISED + env.dot.room(k, env.lanes)
-        starts = Weight(padded(starts_of(self.q), env.lanes)) if env.dot.starts else 0
+        starts = Weight(starts_of(padded(self.q, env.lanes), self.parts)) if env.dot.starts else 0
         scratch = Scratch("activations", per_row=rows.times * q_row, of=of)
         registers = 1 if env.lanes == 1 else 32 if env.registers >= 32 else 16
         kernel = getattr(sys.modules[__name__], f"{self.quantiser.replace('quantise', 'linear')}_{registers}")
-        operands = (y, x, *self.packed(env), self.sums(env), starts, scratch, rows, x_row, k, m, q_row)
+        operands = (y, x, *self.packed(env), self.sums(env), starts, scratch, rows, x_row, k, m, q_row, self.parts)
         return Call(kernel, operands, note)

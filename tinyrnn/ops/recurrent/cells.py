@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from tinyrnn.ops.recurrent.operators import Recurrent
 class RNN(Recurrent):
     """ONNX RNN: Ht = f(Xt*(Wi^T) + Ht-1*(Ri^T) + Wbi + Rbi)."""
 
-    name = "RNN"
+    name = kind = "RNN"
     inputs = ("X", "W", "R", "B?", "sequence_lens?", "initial_h?")
     outputs = ("Y?", "Y_h?")
     gates = 1
@@ -29,7 +30,7 @@ class RNN(Recurrent):
 class GRU(Recurrent):
     """ONNX GRU, gates z, r, h; linear_before_reset 0 and 1."""
 
-    name = "GRU"
+    name = kind = "GRU"
     inputs = ("X", "W", "R", "B?", "sequence_lens?", "initial_h?")
     outputs = ("Y?", "Y_h?")
     attributes = {**Recurrent.attributes, "linear_before_reset": 0}
@@ -55,8 +56,8 @@ class GRU(Recurrent):
 class LSTM(Recurrent):
     """ONNX LSTM, gates i, o, f, c; peepholes i, o, f."""
 
-    name = "LSTM"
-    inputs = ("X", "W", "R", "B?", "sequence_lens?", "initial_h?", "initial_c?", "P?")
+    name = kind = "LSTM"
+    inputs: ClassVar[tuple[str, ...]] = ("X", "W", "R", "B?", "sequence_lens?", "initial_h?", "initial_c?", "P?")
     outputs = ("Y?", "Y_h?", "Y_c?")
     attributes = {**Recurrent.attributes, "input_forget": 0, "P": None}
     parameters = {**Recurrent.parameters, "P": 7}

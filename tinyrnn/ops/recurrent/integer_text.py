@@ -13,7 +13,7 @@ import numpy as np
 
 from tinyrnn.graph.op import Array
 from tinyrnn.lanes.dots import TOGETHER, Dot
-from tinyrnn.ops.linear.integers import QUANTISED, interleaved, starts_of
+from tinyrnn.ops.linear.integers import QUANTISED, grouped, padded, starts_of
 from tinyrnn.ops.recurrent.kernel_text import Cell, GateSums, Text
 from tinyrnn.ops.recurrent.stream_tile import Strides, Tiles
 
@@ -48,19 +48,11 @@ class IntegerSums(GateSums):
         sums = count * gates * self.lanes
         if self.lanes == 1:
             sums = -(-sums // TOGETHER) * TOGETHER
-        return sums * self.depth
-
-    def padded(self, group: Array) -> Array:
-        """[k, outputs] of a group with as many outputs as `elements` counts."""
-        k, sums = group.shape
-        wide = np.zeros((k, -(-sums // TOGETHER) * TOGETHER if self.lanes == 1 else sums), np.int8)
-        wide[:, :sums] = group
-        return wide
+        return sums * self.depth * self.cell.parts
 
     def arranged(self, group: Array) -> Array:
-        wide = self.padded(group)
-        step = TOGETHER if self.lanes == 1 else wide.shape[1]
-        return np.concatenate([interleaved(wide[:, j : j + step], self.dot) for j in range(0, wide.shape[1], step)])
+        wide = padded(group, self.lanes)
+        return grouped(wide, TOGETHER if self.lanes == 1 else wide.shape[1], self.dot, self.cell.parts)
 
     def pointers(self, text: Text) -> None:
         text(f"m, activations = i32(m), at(i8(s), {8 * self.cell.H})")
@@ -74,14 +66,28 @@ class IntegerSums(GateSums):
             return "zeros()"
         return f"times(load_ints(m, {(gate * self.panels + panel) * self.lanes} + {first}), shift)"
 
+    def products(self, text: Text, depth: int, beside: int, lines: Sequence[str]) -> None:
+        """Write a loop of lines over k < depth for each part of the weights from element n on, `beside` sums side by side."""
+        if self.cell.parts > 1:
+            text(f"for part in range({self.cell.parts}):")
+            text.depth += 1
+        text(f"for k in range(0, {depth}, {self.step}):", *(f"    {line}" for line in lines))
+        text(f"    n += {beside * self.lanes * self.step}")
+        text.depth -= self.cell.parts > 1
+
     def dots(self, text: Text, names: Sequence[tuple[int, int]], at: str, first: str, vector: str) -> None:
         """Write the integer sums g{gate}{panel} where LANES is 1, from four at once."""
-        places = self.cell.gates * self.panels if self.summed else 0
+        parts, places = self.cell.parts, self.cell.gates * self.panels if self.summed else 0
         for j in range(0, len(names), TOGETHER):
             made = [f"g{gate}{panel}" for panel, gate in names[j : j + TOGETHER]]
             made += [f"unused{n}" for n in range(TOGETHER - len(made))]
-            start = f"at(m, {places} + ({at}) // {self.depth} + {j})" if self.dot.starts else "m"
-            text(f"{', '.join(made)} = dots4(at(r, {at} + {j * self.depth}), {vector}, {self.depth}, {start})")
+            for part in range(parts):
+                found = [f"part_{name}" for name in made] if part else made
+                place = j * parts + part * TOGETHER
+                start = f"at(m, {places} + ({at}) // {self.depth} + {place})" if self.dot.starts else "m"
+                text(f"{', '.join(found)} = dots4(at(r, {at} + {place * self.depth}), {vector}, {self.depth}, {start})")
+                if part:
+                    text(*(f"{name} = plus({name}, part_{name})" for name in made))
         if self.shifted:
             for panel, gate in names:
                 text(f"g{gate}{panel} = plus(g{gate}{panel}, {self.started(gate, panel, first)})")
@@ -96,10 +102,15 @@ class IntegerSums(GateSums):
             self.dots(text, names, at, first, "activations")
         else:
             text(*(f"g{gate}{panel} = {self.started(gate, panel, first)}" for panel, gate in names), f"n = {at}")
-            text(f"for k in range(0, {self.depth}, {self.step}):")
-            for place, (panel, gate) in enumerate(names):
-                text(f"    g{gate}{panel} = dot(g{gate}{panel}, activations, k, r, n + {place * self.lanes * self.step})")
-            text(f"    n += {len(names) * self.lanes * self.step}")
+            self.products(
+                text,
+                self.depth,
+                len(names),
+                [
+                    f"g{gate}{panel} = dot(g{gate}{panel}, activations, k, r, n + {place * self.lanes * self.step})"
+                    for place, (panel, gate) in enumerate(names)
+                ],
+            )
         for panel, gate in names:
             factor = f"scale * {self.extra(self.cell.row('h', gate), panel, first)}"
             text(f"g{gate}{panel} = fma(to_float(g{gate}{panel}), {factor}, {self.before(gate, panel, first)})")
@@ -110,7 +121,7 @@ def pack_integers(sums: IntegerSums, R: Array) -> Array:
     start so, the starts in the order of r."""
     cell, lanes, panels = sums.cell, sums.lanes, sums.panels
     parts = [np.zeros(0, np.int32)]
-    wide = np.zeros((cell.gates, panels * lanes, cell.H), np.int8)
+    wide = np.zeros((cell.gates, panels * lanes, cell.H), R.dtype)
     wide[:, : cell.H] = R.reshape(cell.gates, cell.H, cell.H)
     if sums.summed:
         parts.append(wide.sum(2, dtype=np.int32).ravel())
@@ -118,7 +129,7 @@ def pack_integers(sums: IntegerSums, R: Array) -> Array:
         together = sums.together(len(gates))
         for first in range(0, panels, together):
             block = wide[list(gates), first : first + together]
-            parts.append(starts_of(sums.padded(block.transpose(2, 1, 0).reshape(cell.H, -1))))
+            parts.append(starts_of(padded(block.transpose(2, 1, 0).reshape(cell.H, -1), lanes), cell.parts))
     return np.concatenate(parts)
 
 
@@ -172,7 +183,7 @@ class IntegerTiles(Tiles):
         cell, sums, text = self.cell, self.sums, self.text
         if self.inputs:
             depth = -(-self.inputs // sums.step) * sums.step
-            text(f"n = u * {cell.gates * depth}")
+            text(f"n = u * {cell.gates * depth * cell.parts}")
             place = {(panel, gate): f"u * {cell.gates} + {gate * self.lanes}" for panel, gate in names}
             self._vectors(0, streams)
             totals = {each: f"sums_of_w, {at}" for each, at in place.items()}
@@ -226,9 +237,9 @@ class IntegerTiles(Tiles):
                 text(f"total = load_ints({totals[panel, gate]})")
             start = "times(total, shift{})" if self.sums.summed else "zeros()"
             text(*(f"g{gate}{panel}_{v} = {start.format(v)}" for v in streams))
-        text(f"for k in range(0, {depth}, {self.sums.step}):")
-        for place, (panel, gate) in enumerate(names):
-            for v in streams:
-                here = f"g{gate}{panel}_{v}"
-                text(f"    {here} = dot({here}, q{v}, k, {weights}, n + {place * stride})")
-        text(f"    n += {beside * stride}")
+        lines = [
+            f"g{gate}{panel}_{v} = dot(g{gate}{panel}_{v}, q{v}, k, {weights}, n + {place * stride})"
+            for place, (panel, gate) in enumerate(names)
+            for v in streams
+        ]
+        self.sums.products(text, depth, beside, lines)

@@ -43,6 +43,8 @@ class Cell:
     """the storage type of W and R, a word of the kernel language"""
     quantiser: str = ""
     """the kernel that makes activations of x and h for sums of int8; empty for sums of float32"""
+    parts: int = 1
+    """int8 matrices whose sum the integers of W, and of R, are"""
     x_each: int = 0
     """elements of x, and of h, after which int8 sums are multiplied by a factor"""
     h_each: int = 0

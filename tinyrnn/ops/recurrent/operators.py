@@ -28,7 +28,7 @@ from tinyrnn.graph.storage import Stored, cast, quantises
 from tinyrnn.lanes import kernel
 from tinyrnn.ops.elementwise.activations import ACTIVATIONS, bind_activations
 from tinyrnn.ops.linear.chain import linear_rows
-from tinyrnn.ops.linear.integers import IntegerWeights
+from tinyrnn.ops.linear.integers import IntegerWeights, parts_of
 from tinyrnn.ops.linear.operators import GROUP, linear, linear_weights, pack_rest
 from tinyrnn.ops.movement.gather import look_up
 from tinyrnn.ops.movement.strided_copy import copy_f32
@@ -54,6 +54,8 @@ def begin_f32(y: Any, x: Any, n: int, started: int) -> None:
 class Recurrent(Op):
     """Base of RNN, GRU and LSTM; a subclass defines the number of gates and the parts of the state."""
 
+    kind: ClassVar[str]
+    """RNN, GRU or LSTM"""
     gates: ClassVar[int]
     oracle: ClassVar[Callable[..., tuple[Array, ...]]]
     """the operator in plain float64 NumPy"""
@@ -97,7 +99,7 @@ class Recurrent(Op):
         names = self.attribute(node, "activations")
         count, D = len(self.default_activations), self._directions(node)
         if names is not None:
-            if self.name == "RNN" and D == 1 and len(names) == 2:
+            if self.kind == "RNN" and D == 1 and len(names) == 2:
                 names = node.attributes["activations"] = names[:1]  # the schema's own default has two for one direction
             unknown = [n for n in names if n.lower() not in ACTIVATIONS]
             if unknown or len(names) != count * D:
@@ -215,7 +217,7 @@ class Recurrent(Op):
         names = self.attribute(node, "activations") or self.default_activations * D
         bound = bind_activations(names, self.attribute(node, "activation_alpha"), self.attribute(node, "activation_beta"))
         return Cell(
-            self.name, self._hidden(node), bound[direction * count : (direction + 1) * count], self.attribute(node, "clip")
+            self.kind, self._hidden(node), bound[direction * count : (direction + 1) * count], self.attribute(node, "clip")
         )
 
     def multiply_adds(self, node: Node, specs: dict[str, Spec]) -> int:
@@ -301,21 +303,30 @@ class Recurrent(Op):
         steps = 1 if node.attributes["rows_are_time"] else node.attributes["steps"]
         sizes = {"step": steps, "direction": self._directions(node), "batch": node.attributes["batch"]}
         axes = ("batch", "step", "direction") if self.attribute(node, "layout") else ("step", "direction", "batch")
-        return (*(sizes[a] for a in axes), len(KEPT[self.name]), self._hidden(node)), (*axes, "value", "unit")
+        return (*(sizes[a] for a in axes), len(KEPT[self.kind]), self._hidden(node)), (*axes, "value", "unit")
 
     def summed(self, node: Node) -> dict[str, tuple[int, ...]]:
         axes: dict[str, tuple[int, ...]] = {"W": (2,), "R": (2,)}
         return axes | {TABLE: (1,)} if TABLE in node.attributes else axes
 
+    def held(self, node: Node, env: Lowering) -> dict[str, Stored]:
+        """W and R, and a table if there is one, of all directions."""
+        return self.stored(node, env, {name: node.attributes[name] for name in self.summed(node)})
+
+    def quantiser(self, node: Node) -> str:
+        """The kernel that makes activations of x and h, or the empty text where they stay float32."""
+        return "quantise_int8" if quantises(node) else ""
+
     def _weights(self, node: Node, env: Lowering, d: int) -> tuple[Cell, Weights]:
         """The cell of a direction, and its weights."""
-        held = self.stored(node, env, {name: node.attributes[name] for name in self.summed(node)})
+        held = self.held(node, env)
         W, R = held["W"], held["R"]
         B, P = (None if node.attributes.get(k) is None else node.attributes[k][d] for k in "BP")
         W_scale, R_scale = (None if each.scale is None else each.scale[d] for each in (W, R))
         weights = Weights(W.values[d], R.values[d], B, P, W_scale, R_scale, held.get(TABLE))
-        if quantises(node):
-            return replace(self.cell(node, d), word="i8", quantiser="quantise_int8"), weights
+        if quantiser := self.quantiser(node):
+            parts = max(parts_of(weights.W), parts_of(weights.R))
+            return replace(self.cell(node, d), word="i8", quantiser=quantiser, parts=parts), weights
         return replace(self.cell(node, d), word=R.word, x_each=W.group, h_each=R.group), weights
 
     def _projected(
@@ -370,7 +381,8 @@ class Recurrent(Op):
         """As `_shared`, of int8."""
         assert weights.W_scale is not None
         matrix, scale = columns(cell, weights.W, env.lanes).T, columns(cell, weights.W_scale[:, 0], env.lanes)
-        return IntegerWeights(matrix, scale, columns(cell, input_bias(cell, weights.B), env.lanes), cell.quantiser)
+        bias = columns(cell, input_bias(cell, weights.B), env.lanes)
+        return IntegerWeights(matrix, scale, bias, cell.quantiser, cell.parts)
 
     def lower_streams(self, node: Node, env: Lowering) -> list[Call] | None:
         attributes = node.attributes
@@ -488,7 +500,7 @@ class Recurrent(Op):
         where: Operand = Value(y, d * y_direction) if y else Scratch("y", per_row=frame, offset=d * y_direction, of=x)
         kept: tuple[Operand, ...] = ()
         if self.traced(node):
-            cell, kept = replace(cell, traced=True), (Value(self.traced(node), d * y_direction * len(KEPT[self.name])),)
+            cell, kept = replace(cell, traced=True), (Value(self.traced(node), d * y_direction * len(KEPT[self.kind])),)
 
         def part(operand: Operand) -> Operand:
             return replace(operand, offset=d * state_direction)  # type: ignore[arg-type, type-var]
