@@ -10,6 +10,7 @@ import pytest
 import tinyrnn
 from tests.native.machines import run_native, why_not
 from tests.native.pools import agree_in_pool
+from tests.ops.test_quantized_lstm import build
 
 TARGETS = ["host", "x86-64-v3", "x86-64-v4", "aarch64", "rpi5", "armv7", "riscv64", "riscv64-v", "cortex-m4", "cortex-m7", "cortex-m33"]
 FRAMES = 40
@@ -25,7 +26,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "out": {"weight": (7, 10), "bias": (7,)},
     }
     arrays = {
-        f"{layer}.{name}": (rng.standard_normal(shape) / 3).astype(np.float32) for layer, of in shapes.items() for name, shape in of.items()
+        f"{layer}.{name}": (rng.standard_normal(shape) / 3).astype(np.float32)
+        for layer, of in shapes.items()
+        for name, shape in of.items()
     }
     file = tmp_path_factory.mktemp("integers") / "model.npz"
     np.savez(file, **arrays)
@@ -47,4 +50,21 @@ def test_same_bits(path: Path, target: str, tmp_path: Path) -> None:
     built = tinyrnn.build(path, tmp_path / "built", target, layers=LAYERS, weights="int8x8", streams=5, emulate_fma=emulate)
     made = run_native(built, [x], tmp_path / "run").outputs[0]
     np.testing.assert_array_equal(made.view(np.uint32), expected.view(np.uint32))
+    agree_in_pool(model, built, tmp_path / "pool")
+
+
+@pytest.mark.parametrize("target", ["x86-64-v3", "aarch64", "riscv64", "cortex-m4"])
+def test_dynamic_quantize_lstm(target: str, tmp_path: Path) -> None:
+    """Its weights are two matrices of int8 where they have zero points."""
+    if reason := why_not(target):
+        pytest.skip(reason)
+    proto, _ = build("zero_points", 13, 37, affine=False)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    model = tinyrnn.load(path)
+    x = np.random.default_rng(2).standard_normal((FRAMES, 13)).astype(np.float32)
+    expected = model.stream().run(x)
+    built = tinyrnn.build(path, tmp_path / "built", target, streams=5)
+    made = run_native(built, [x], tmp_path / "run").outputs[0]
+    np.testing.assert_array_equal(made.view(np.uint32), np.asarray(expected).view(np.uint32))
     agree_in_pool(model, built, tmp_path / "pool")
