@@ -22,8 +22,9 @@ INTEGERS = ("W_integers", "R_integers")
 class DynamicQuantizeLSTM(LSTM):
     """LSTM with integer weights; x and h are quantised in each step.
 
-    W [D, I, 4·H] and R [D, H, 4·H] are int8 or uint8, scales and zero points [D] or [D, 4·H]. x and h are quantised as by DynamicQuantizeLinear, each step by itself; onnxruntime takes one scale for x over all of a
-    sequence, so that its results differ by the rounding of x where a call has several frames.
+    W [D, I, 4·H] and R [D, H, 4·H] are int8 or uint8, scales and zero points [D] or [D, 4·H]. x and h are quantised as by
+    DynamicQuantizeLinear, each step by itself; onnxruntime takes one scale for x over all of a sequence, so that its results
+    differ by the rounding of x where a call has several frames.
     """
 
     name = "DynamicQuantizeLSTM"
