@@ -13,105 +13,46 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.datamodel import models, register_default
 from numba.core.imputils import lower_builtin, lower_cast
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import register_jitable, type_callable
+from numba.extending import register_jitable
 
 from tinyrnn import lanes as words
 from tinyrnn.lanes.chains import CHAINS, chain12, chain12_f16
 from tinyrnn.lanes.dots import DOTS, Dot
 from tinyrnn.lanes.integers import dots4
+from tinyrnn.lanes.llvm_integers import install_integers
+from tinyrnn.lanes.llvm_types import (
+    BFLOAT16,
+    ELEMENT_ALIGNMENT,
+    ELEMENTS,
+    F16,
+    F32,
+    I16,
+    I32,
+    I64,
+    NARROW,
+    Lowering,
+    MaskType,
+    PointerType,
+    VecType,
+    advance,
+    constant,
+    define,
+    element_of,
+    in_all_lanes,
+    wide_type,
+)
 from tinyrnn.lanes.pipeline import Pipeline
 
-F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
-I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 TAUGHT: set[Callable[..., Any]] = set()
 """functions that compiled code can call"""
 MACHINE_CODE = (chain12, chain12_f16)
 """kernels that have machine code of their own on some machines"""
-BFLOAT16 = types.Opaque("bfloat16")
-NARROW = (types.float16, BFLOAT16)
-"""types of elements that are read as float32"""
-ELEMENTS = {
-    words.f32: (types.float32, F32),
-    words.f16: (types.float16, F16),
-    words.bf16: (BFLOAT16, I16),
-    words.i64: (types.int64, I64),
-    words.i32: (types.int32, I32),
-    words.u8: (types.uint8, I8),
-    words.f64: (types.float64, F64),
-    words.i8: (types.int8, I8),
-    words.i16: (types.int16, I16),
-    words.u16: (types.uint16, I16),
-    words.u32: (types.uint32, I32),
-    words.u64: (types.uint64, I64),
-}
-ELEMENT_ALIGNMENT = {F16: 2, F32: 4, F64: 8, I64: 8, I32: 4, I16: 2, I8: 1}
-
-
-class _Lanes(types.Type):
-    """Numba's type of a value with LANES elements."""
-
-    def __init__(self, name: str, lanes: int) -> None:
-        self.lanes = lanes
-        super().__init__(f"{name}x{lanes}")
-
-
-class VecType(_Lanes):
-    pass
-
-
-class MaskType(_Lanes):
-    pass
-
-
-class PointerType(types.Type):
-    def __init__(self, element: types.Type) -> None:
-        self.element = element
-        super().__init__(f"pointer_{element}")
-
-
-def _element(pointer: PointerType) -> ir.Type:
-    return next(llvm for kind, llvm in ELEMENTS.values() if kind == pointer.element)
-
-
-def _wide(element: ir.Type, lanes: int) -> ir.Type:
-    return element if lanes == 1 else ir.VectorType(element, lanes)
-
-
-@register_default(VecType)
-class _VecModel(models.PrimitiveModel):
-    def __init__(self, dmm: Any, fe_type: VecType) -> None:
-        super().__init__(dmm, fe_type, _wide(F32, fe_type.lanes))
-
-
-@register_default(MaskType)
-class _MaskModel(models.PrimitiveModel):
-    def __init__(self, dmm: Any, fe_type: MaskType) -> None:
-        super().__init__(dmm, fe_type, _wide(ir.IntType(1), fe_type.lanes))
-
-
-@register_default(PointerType)
-class _PointerModel(models.PrimitiveModel):
-    def __init__(self, dmm: Any, fe_type: PointerType) -> None:
-        super().__init__(dmm, fe_type, _element(fe_type).as_pointer())
-
-
-def _splat(builder: ir.IRBuilder, scalar: ir.Value, lanes: int) -> ir.Value:
-    if lanes == 1:
-        return scalar
-    wide = ir.VectorType(scalar.type, lanes)
-    one = builder.insert_element(ir.Constant(wide, ir.Undefined), scalar, ir.Constant(I32, 0))
-    return builder.shuffle_vector(one, ir.Constant(wide, ir.Undefined), ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
-
-
-def _constant(element: ir.Type, value: float, lanes: int) -> ir.Constant:
-    return ir.Constant(element, value) if lanes == 1 else ir.Constant(ir.VectorType(element, lanes), [value] * lanes)
 
 
 def _intrinsic(builder: ir.IRBuilder, name: str, lanes: int, args: list[ir.Value]) -> ir.Value:
-    wide = _wide(F32, lanes)
+    wide = wide_type(F32, lanes)
     suffix = "f32" if lanes == 1 else f"v{lanes}f32"
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(wide, [a.type for a in args]), f"llvm.{name}.{suffix}"
@@ -119,46 +60,16 @@ def _intrinsic(builder: ir.IRBuilder, name: str, lanes: int, args: list[ir.Value
     return builder.call(function, args)
 
 
-Lowering = Callable[[Any, ir.IRBuilder, Any, list[ir.Value]], ir.Value]
-
-
-def _define(
-    word: Callable[..., Any],
-    result: types.Type | Callable[..., types.Type | None],
-    arguments: list[type | types.Type],
-    lower: Lowering,
-) -> None:
-    """Type and lower one word. `result` is the type, or a function of the argument types."""
-    arity = len(arguments)
-
-    def typer_of(context: Any) -> Callable[..., types.Type | None]:
-        def of(*args: types.Type) -> types.Type | None:
-            return result if isinstance(result, types.Type) else result(*args)
-
-        names = ", ".join(f"a{i}" for i in range(arity))
-        typer: Callable[..., types.Type | None] = eval(f"lambda {names}: of({names})", {"of": of})
-        return typer  # written out, as type_callable reads the arity off the signature
-
-    type_callable(word)(typer_of)
-    lower_builtin(word, *arguments)(lower)
-
-
-def _advance(builder: ir.IRBuilder, args: list[ir.Value], wide: ir.Type | None = None) -> ir.Value:
-    """The address of element args[1] of pointer args[0], as a pointer to `wide` where given."""
-    address = builder.gep(args[0], [args[1]])
-    return address if wide is None else builder.bitcast(address, wide.as_pointer())
-
-
 def _widened(b: ir.IRBuilder, value: ir.Value, pointer: PointerType, lanes: int) -> ir.Value:
     """The float32 with the values of elements."""
-    wide = _wide(F32, lanes)
+    wide = wide_type(F32, lanes)
     if pointer.element == types.float32:
         return value
     if pointer.element == types.float16:
         return b.fpext(value, wide)
     if pointer.element == BFLOAT16:
-        return b.bitcast(b.shl(b.zext(value, _wide(I32, lanes)), _constant(I32, 16, lanes)), wide)
-    return b.sitofp(b.sext(value, _wide(I32, lanes)), wide)
+        return b.bitcast(b.shl(b.zext(value, wide_type(I32, lanes)), constant(I32, 16, lanes)), wide)
+    return b.sitofp(b.sext(value, wide_type(I32, lanes)), wide)
 
 
 def _install_pointers() -> None:
@@ -167,57 +78,57 @@ def _install_pointers() -> None:
         def make(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
             return b.inttoptr(args[0], cx.get_value_type(sig.return_type))
 
-        _define(word, PointerType(kind), [types.Integer], make)
+        define(word, PointerType(kind), [types.Integer], make)
 
     def at(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return _advance(b, args)
+        return advance(b, args)
 
     def get(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         pointer = sig.args[0]
-        value = b.load(_advance(b, args), align=ELEMENT_ALIGNMENT[_element(pointer)])
+        value = b.load(advance(b, args), align=ELEMENT_ALIGNMENT[element_of(pointer)])
         return _widened(b, value, pointer, 1) if pointer.element in NARROW else value
 
     def put(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         value = cx.cast(b, args[2], sig.args[2], sig.args[0].element)
-        b.store(value, _advance(b, args), align=ELEMENT_ALIGNMENT[_element(sig.args[0])])
+        b.store(value, advance(b, args), align=ELEMENT_ALIGNMENT[element_of(sig.args[0])])
         return cx.get_dummy_value()
 
     def invoke(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         return b.call(b.inttoptr(args[0], ir.FunctionType(I64, [I64] * len(args[1:])).as_pointer()), args[1:])
 
-    _define(words.invoke, types.int64, [types.Integer] * 2, invoke)
-    _define(words.invoke2, types.int64, [types.Integer] * 3, invoke)
-    _define(words.at, lambda p, i: p, [PointerType, types.Integer], at)
-    _define(words.get, lambda p, i: types.float32 if p.element in NARROW else p.element, [PointerType, types.Integer], get)
-    _define(words.put, types.void, [PointerType, types.Integer, types.Any], put)
+    define(words.invoke, types.int64, [types.Integer] * 2, invoke)
+    define(words.invoke2, types.int64, [types.Integer] * 3, invoke)
+    define(words.at, lambda p, i: p, [PointerType, types.Integer], at)
+    define(words.get, lambda p, i: types.float32 if p.element in NARROW else p.element, [PointerType, types.Integer], get)
+    define(words.put, types.void, [PointerType, types.Integer, types.Any], put)
 
 
 def _install_memory(n: int, vec: VecType) -> None:
-    wide = _wide(F32, n)
+    wide = wide_type(F32, n)
 
     def load(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        element = _element(sig.args[0])
-        value = b.load(_advance(b, args, _wide(element, n)), align=ELEMENT_ALIGNMENT[element])
+        element = element_of(sig.args[0])
+        value = b.load(advance(b, args, wide_type(element, n)), align=ELEMENT_ALIGNMENT[element])
         return _widened(b, value, sig.args[0], n)
 
     def store(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        b.store(args[2], _advance(b, args, wide), align=4)
+        b.store(args[2], advance(b, args, wide), align=4)
         return cx.get_dummy_value()
 
     def mask(b: ir.IRBuilder, count: ir.Value) -> ir.Value:
         bits = count.type
         ramp = ir.Constant(bits, 0) if n == 1 else ir.Constant(ir.VectorType(bits, n), list(range(n)))
-        return b.icmp_signed("<", ramp, _splat(b, count, n))
+        return b.icmp_signed("<", ramp, in_all_lanes(b, count, n))
 
     def masked(b: ir.IRBuilder, word: str, result: ir.Type, kinds: list[ir.Type], args: list[ir.Value]) -> ir.Value:
         function = cgutils.get_or_insert_function(b.module, ir.FunctionType(result, kinds), f"llvm.masked.{word}.p0")
         return b.call(function, args)
 
     def load_part(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        element = _element(sig.args[0])
+        element = element_of(sig.args[0])
         unit = I16 if element == F16 else element  # few machines have masked loads of halves
         held, alignment = mask(b, args[2]), ELEMENT_ALIGNMENT[element]
-        address, zero = _advance(b, args, _wide(unit, n)), _constant(unit, 0.0 if unit == F32 else 0, n)
+        address, zero = advance(b, args, wide_type(unit, n)), constant(unit, 0.0 if unit == F32 else 0, n)
         if n == 1:
             slot = cgutils.alloca_once_value(b, zero)
             with b.if_then(held):
@@ -227,10 +138,10 @@ def _install_memory(n: int, vec: VecType) -> None:
             kinds = [address.type, I32, held.type, zero.type]
             word = f"load.v{n}{'f32' if unit == F32 else unit}"
             value = masked(b, word, zero.type, kinds, [address, ir.Constant(I32, alignment), held, zero])
-        return _widened(b, b.bitcast(value, _wide(element, n)) if element == F16 else value, sig.args[0], n)
+        return _widened(b, b.bitcast(value, wide_type(element, n)) if element == F16 else value, sig.args[0], n)
 
     def store_part(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        address = _advance(b, args, wide)
+        address = advance(b, args, wide)
         held = mask(b, args[3])
         if n == 1:
             with b.if_then(held):
@@ -245,14 +156,14 @@ def _install_memory(n: int, vec: VecType) -> None:
             )
         return cx.get_dummy_value()
 
-    _define(words.load, vec, [PointerType, types.Integer], load)
-    _define(words.store, types.void, [PointerType, types.Integer, VecType], store)
-    _define(words.load_part, vec, [PointerType, types.Integer, types.Integer], load_part)
-    _define(words.store_part, types.void, [PointerType, types.Integer, VecType, types.Integer], store_part)
+    define(words.load, vec, [PointerType, types.Integer], load)
+    define(words.store, types.void, [PointerType, types.Integer, VecType], store)
+    define(words.load_part, vec, [PointerType, types.Integer, types.Integer], load_part)
+    define(words.store_part, types.void, [PointerType, types.Integer, VecType, types.Integer], store_part)
 
 
 def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
-    ints, ones = _wide(I32, n), _wide(F32, n)
+    ints, ones = wide_type(I32, n), wide_type(F32, n)
 
     def call(name: str) -> Lowering:
         return lambda cx, b, sig, args: _intrinsic(b, name, n, args)
@@ -266,7 +177,7 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
         (words.truncate, "trunc", 1),
         (words.copy_sign, "copysign", 2),
     ):
-        _define(word, vec, [VecType] * arity, call(name))
+        define(word, vec, [VecType] * arity, call(name))
 
     for word, relation in ((words.minimum, "<"), (words.maximum, ">")):
 
@@ -274,39 +185,39 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
             chosen = b.select(b.fcmp_ordered(relation, args[1], args[0]), args[1], args[0])  # of two zeros the first
             return b.select(b.fcmp_unordered("uno", args[0], args[0]), args[1], chosen)
 
-        _define(word, vec, [VecType, VecType], extreme)
+        define(word, vec, [VecType, VecType], extreme)
 
     for comparison, relation in ((words.less, "<"), (words.less_equal, "<="), (words.equal, "==")):
 
         def compare(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value], relation: str = relation) -> ir.Value:
             return b.fcmp_ordered(relation, *args)
 
-        _define(comparison, mask, [VecType, VecType], compare)
+        define(comparison, mask, [VecType, VecType], compare)
 
     def splat(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return _splat(b, cx.cast(b, args[0], sig.args[0], types.float32), n)
+        return in_all_lanes(b, cx.cast(b, args[0], sig.args[0], types.float32), n)
 
     def select(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         return b.select(*args)
 
     def scale2(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        biased = b.add(b.fptosi(args[1], ints), _constant(I32, 127, n))
-        return b.fmul(args[0], b.bitcast(b.shl(biased, _constant(I32, 23, n)), ones))
+        biased = b.add(b.fptosi(args[1], ints), constant(I32, 127, n))
+        return b.fmul(args[0], b.bitcast(b.shl(biased, constant(I32, 23, n)), ones))
 
     def exponent(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        field = b.and_(b.lshr(b.bitcast(args[0], ints), _constant(I32, 23, n)), _constant(I32, 255, n))
-        return b.sitofp(b.sub(field, _constant(I32, 127, n)), ones)
+        field = b.and_(b.lshr(b.bitcast(args[0], ints), constant(I32, 23, n)), constant(I32, 255, n))
+        return b.sitofp(b.sub(field, constant(I32, 127, n)), ones)
 
     def mantissa(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        fraction = b.and_(b.bitcast(args[0], ints), _constant(I32, 0x7FFFFF, n))
-        return b.bitcast(b.or_(fraction, _constant(I32, 0x3F800000, n)), ones)
+        fraction = b.and_(b.bitcast(args[0], ints), constant(I32, 0x7FFFFF, n))
+        return b.bitcast(b.or_(fraction, constant(I32, 0x3F800000, n)), ones)
 
-    _define(words.splat, vec, [types.Number], splat)
-    _define(words.select, vec, [MaskType, VecType, VecType], select)
-    _define(words.scale2, vec, [VecType, VecType], scale2)
-    _define(words.exponent, vec, [VecType], exponent)
-    _define(words.mantissa, vec, [VecType], mantissa)
-    _define(words.lanes, types.intp, [], lambda cx, b, sig, args: ir.Constant(cx.get_value_type(types.intp), n))
+    define(words.splat, vec, [types.Number], splat)
+    define(words.select, vec, [MaskType, VecType, VecType], select)
+    define(words.scale2, vec, [VecType, VecType], scale2)
+    define(words.exponent, vec, [VecType], exponent)
+    define(words.mantissa, vec, [VecType], mantissa)
+    define(words.lanes, types.intp, [], lambda cx, b, sig, args: ir.Constant(cx.get_value_type(types.intp), n))
 
     for function, name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
 
@@ -328,7 +239,7 @@ def _install_chain12(vec: VecType) -> None:
             made = b.call(cgutils.get_or_insert_function(b.module, kind, name), args)
             return cx.make_tuple(b, sig.return_type, [b.extract_value(made, k) for k in range(CHAINS)])
 
-        _define(chain, result, [PointerType, PointerType, types.Integer, *[VecType] * CHAINS], call)
+        define(chain, result, [PointerType, PointerType, types.Integer, *[VecType] * CHAINS], call)
 
 
 def _operator(function: Callable[..., Any], vec: VecType, arity: int) -> None:
@@ -355,8 +266,6 @@ def install(lanes: int, chains: bool = False, dot: Dot = DOTS["single"], archite
     _install_pointers()
     _install_memory(lanes, vec)
     _install_arithmetic(lanes, vec, mask)
-    from tinyrnn.lanes.llvm_integers import install_integers
-
     install_integers(lanes, vec, dot, architecture)
     if chains:
         _install_chain12(vec)

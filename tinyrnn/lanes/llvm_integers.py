@@ -10,43 +10,55 @@ from numba.core import cgutils
 from numba.core.datamodel import models, register_default
 
 from tinyrnn import lanes as words
-from tinyrnn.lanes import llvm
 from tinyrnn.lanes.dots import TOGETHER, Dot
 from tinyrnn.lanes.integers import dots4
+from tinyrnn.lanes.llvm_types import (
+    F32,
+    I8,
+    I16,
+    I32,
+    Lanes,
+    PointerType,
+    VecType,
+    advance,
+    constant,
+    define,
+    in_all_lanes,
+    wide_type,
+)
 
-I8, I16, I32, F32 = llvm.I8, llvm.I16, llvm.I32, llvm.F32
 ROUNDER = 12582912.0
 """1.5 * 2**23: the low bits of its sum with a number below 2**22 are the nearest integer"""
 
 
-class IntsType(llvm._Lanes):
+class IntsType(Lanes):
     pass
 
 
 @register_default(IntsType)
 class _IntsModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: IntsType) -> None:
-        super().__init__(dmm, fe_type, llvm._wide(I32, fe_type.lanes))
+        super().__init__(dmm, fe_type, wide_type(I32, fe_type.lanes))
 
 
 def install_integers(n: int, vec: Any, dot: Dot, architecture: str) -> None:
     """Define the words for vectors of n lanes."""
     kind = IntsType("i32", n)
-    ints, floats = llvm._wide(I32, n), llvm._wide(F32, n)
-    define, pointer, number = llvm._define, llvm.PointerType, types.Integer
+    ints, floats = wide_type(I32, n), wide_type(F32, n)
+    pointer, number = PointerType, types.Integer
 
-    def constant(value: int) -> Any:
+    def number_of(value: int) -> Any:
         return lambda cx, b, sig, args: ir.Constant(cx.get_value_type(types.intp), value)
 
-    define(words.dot_width, types.intp, [], constant(dot.width))
-    define(words.dot_offset, types.intp, [], constant(dot.offset))
+    define(words.dot_width, types.intp, [], number_of(dot.width))
+    define(words.dot_offset, types.intp, [], number_of(dot.offset))
 
-    define(words.zeros, kind, [], lambda cx, b, sig, args: llvm._constant(I32, 0, n))
+    define(words.zeros, kind, [], lambda cx, b, sig, args: constant(I32, 0, n))
     define(words.plus, kind, [IntsType, IntsType], lambda cx, b, sig, args: b.add(*args))
     define(words.to_float, vec, [IntsType], lambda cx, b, sig, args: b.sitofp(args[0], floats))
 
     def load_ints(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return b.load(llvm._advance(b, args, ints), align=4)
+        return b.load(advance(b, args, ints), align=4)
 
     def times(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         return b.mul(args[0], b.fptosi(args[1], ints))
@@ -56,18 +68,18 @@ def install_integers(n: int, vec: Any, dot: Dot, architecture: str) -> None:
 
     def larger_magnitude(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         held, given = (b.bitcast(a, ints) for a in args)
-        return b.bitcast(larger(b, held, b.and_(given, llvm._constant(I32, 0x7FFFFFFF, n))), floats)
+        return b.bitcast(larger(b, held, b.and_(given, constant(I32, 0x7FFFFFFF, n))), floats)
 
     def across(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         if n == 1:
             return args[0]
         largest = cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, [ints]), f"llvm.vector.reduce.smax.v{n}i32")
-        return b.bitcast(llvm._splat(b, b.call(largest, [b.bitcast(args[0], ints)]), n), floats)
+        return b.bitcast(in_all_lanes(b, b.call(largest, [b.bitcast(args[0], ints)]), n), floats)
 
     define(words.load_ints, kind, [pointer, number], load_ints)
-    define(words.times, kind, [IntsType, llvm.VecType], times)
-    define(words.larger_magnitude, vec, [llvm.VecType, llvm.VecType], larger_magnitude)
-    define(words.across, vec, [llvm.VecType], across)
+    define(words.times, kind, [IntsType, VecType], times)
+    define(words.larger_magnitude, vec, [VecType, VecType], larger_magnitude)
+    define(words.across, vec, [VecType], across)
 
     def activation(b: ir.IRBuilder, x: ir.Value, k: ir.Value) -> ir.Value:
         """The address of activation k, as a pointer to bytes."""
@@ -79,10 +91,10 @@ def install_integers(n: int, vec: Any, dot: Dot, architecture: str) -> None:
 
     def store_int8(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         element = ir.IntType(8 * dot.bytes)
-        shifted = b.fadd(args[2], llvm._constant(F32, ROUNDER, n))
-        value = b.trunc(b.bitcast(shifted, ints), llvm._wide(element, n))
+        shifted = b.fadd(args[2], constant(F32, ROUNDER, n))
+        value = b.trunc(b.bitcast(shifted, ints), wide_type(element, n))
         if dot.offset:
-            value = b.xor(value, llvm._constant(element, dot.offset, n))
+            value = b.xor(value, constant(element, dot.offset, n))
         b.store(value, b.bitcast(activation(b, args[0], args[1]), value.type.as_pointer()), align=dot.bytes)
         return cx.get_dummy_value()
 
@@ -91,7 +103,7 @@ def install_integers(n: int, vec: Any, dot: Dot, architecture: str) -> None:
             _finish_dual(b, *args)
         return cx.get_dummy_value()
 
-    define(words.store_int8, types.void, [pointer, number, llvm.VecType], store_int8)
+    define(words.store_int8, types.void, [pointer, number, VecType], store_int8)
     define(words.finish_int8, types.void, [pointer, number], finish_int8)
 
     def products(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
@@ -99,10 +111,10 @@ def install_integers(n: int, vec: Any, dot: Dot, architecture: str) -> None:
         size = dot.bytes * dot.width
         shared = b.load(b.bitcast(activation(b, x, k), ir.IntType(8 * size).as_pointer()), align=size)
         count = n * dot.width
-        weights = b.load(llvm._advance(b, [w, i], llvm._wide(I8, count)), align=count & 15 or 16)
+        weights = b.load(advance(b, [w, i], wide_type(I8, count)), align=count & 15 or 16)
         if dot.name == "single":
             return b.add(sums, b.mul(b.sext(shared, I32), b.sext(weights, I32)))
-        spread = b.bitcast(llvm._splat(b, shared, n), ir.VectorType(ir.IntType(8 * dot.bytes), count))
+        spread = b.bitcast(in_all_lanes(b, shared, n), ir.VectorType(ir.IntType(8 * dot.bytes), count))
         return _products(b, dot, architecture, n, sums, spread, weights)
 
     if dot.name == "dual":
@@ -116,9 +128,7 @@ def _call(b: ir.IRBuilder, name: str, result: ir.Type, args: list[ir.Value]) -> 
     return b.call(cgutils.get_or_insert_function(b.module, kind, name), args)
 
 
-def _products(
-    b: ir.IRBuilder, dot: Dot, architecture: str, n: int, sums: ir.Value, x: ir.Value, w: ir.Value
-) -> ir.Value:
+def _products(b: ir.IRBuilder, dot: Dot, architecture: str, n: int, sums: ir.Value, x: ir.Value, w: ir.Value) -> ir.Value:
     """sums + in each lane the dot product of x and w, vectors of n · width integers."""
     if dot.name == "unsigned":
         return _call(b, f"llvm.x86.avx512.vpdpbusd.{32 * n}", sums.type, [sums, x, w])
@@ -160,4 +170,4 @@ def _install_dual(kind: IntsType) -> None:
         found = _call(b, "tinyrnn_dots4", made, args)
         return cx.make_tuple(b, sig.return_type, [b.bitcast(b.extract_value(found, j), I32) for j in range(TOGETHER)])
 
-    llvm._define(dots4, types.UniTuple(kind, TOGETHER), [llvm.PointerType] * 2 + [types.Integer] + [llvm.PointerType], call)
+    define(dots4, types.UniTuple(kind, TOGETHER), [PointerType] * 2 + [types.Integer] + [PointerType], call)
