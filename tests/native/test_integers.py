@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import tinyrnn
 from tests.native.machines import run_native, why_not
@@ -68,3 +69,44 @@ def test_dynamic_quantize_lstm(target: str, tmp_path: Path) -> None:
     made = run_native(built, [x], tmp_path / "run").outputs[0]
     np.testing.assert_array_equal(made.view(np.uint32), np.asarray(expected).view(np.uint32))
     agree_in_pool(model, built, tmp_path / "pool")
+
+
+def quantised_layers() -> bytes:
+    """A product of quantised numbers by int8 weights, rounded, and one by a dynamic scale, of no machine's sizes."""
+    rng, n = np.random.default_rng(2), helper.make_node
+    nodes = [
+        n("QuantizeLinear", ["x", "s", "z"], ["q"], "quantize"),
+        n("QLinearMatMul", ["q", "s", "z", "W", "s", "zw", "s2", "z2"], ["p"], "product"),
+        n("DequantizeLinear", ["p", "s2", "z2"], ["d"], "numbers"),
+        n("DynamicQuantizeLinear", ["d"], ["e", "scale", "zero"], "dynamic"),
+        n("MatMulInteger", ["e", "V", "zero"], ["i"], "integers"),
+        n("Cast", ["i"], ["c"], "cast", to=1),
+        n("Mul", ["c", "scale"], ["m"], "scaled"),
+        n("Add", ["m", "h"], ["hn"], "state"),
+    ]
+    numbers = {"s": np.float32(0.02), "s2": np.float32(0.3), "z": np.uint8(117), "z2": np.uint8(3), "zw": np.int8(0)}
+    arrays = {**numbers, "W": rng.integers(-128, 128, (13, 37)).astype(np.int8), "V": rng.integers(-9, 128, (37, 7)).astype(np.int8)}
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "layers",
+        [value("x", TensorProto.FLOAT, [1, 13]), value("h", TensorProto.FLOAT, [1, 7])],
+        [value("p", TensorProto.UINT8, [1, 37]), value("hn", TensorProto.FLOAT, [1, 7])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
+    )
+    made: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    return made
+
+
+@pytest.mark.parametrize("target", [*TARGETS, "wasm32"])
+def test_quantised_files_have_the_same_bits(target: str, tmp_path: Path) -> None:
+    if reason := why_not(target):
+        pytest.skip(reason)
+    path = tmp_path / "layers.onnx"
+    path.write_bytes(quantised_layers())
+    x = np.random.default_rng(1).standard_normal((FRAMES, 13)).astype(np.float32)
+    made = tinyrnn.load(path, states={"h": "hn"}).stream().run(x)
+    expected = made if isinstance(made, tuple) else (made,)
+    built = tinyrnn.build(path, tmp_path / "built", target, states={"h": "hn"}, emulate_fma=target == "wasm32")
+    for found, wanted in zip(run_native(built, [x], tmp_path / "run").outputs, expected, strict=True):
+        np.testing.assert_array_equal(found.reshape(wanted.shape), wanted)

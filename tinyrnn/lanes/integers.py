@@ -87,6 +87,32 @@ def quantise_uint8(q: Pointer, x: Pointer, n: int) -> tuple[Vec, Vec]:
 
 
 @kernel
+def quantise_whole(q: Pointer, x: Pointer, n: int) -> tuple[Vec, Vec]:
+    """Write x [n], float32 that are whole numbers from -128 to 127, as activations; returns as `quantise_int8`, the scale 1."""
+    L = lanes()
+    whole = n // L * L
+    for k in range(0, whole, L):
+        store_int8(q, k, load(x, k))
+    if whole < n:
+        store_int8(q, whole, load_part(x, whole, n - whole))
+    fill_int8(q, n, whole + L if whole < n else whole)
+    return splat(1.0), splat(-float(dot_offset()))
+
+
+@kernel
+def quantise_bytes(q: Pointer, x: Pointer, n: int) -> tuple[Vec, Vec]:
+    """As `quantise_whole`, of whole numbers from 0 to 255, as activations u - 128."""
+    L = lanes()
+    whole = n // L * L
+    for k in range(0, whole, L):
+        store_int8(q, k, load(x, k) - splat(128.0))
+    if whole < n:
+        store_int8(q, whole, load_part(x, whole, n - whole) - splat(128.0))
+    fill_int8(q, n, whole + L if whole < n else whole)
+    return splat(1.0), splat(-float(dot_offset()))
+
+
+@kernel
 def fill_int8(q: Pointer, n: int, written: int) -> None:
     """Write activations up to a whole number of products: their weights are zero."""
     D, L = dot_width(), lanes()

@@ -34,17 +34,17 @@ from tinyrnn.lanes import (
     zeros,
 )
 from tinyrnn.lanes.dots import LONGEST, TOGETHER, Dot
-from tinyrnn.lanes.integers import LEAST, dots4, quantise_int8, quantise_uint8
+from tinyrnn.lanes.integers import LEAST, dots4, quantise_bytes, quantise_int8, quantise_uint8, quantise_whole
 from tinyrnn.ops.linear.chain import fma as fma_of
 
 GROUP = 4
 """panels of LANES outputs whose weights are interleaved"""
 QUANTISED = 2
 """float32 elements before the activations of a row: their scale, and what is to be added to them"""
-QUANTISERS = ("quantise_int8", "quantise_uint8")
+QUANTISERS = ("quantise_int8", "quantise_uint8", "quantise_whole", "quantise_bytes")
 _USED = (
     *(at, dot, dot_offset, dot_width, dots4, f32, fma, get, i8, i32, lanes, load, load_ints, plus, quantise_int8),
-    *(quantise_uint8, splat, store, store_part, times, to_float, zeros),
+    *(quantise_bytes, quantise_uint8, quantise_whole, splat, store, store_part, times, to_float, zeros),
 )
 ARGUMENTS = "y, x, w, b, sums, starts, q, rows, x_row, K, M, q_row, parts"
 
@@ -205,7 +205,7 @@ _HEIGHTS = {"16": (2, 1), "32": (4, 1)}
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    """A kernel, when its name is first asked for: linear_int8_REGISTERS or linear_uint8_REGISTERS, 1 where LANES is 1."""
+    """A kernel, when its name is first asked for: linear_QUANTISER_REGISTERS, 1 where LANES is 1."""
     stem, _, registers = name.rpartition("_")
     quantiser = stem.replace("linear", "quantise")
     if quantiser not in QUANTISERS or registers not in ("1", *_HEIGHTS):

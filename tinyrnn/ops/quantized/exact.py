@@ -13,6 +13,7 @@ import numpy as np
 
 from tinyrnn.graph.op import Array
 from tinyrnn.ops.quantized.integers import EXACT, limits
+from tinyrnn.ops.quantized.whole_linear import whole_product
 from tinyrnn.ops.quantized.written import INT32, Operand, Written
 
 RADIX = 16
@@ -72,20 +73,28 @@ class Sum:
             self.made.make("Identity", [self.name], "sum", output=output)
 
 
-def matrix_product(made: Written, a: Operand, b: Operand, bounds: tuple[int, int], bias: Array | None = None) -> Sum:
-    """A B + bias for integers in float32 up to `bounds`; bias [N] is int32 and known."""
+def matrix_product(
+    made: Written, a: Operand, b: Operand, bounds: tuple[int, int], bias: Array | None, raw: tuple[int | str, Operand] | None
+) -> Sum:
+    """A B + bias for integers in float32 up to `bounds`; bias [N] is int32 and known.
+
+    raw: where A is an input of the node, its place or its name in float32, and its zero point
+    """
     if isinstance(b, np.ndarray):
         right = b if b.ndim > 1 else b[:, None]
-        parts = exact_parts(right, bounds[0], [right.ndim - 2])
-        fits = bias is None or (
-            len(parts) == 1
-            and float(np.abs(right).sum(-2, dtype=np.float64).max()) * bounds[0] + np.abs(bias.astype(np.float64)).max() <= EXACT
-        )
-        parts = [(factor, part if b.ndim > 1 else part[:, 0]) for factor, part in parts]
-        sums = [(factor, made.make("MatMul", [a, part.astype(np.float32)], "product")) for factor, part in parts]
-        if bias is not None and fits:
-            sums, bias = [(1, made.make("Add", [sums[0][1], bias.astype(np.float32)], "biased"))], None
-        return Sum(made, sums, bias)
+        whole = whole_product(made, *raw, b) if raw is not None else None
+        if whole is not None:
+            sums = [(1, whole)]
+        else:
+            parts = exact_parts(right, bounds[0], [right.ndim - 2])
+            parts = [(factor, part if b.ndim > 1 else part[:, 0]) for factor, part in parts]
+            sums = [(factor, made.make("MatMul", [a, part.astype(np.float32)], "product")) for factor, part in parts]
+        if bias is None or len(sums) > 1:
+            return Sum(made, sums, bias)
+        largest = float(np.abs(right).sum(-2, dtype=np.float64).max(initial=0.0)) * bounds[0]
+        if largest + np.abs(bias.astype(np.float64)).max() > EXACT:
+            return Sum(made, sums, bias)
+        return Sum(made, [(1, made.make("Add", [sums[0][1], bias.astype(np.float32)], "biased"))])
     if isinstance(a, np.ndarray):
         a = made.constant(a)
     k = made.spec(a).sizes[-1]

@@ -62,11 +62,12 @@ def without_zero(made: Written, place: int, zero: Operand) -> tuple[Operand, int
     return made.arithmetic("Sub", made.integers(place), zero, "offset"), bound(dtype, zero)
 
 
-def product(made: Written, a: int, a_zero: int, b: int, b_zero: int, bias: Array | None = None) -> Sum:
-    """A B + bias, by the places of the inputs."""
-    left, most = without_zero(made, a, column(made, made.zero(a_zero)))
+def product(made: Written, a: int, a_zero: int, b: int, b_zero: int) -> Sum:
+    """A B, by the places of the inputs."""
+    zero = made.zero(a_zero)
+    left, most = without_zero(made, a, column(made, zero))
     right, other = without_zero(made, b, made.zero(b_zero))
-    return matrix_product(made, left, right, (most, other), bias)
+    return matrix_product(made, left, right, (most, other), None, (a, zero))
 
 
 def factor(made: Written, *places: int) -> Operand:
@@ -293,7 +294,8 @@ class QGemm(Quantised):
         columns = made.spec(node.outputs[0]).sizes[1]
         bias = None if c is None else np.broadcast_to(c.reshape(-1), (columns,))
         dtype = made.spec(made.given(3)).dtype
-        total = matrix_product(made, left, right, (most, bound(dtype, other)), bias)
+        raw = None if self.attribute(node, "transA") else (0, made.zero(2))
+        total = matrix_product(made, left, right, (most, bound(dtype, other)), bias, raw)
         scales = made.arithmetic("Mul", np.asarray(self.attribute(node, "alpha"), np.float32), made.scale(1), "factor")
         scales = made.arithmetic("Mul", scales, made.scale(4), "factor")
         if not made.given(8):
@@ -368,5 +370,6 @@ class DynamicQuantizeMatMul(_ToFloat):
         attributes = {"low": float(low), "high": float(high)}
         whole = made.make("Quantize", [node.inputs[0], scale, zero], "whole", attributes, domain=OURS)
         right, other = without_zero(made, 1, made.zero(3))
-        total = matrix_product(made, made.make("Sub", [whole, zero], "offset"), right, (high, other))
+        left = made.make("Sub", [whole, zero], "offset")
+        total = matrix_product(made, left, right, (high, other), None, (whole, zero))
         self.scaled(made, total, made.arithmetic("Mul", scale, made.scale(2), "factor"), made.given(4))

@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinyrnn.graph.call import literal
+from tinyrnn.graph.call import Call, Lowering, Rows, Value, literal
 from tinyrnn.graph.ir import Node
 from tinyrnn.graph.op import REQUIRED, Array, register
 from tinyrnn.lanes import Vec, equal, kernel, less, round_even, select, splat
 from tinyrnn.lanes.functions import at_least, at_most
+from tinyrnn.ops.elementwise.cast import Cast
 from tinyrnn.ops.elementwise.operators import Elementwise
+from tinyrnn.ops.elementwise.scalars import conversion, pointer
 
 
 @kernel
@@ -58,6 +60,22 @@ class Requantize(Quantize):
     name = "Requantize"
     inputs = ("X", "factor", "zero")
     sign = "*"
+
+
+@register
+class AsInteger(Cast):
+    """Whole numbers in float32 as integers of a type that holds them: a cast that needs no bounds, nor 64 bits."""
+
+    name = "AsInteger"
+    internal = True
+
+    def lower(self, node: Node, env: Lowering) -> list[Call]:
+        output, dtype = node.outputs[0], env.specs[node.outputs[0]].dtype
+        text = (
+            f"def KERNEL(y, x, n):\n    y, x = {pointer(output, dtype)}(y), f32(x)\n"
+            f"    for i in range(n):\n        put(y, i, {conversion(dtype)}(as_i32(get(x, i))))\n"
+        )
+        return [Call(text, (Value(output), Value(node.inputs[0]), Rows(times=env.specs[output].elements)), f"{output} whole")]
 
 
 @register

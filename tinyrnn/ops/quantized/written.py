@@ -132,7 +132,8 @@ class Written:
         dtype = self.spec(output).dtype
         code = next((code for code, name in CODES.items() if name == dtype.name), None)
         if code is None:
-            self.nodes.append(cast_to(dtype, value, output))
+            to = cast_to(dtype, value, output).attributes
+            self.nodes.append(Node("AsInteger", output, (value,), (output,), to, VERSION, OURS))
         else:  # no value has such a type at run time: what reads this one reads the float, and an output is refused
             self.nodes.append(Node("Cast", output, (value,), (output,), {"to": code}, VERSION))
 
