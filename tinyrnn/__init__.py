@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tinyrnn.loading.load import load
     from tinyrnn.loading.stages import save
     from tinyrnn.native import build
+    from tinyrnn.quantization import quantize
     from tinyrnn.runtime import Model, Pool, Stream, load_built
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ _HOMES = {
     "build": "native",
     "load": "loading.load",
     "load_built": "runtime",
+    "quantize": "quantization",
     "save": "loading.stages",
     "Model": "runtime",
     "Pool": "runtime",
@@ -66,6 +68,7 @@ __all__ = [
     "build",
     "load",
     "load_built",
+    "quantize",
     "save",
 ]
 

@@ -50,7 +50,7 @@ LEVELS = [
     ["targets"],
     ["decode", "loading"],
     ["bench", "check"],
-    ["demo", "native"],
+    ["demo", "native", "quantization"],
     ["cli"],
     ["__main__"],
 ]

@@ -77,6 +77,7 @@ __all__ = [
     "plot_streams",
     "streams",
     "table",
+    "times",
 ]
 
 ROUNDS = 15
@@ -219,6 +220,18 @@ def allocations(
     passes = max(1, steps // POOL)
     growth = resident_growth(_loops(stream.step, data.pool).passes, passes, progress)
     return Allocations(native, symbols, with_out, without, growth, passes * POOL)
+
+
+def times(
+    models: Mapping[str, Model], *, frames: int = 1000, seconds: float = 1.0, seed: int = 0, progress: Progress | None = None
+) -> dict[str, float]:
+    """Microseconds for a frame of loaded models that take the same input, interleaved: of `Stream.step`, or of a whole run where
+    they cannot stream."""
+    data = Data(next(iter(models.values())), frames, seed, fixed=False)
+    loops = {n: _loops(m.stream().step, data.pool).passes if data.streams else _whole(m, data) for n, m in models.items()}
+    each = POOL if data.streams else data.frames
+    ns = _interleave(loops, seconds / ROUNDS / len(loops), _ticker(progress, ROUNDS))
+    return {name: value / each / 1e3 for name, value in ns.items()}
 
 
 def _ticker(progress: Progress | None, total: int) -> Callable[[], None]:

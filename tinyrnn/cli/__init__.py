@@ -14,6 +14,7 @@ from tinyrnn.cli.demo import demo
 from tinyrnn.cli.generate import generate
 from tinyrnn.cli.guide import guide
 from tinyrnn.cli.options import FILE, json_option, model_options, print_json, progress_bar
+from tinyrnn.cli.quantize import quantize
 from tinyrnn.cli.run import run
 from tinyrnn.cli.trace import trace
 from tinyrnn.compile.progress import Stopwatch
@@ -135,6 +136,7 @@ main.add_command(cache)
 main.add_command(demo)
 main.add_command(generate)
 main.add_command(guide)
+main.add_command(quantize)
 main.add_command(run)
 main.add_command(trace)
 

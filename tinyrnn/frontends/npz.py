@@ -64,7 +64,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tinyrnn.errors import LoadError, UnsupportedError
-from tinyrnn.frontends.archive import LARGEST_TOTAL, Array, read_archive
+from tinyrnn.frontends.archive import LARGEST_TOTAL, RATIO_FROM, Array, read_archive
 from tinyrnn.frontends.keras_names import from_keras
 from tinyrnn.frontends.layer_candidates import layer_candidates
 from tinyrnn.frontends.names import renamed
@@ -410,6 +410,8 @@ def write_npz(path: Path, graph: Graph, states: Mapping[str, str]) -> None:
             for key, array in members.items():
                 info = zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0))
                 info.create_system, info.external_attr = 3, 0o644 << 16
+                if key == DESCRIPTION and array.nbytes < RATIO_FROM:  # four bytes a character, most of them 0
+                    info.compress_type = zipfile.ZIP_DEFLATED
                 with archive.open(info, "w", force_zip64=True) as stream:
                     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
                     np.lib.format.write_array(stream, little, allow_pickle=False)
