@@ -96,6 +96,7 @@ PREPARED: dict[str, Callable[[Path], None]] = {
     "streaming": _model,
     "pools": _model,
     "loading": _weights,
+    "weights": _model,
     "sound": _denoiser,
 }
 """what the code of a page finds in its folder"""
@@ -153,7 +154,7 @@ def test_programs_run(page: str, tmp_path: Path) -> None:
 
 
 def test_pages_with_python() -> None:
-    assert {"README", "streaming", "pools", "loading", "generation", "sound", *PROGRAMS} == {
+    assert {"README", "streaming", "pools", "loading", "weights", "generation", "sound", *PROGRAMS} == {
         page for page in PAGES if _blocks(page)
     }
 

@@ -18,7 +18,7 @@ from tinyrnn.quantization import Quantization, plot, quantize
 from tinyrnn.quantization.search import Layer, within
 
 QUICK: dict[str, Any] = {"frames": 40, "seconds": 0.02}
-KINDS = ("float16", "bfloat16", "int8", "int8:64", "int8:5")
+KINDS = ("float16", "bfloat16", "int8", "int8:64", "int8:5", "int8x8")
 
 
 def model_of(
@@ -131,7 +131,7 @@ def test_a_file_has_the_bits_of_the_model(path: Path, tmp_path: Path, kind: str)
     assert bits(again) == bits(wanted)
     assert again._layout.weights.nbytes == wanted._layout.weights.nbytes
     halved = kind.endswith("16")
-    assert found.bytes < (0.3 if kind in ("int8", "int8:64") else 0.55) * path.stat().st_size + 6000
+    assert found.bytes < (0.3 if kind in ("int8", "int8:64", "int8x8") else 0.55) * path.stat().st_size + 6000
     with np.load(tmp_path / "small.npz") as arrays:
         stored = {a.dtype.name for a in arrays.values() if a.size > 50}
     assert ("float16" in stored or "uint16" in stored) if halved else "int8" in stored

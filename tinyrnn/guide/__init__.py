@@ -9,6 +9,7 @@ PAGES = (
     "streaming",
     "pools",
     "loading",
+    "weights",
     "uses",
     "inside",
     "generation",

@@ -37,8 +37,8 @@ MOST_AXES, MOST_TAPS = 5, 16
 ATTEMPTS = 3
 SHARED = "something else uses its constants too"
 UNMATCHED = "its weights are no rows of one constant of the file"
-LEAST = 64
-"""elements of a constant that is worth another node"""
+LEAST = 256
+"""elements of a constant of halves, of no layer, that is worth another node"""
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,12 @@ def _replacements(
     lengths = {len(row) // 4 for row in rows}
     for name, readers in _readers(graph, folded).items():
         array = folded[name]
-        if array.dtype != np.float32 or array.size < LEAST or not 2 <= array.ndim <= MOST_AXES:
+        if array.dtype != np.float32 or not 2 <= array.ndim <= MOST_AXES:
             continue
         found = [*_matches(name, array, rows, lengths)] or [*_sliced(name, array, rows, lengths)]
         if found:
             yield name, next((each for each in found if each[1] & readers), found[0])
-        elif name in graph.constants and exact_in([array]) == "f16":
+        elif name in graph.constants and array.size >= LEAST and exact_in([array]) == "f16":
             yield name, (_cast(name, array.astype(np.float16)), set())
 
 
@@ -183,14 +183,22 @@ def _chain(name: str, array: Array, rows: Sequence[_Row], order: Sequence[int], 
     q = np.stack([one.values.reshape(-1, one.values.shape[-1])[row.index] for row, one in zip(rows, stored, strict=True)])
     scales = np.stack([_scales(one)[row.index] for row, one in zip(rows, stored, strict=True)])
     blocks = {"block_size": stored[0].group} if scales.shape[1] > 1 else {}
-    parts = [f"{name}.{part}" for part in ("q", "scale", "rows", "shape", "turned")]
-    constants = {parts[0]: q, parts[1]: scales if blocks else scales[:, 0]}
-    shape = {parts[3]: np.array(turned, np.int64)}
-    return [
-        (Node("DequantizeLinear", parts[2], tuple(parts[:2]), (parts[2],), {"axis": len(blocks), **blocks}, OPSET), constants),
-        (Node("Reshape", parts[4], (parts[2], parts[3]), (parts[4],), {}, OPSET), shape),
-        (Node("Transpose", name, (parts[4],), (name,), {"perm": np.argsort(order).tolist()}, OPSET), {}),
-    ]
+    chain: Chain = []
+
+    def add(op: str, inputs: Mapping[str, Array], **attributes: Any) -> None:
+        """A node over the last value, if there is one, and these constants."""
+        last = chain[-1][0].outputs if chain else ()
+        made = f"{name}.{op}"
+        chain.append((Node(op, made, (*last, *inputs), (made,), attributes, OPSET), dict(inputs)))
+
+    constants = {f"{name}.q": q, f"{name}.scale": scales if blocks else scales[:, 0]}
+    add("DequantizeLinear", constants, axis=len(blocks), **blocks)
+    if tuple(turned) != q.shape:
+        add("Reshape", {f"{name}.shape": np.array(turned, np.int64)})
+    if list(order) != sorted(order):
+        add("Transpose", {}, perm=np.argsort(order).tolist())
+    chain[-1][0].outputs = (name,)
+    return chain
 
 
 def _held(stored: Stored | None) -> Stored:

@@ -206,11 +206,12 @@ def plot(result: Quantization, path: str | PathLike[str]) -> None:
         axes.annotate(
             f"{choice.name}, {choice.step:.3g} µs" + ("" if choice.error else ", the same bits"),
             (choice.bytes / 1e3, error),
-            xytext=(-9 if left else 9, 0),
+            xytext=(-9 if left else 9, -11 if mixed else 0),
             textcoords="offset points",
             ha="right" if left else "left",
             va="center",
             color=f"C{place}",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )
     axes.axvline(whole.bytes / 1e3, color="grey", linestyle="--", label=f"float32, {whole.step:.3g} µs")
     if result.budget is not None:
