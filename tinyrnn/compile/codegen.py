@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import isinf, prod
 
 from tinyrnn import lanes
+from tinyrnn.compile.crew_page import crew_functions
 from tinyrnn.compile.plan import Place, Plan
 from tinyrnn.graph.call import Close, Open
 from tinyrnn.graph.clock import FRAMES
@@ -36,6 +37,7 @@ CONTEXT = (
     "count_references",
     "save_thread",
     "restore_thread",
+    "crew",
 )
 PORTS = len(CONTEXT)
 LONGEST_PART = 64
@@ -86,6 +88,8 @@ def generate(plan: Plan, shared: bool = True) -> Source:
         page += _call(plan, inputs, outputs, many=False, release=plan.multiply_adds >= RELEASE_FROM)
         page += _call(plan, inputs, outputs, many=True, release=True)
     entries = {"run": 2, "call": 3, "call_many": 3} if direct else {"run": 2}
+    if plan.shared:
+        entries |= {"serve": 2, "dismiss": 1}
     return Source(page_text(plan, page), entries)
 
 
@@ -103,6 +107,7 @@ def program(plan: Plan, shared: bool = True) -> tuple[list[str], list[str], list
     """(lines of the kernels and `step`; names of its arguments for memories, inputs and outputs)."""
     kernels: dict[str, str] = {}
     lines: list[str] = []
+    calls: list[tuple[str, int, int]] = []
     indent = "    "
     for step in plan.steps:
         if isinstance(step.kernel, Open):
@@ -122,6 +127,10 @@ def program(plan: Plan, shared: bool = True) -> tuple[list[str], list[str], list
             name = step.kernel.__name__
         if step.note:
             lines.append(f"{indent}# {one_line(step.note)}")
+        if step.pieces:
+            name, calls = f"share_{len(calls)}", [*calls, (name, len(step.operands), step.pieces)]
+            lines.append(f"{indent}{name}({', '.join(['crew', *(_operand(o) for o in step.operands)])})")
+            continue
         lines.append(f"{indent}{name}({', '.join(_operand(o) for o in step.operands)})")
     offsets = {part.name: part.offset for part in plan.parts}
     after = []
@@ -144,6 +153,9 @@ def program(plan: Plan, shared: bool = True) -> tuple[list[str], list[str], list
     for text, name in kernels.items():
         page += [text.replace("KERNEL", name, 1), ""]
     page += _counts(plan)
+    if calls:
+        page += crew_functions(calls)
+        memory.append("crew")
     time = ["before", "after", "end"] if plan.clocks else ["rows"]
     counted = [f"{what}_{k}" for k in range(len(plan.clocks)) for what in ("count", "rows", "whole")]
     parts, lines = _parted(lines, [*memory, *dict.fromkeys([*time, "rows"]), *counted, *xs, *ys])
@@ -239,7 +251,7 @@ def _run(plan: Plan, memory: list[str], xs: list[str], ys: list[str]) -> list[st
         '    """All frames; 0, or 1 + the number of an input whose indices are out of range (nothing is changed)."""',
         "    c = i64(context)",
     ]
-    lines += [f"    {name} = get(c, {i})" for i, name in enumerate(memory)]
+    lines += [f"    {name} = get(c, {CONTEXT.index(name) if name in CONTEXT else i})" for i, name in enumerate(memory)]
     lines += [f"    {name} = get(c, {PORTS + i})" for i, name in enumerate([*xs, *ys])]
     if plan.clocks:
         lines += [f"    end = get(c, {CONTEXT.index('end')})", f"    start = get({counter(plan)}, 0)"]

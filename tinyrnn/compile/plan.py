@@ -71,6 +71,8 @@ class Step:
     operands: list[Place | int | float | str]
     note: str
     node: str
+    pieces: int = 0
+    """as of `tinyrnn.graph.call.Call`"""
 
 
 @dataclass
@@ -106,6 +108,11 @@ class Plan:
     """how the machine multiplies int8"""
     streams: bool = False
     """each row is one frame of another stream, see `tinyrnn.compile.stream_planner`"""
+
+    @property
+    def shared(self) -> list[Step]:
+        """The steps that the threads of a crew share."""
+        return [step for step in self.steps if step.pieces]
 
     @property
     def state_size(self) -> int:

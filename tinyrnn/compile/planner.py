@@ -72,6 +72,7 @@ class Planner:
         narrow: bool = False,
         small: bool = False,
         dot: Dot = DOTS["widened"],
+        crew: bool = False,
     ) -> None:
         self.program, self.graph, self.alignment = program, program.graph, alignment
         self.result = Plan(program, narrow=narrow, small=small, dot=dot)
@@ -88,9 +89,12 @@ class Planner:
             small,
             self.graph.integers,
             dot,
+            crew,
         )
         self.weights: list[np.ndarray[Any, Any]] = []
         self.weights_size = 0
+        self.placed: dict[int, tuple[np.ndarray[Any, Any], Place]] = {}
+        """id of an array → the array, which keeps the id its own, and its place"""
         self.places: dict[str, Place] = {}
         self.base: dict[str, str] = {}
         self.blocks: list[tuple[str, Open]] = []
@@ -114,7 +118,7 @@ class Planner:
                     Step(replace(call, text=call.text.replace("ITERATION", self.blocks[-1][0])), operands, "", node.name)
                 )
             else:
-                plan.steps.append(Step(call.kernel, operands, call.note, node.name))
+                plan.steps.append(Step(call.kernel, operands, call.note, node.name, call.pieces))
         plan.weights = np.concatenate(self.weights) if self.weights else np.zeros(0, np.uint8)
         plan.multiply_adds = sum(op_of(n).multiply_adds(n, self.graph.specs) for n in self.graph.nodes)
         self._choose_chunk()
@@ -247,7 +251,7 @@ class Planner:
                     of = self._value_of(node, operand.of)
                     many = bool(operand.per_row) and of in self.program.per_row and not self._row_variable()
                     sizes[key] = 4 * (operand.per_row * (self._times(of, used) if many else 1) or operand.fixed), many
-                    lives.setdefault(key, [index, index])[1] = index
+                    lives.setdefault(key, [0 if operand.lasting else index, index])[1] = len(calls) if operand.lasting else index
         for head, tail in loops:  # innermost first: what a loop takes in, or leaves behind, lives all through it
             for life in lives.values():
                 if life[0] < head <= life[1] or life[0] <= tail < life[1]:
@@ -352,6 +356,11 @@ class Planner:
         return self.places[root]
 
     def _weight(self, array: np.ndarray[Any, Any]) -> Place:
+        if id(array) not in self.placed:
+            self.placed[id(array)] = array, self._place_weight(array)
+        return self.placed[id(array)][1]
+
+    def _place_weight(self, array: np.ndarray[Any, Any]) -> Place:
         data = np.ascontiguousarray(array).view(np.uint8).reshape(-1) if array.ndim else np.frombuffer(array.tobytes(), np.uint8)
         place = Place("weights", self.weights_size)
         padding = -len(data) % self.alignment

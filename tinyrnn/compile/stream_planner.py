@@ -7,15 +7,13 @@ stream by stream.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from tinyrnn.compile.plan import Part, Place, Plan
-from tinyrnn.compile.planner import Planner
+from tinyrnn.compile.crew_planner import PlannerBeside
+from tinyrnn.compile.plan import Place, Plan
 from tinyrnn.graph.call import (
     Body,
     Call,
@@ -69,12 +67,12 @@ def _of_streams(program: Program) -> Program:
     )
 
 
-class _StreamPlanner(Planner):
+class _StreamPlanner(PlannerBeside):
     """A plan of a tick in the making."""
 
     def __init__(self, plan: Plan, lanes: int, registers: int, cache: int, alignment: int) -> None:
-        super().__init__(_of_streams(plan.program), lanes, registers, alignment, plan.narrow, plan.small, plan.dot)
-        self.single, self.cache = plan, cache
+        super().__init__(plan, _of_streams(plan.program), lanes, registers, alignment)
+        self.cache = cache
         per_row, constants = self.program.per_row, self.graph.constants
         self.env = replace(
             self.env,
@@ -83,9 +81,6 @@ class _StreamPlanner(Planner):
         )
         self.outside = {id(node) for node in self.graph.nodes}
         self.result.streams = True
-        self.result.parts = list(plan.parts)
-        self.weights, self.weights_size = [plan.weights], len(plan.weights)
-        self.packed = {_digest(plan.weights[start : start + size]): start for start, size in plan.packed}
 
     def _place_ports(self) -> None:
         super()._place_ports()
@@ -210,17 +205,6 @@ class _StreamPlanner(Planner):
             return replace(placed, memory="state" if row else "states", terms=within)
         return placed
 
-    def _weight(self, array: np.ndarray[Any, Any]) -> Place:
-        found = self.packed.get(_digest(np.ascontiguousarray(array)))
-        return super()._weight(array) if found is None else Place("weights", found)
-
-    def _add_part(self, name: str, initial: np.ndarray[Any, Any]) -> Part:
-        return next(part for part in self.single.parts if part.name == name)
-
     def _choose_chunk(self) -> None:
         plan = self.result
         plan.chunk = max(16, min(MOST_STREAMS, self.cache // max(plan.arena_per_row, 1)))
-
-
-def _digest(array: np.ndarray[Any, Any]) -> bytes:
-    return hashlib.sha256(array.tobytes()).digest()

@@ -41,6 +41,8 @@ class Scratch:
     per_row: int = 0
     offset: int = 0
     of: str = ""
+    lasting: bool = False
+    """whether nothing else takes its place, so that a call finds what the last one left, unless the memory was made anew"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,9 @@ class Call:
     kernel: Callable[..., Any] | str
     operands: tuple[Operand, ...]
     note: str = ""
+    pieces: int = 0
+    """equal pieces into which the work of a call splits that the threads of a crew share; its kernel then takes three more
+    numbers: the first of its pieces, the one after its last, and how often the call was made before"""
 
 
 @dataclass(frozen=True)
@@ -167,6 +172,8 @@ class Lowering:
     """whether the file has weights as integers with scales"""
     dot: Dot = DOTS["widened"]
     """how the machine multiplies int8"""
+    crew: bool = False
+    """whether several threads share the large calls of one stream"""
 
     def row_stride(self, name: str) -> int:
         """Elements from one row of a value to the next: 0 for a value that all rows share."""

@@ -141,6 +141,26 @@ def invoke2(function: int, first: int, second: int) -> int:
     _outside()
 
 
+def atomic_load(p: Pointer, i: int) -> int:
+    """Element i as other threads left it, with all that they wrote before; only pages use it."""
+    _outside()
+
+
+def atomic_store(p: Pointer, i: int, x: int) -> None:
+    """Set element i for other threads, with all that was written before; only pages use it."""
+    _outside()
+
+
+def compare_exchange(p: Pointer, i: int, before: int, after: int) -> int:
+    """Set element i if it is `before`: whether it was. One thread at a time; only pages use it."""
+    _outside()
+
+
+def pause() -> None:
+    """Tell the processor that this thread waits in a loop; only pages use it."""
+    _outside()
+
+
 def lanes() -> int:
     """LANES, a constant of the target."""
     _outside()

@@ -12,6 +12,7 @@ import numpy as np
 from tinyrnn.errors import ShapeError, StreamError, UnsupportedError
 from tinyrnn.graph.arrays import Port, match_inputs
 from tinyrnn.runtime import Model, Stream
+from tinyrnn.runtime.crew import check_threads
 from tinyrnn.runtime.driver import Driver, Progress
 
 KEPT = 8
@@ -152,8 +153,9 @@ class DynamicShapeModel(Model):
             raise StreamError(f"{self.name}: its state depends on {', '.join(map(repr, self.open_sizes))}: bind= fixes them")
         return at_size
 
-    def stream(self) -> Stream:
-        """A new live input. Raises `StreamError` with the node that needs the whole sequence."""
+    def stream(self, threads: int = 1) -> Stream:
+        """A new live input, of one thread. Raises `StreamError` with the node that needs the whole sequence."""
+        check_threads(self.name, threads)
         return super().stream() if self._layout.refuses_stream else DynamicShapeStream(self)
 
     def __str__(self) -> str:

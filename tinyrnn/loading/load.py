@@ -115,6 +115,7 @@ def _model(kept: model_cache.Kept, name: str, path: ModelSource, options: Mappin
 
     model = Model(kept.layout, kept.code, lambda: anew()._source, lambda: anew().traced())
     model._pooled = model_cache.pooled(name, model.name, lambda slots: anew()._pooled(slots))
+    model._crewed = lambda layout: anew()._crewed(layout)
     return (
         model
         if kept.dynamic_shapes is None

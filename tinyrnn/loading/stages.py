@@ -15,6 +15,7 @@ import numpy as np
 
 from tinyrnn import ops
 from tinyrnn.compile.codegen import PORTS, Source, generate
+from tinyrnn.compile.crew_planner import make_crew_plan
 from tinyrnn.compile.plan import Plan
 from tinyrnn.compile.planner import make_plan
 from tinyrnn.compile.pool_page import generate_pool
@@ -34,6 +35,7 @@ from tinyrnn.passes import Port, Program, Time, bound, open_batches, prepare, wi
 from tinyrnn.passes.suggest_sizes import advice, example
 from tinyrnn.passes.widen import has_doubles
 from tinyrnn.runtime import Layout, Model, PoolCode, aligned
+from tinyrnn.runtime.crew import CrewCode
 from tinyrnn.runtime.memory import ALIGNMENT
 from tinyrnn.targets.cpu import compile_source, one_by_one
 from tinyrnn.targets.machine import Machine, host, second_level_cache
@@ -140,13 +142,15 @@ def compile_graph(graph: Graph, states: Mapping[str, str] | None = None, time: T
             raise error from None
     plan = stages.plan
     check_arena(4 * plan.state_size + plan.arena_fixed + plan.arena_per_row * max(plan.chunk, 1))
-    return Model(
+    made = Model(
         layout_of(plan),
         compile_source(stages.source),
         stages,
         cache(partial(tracer_of, stages)),
         cache(partial(pooled_of, stages, 1)),
     )
+    made._crewed = cache(partial(crewed_of, stages))
+    return made
 
 
 def warnings_of(model: Model) -> Iterator[str]:
@@ -176,6 +180,18 @@ def tracer_of(stages: Stages) -> Tracer:
     plan = make_plan(program, machine.lanes, machine.registers, cache=second_level_cache(), dot=machine.dot)
     assert [(p.name, p.offset, p.shape) for p in plan.parts] == [(p.name, p.offset, p.shape) for p in stages.plan.parts]
     return Tracer(Model(layout_of(plan), compile_source(generate(plan))), kept)
+
+
+def crewed_of(stages: Stages, layout: Layout) -> CrewCode | None:
+    """What streams of several threads run on, with the weights of that layout; None where no call is large."""
+    machine = host()
+    plan = make_crew_plan(stages.plan, machine.lanes, machine.registers)
+    if plan is None:
+        return None
+    own = layout_of(plan)
+    assert own.state_parts == layout.state_parts
+    same = np.array_equal(own.weights, layout.weights)
+    return CrewCode(replace(own, weights=layout.weights) if same else own, compile_source(generate(plan)))
 
 
 def pooled_of(stages: Stages, least: int, slots: int) -> PoolCode:

@@ -12,7 +12,10 @@ from typing import Any
 
 from tinyrnn.native.interface import Interface
 
-RUNTIME = ("process_local", "memory", "driver", "pool_runner", "pool_driver", "pool", "prepared_call", "sequences", "model")
+RUNTIME = (
+    *("process_local", "memory", "crew", "driver", "pool_runner"),
+    *("pool_driver", "pool", "prepared_call", "sequences", "model"),
+)
 PARTS = ("errors", "graph/clock", "graph/arrays", *(f"runtime/{part}" for part in RUNTIME), "runtime/built")
 """files of the package that the runtime needs, each after those that it imports"""
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from tinyrnn.errors import ShapeError, StreamError
 from tinyrnn.graph.arrays import Array, Port, describe, frame_input, match_inputs
+from tinyrnn.runtime.crew import Crew
 from tinyrnn.runtime.memory import Context, Layout
 from tinyrnn.runtime.process_local import ProcessLocal
 
@@ -71,9 +72,12 @@ def _builtin(address: int, this: Any) -> tuple[Callable[..., Any], Any]:
 class Driver(ProcessLocal):
     """Steps and runs one context. It holds all that a call needs, but no stream."""
 
-    def __init__(self, layout: Layout, code: Any, named: Any) -> None:
-        """named: makes the result of several outputs; None for one."""
+    def __init__(self, layout: Layout, code: Any, named: Any, crew: Crew | None = None) -> None:
+        """named: makes the result of several outputs; None for one. crew: the threads that share its calls."""
         self.layout, self.context = layout, Context(layout)
+        self.crew = crew
+        if crew is not None:
+            self.context.addresses[layout.header - 1] = crew.pointer
         self.code = code  # owns the machine code, also where only `Stream.step` is kept
         self.run, self.named = code.run, named
         self.otherwise: Callable[..., Any] = self.checked
@@ -94,7 +98,7 @@ class Driver(ProcessLocal):
         api = ctypes.pythonapi
         threads = [ctypes.cast(f, ctypes.c_void_p).value or 0 for f in (api.PyEval_SaveThread, api.PyEval_RestoreThread)]
         counting = 0 if sys.version_info >= (3, 12) else 1
-        addresses[5 : layout.header] = np.array([id(np.ndarray), id(None), id(False), id(True), counting, *threads], np.int64)
+        addresses[5 : layout.header - 1] = np.array([id(np.ndarray), id(None), id(False), id(True), counting, *threads], np.int64)
         self._dtypes = [p.dtype for p in ports]
         addresses[layout.header + len(ports) :][: len(ports)] = np.array([id(dtype) for dtype in self._dtypes], np.int64)
         (self.single, first), (self.many, second) = (_builtin(address, addresses) for address in functions)

@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyrnn.errors import ShapeError, StreamError
 from tinyrnn.graph.arrays import Array, Port, check_outputs, pick, session_call, shape_text
+from tinyrnn.runtime.crew import Crew, CrewCode, check_threads
 from tinyrnn.runtime.driver import Driver, Progress
 from tinyrnn.runtime.memory import Layout, part_views
 from tinyrnn.runtime.pool import Pool
@@ -43,6 +44,8 @@ class Model(ProcessLocal):
         self._layout, self._code = layout, code
         self._made_from, self._tracer = source, tracer
         self._pooled = pooled or (lambda slots: PoolCode(None, tick=False))
+        self._crewed: Callable[[Layout], CrewCode | None] = lambda layout: None
+        """makes what a stream with a crew runs on, for this layout; None where no call is large enough to be shared"""
         self._prepared: dict[Shapes, list[PreparedCall]] = {}
         self._result = _named(layout.name, [p.name for p in layout.outputs])
         self._file_result = _named(layout.name, list(layout.file_outputs))
@@ -96,13 +99,16 @@ class Model(ProcessLocal):
         """The metadata of the file, as strings."""
         return dict(self._layout.metadata)
 
-    def stream(self) -> Stream:
+    def stream(self, threads: int = 1) -> Stream:
         """A new live input in its initial state.
 
+        threads: native threads that share its large layers, with the same bits. Each then has its part of their weights in the
+        caches of its own core; that is worth it where a step takes some 10 µs or more, and as many cores are free. The
+        first stream of a model with several compiles it once more. Where no layer is large, or sizes are open, there is one.
         Raises `StreamError`, naming the node that forbids it, if the model needs the whole sequence.
         """
         self._check_streams()
-        return Stream(self)
+        return Stream(self, check_threads(self.name, threads))
 
     def pool(self, slots: int, threads: int = 1) -> Pool:
         """Many new live inputs in their initial state, which step together: `slots` states in one array.
@@ -195,9 +201,13 @@ class Stream(ProcessLocal):
         "the state, an array: `stream.state.copy()`"
     )
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self._driver = Driver(model._layout, model._code, model._result)
+    def __init__(self, model: Model, threads: int = 1) -> None:
+        self.model, self._threads = model, threads
+        made = model._crewed(model._layout) if threads > 1 else None
+        if made is None:
+            self._driver = Driver(model._layout, model._code, model._result)
+        else:
+            self._driver = Driver(made.layout, made.code, model._result, Crew(made.code, threads))
         self._context = self._driver.context
         short = self._driver.short_step()
         if short is not None:
@@ -229,9 +239,14 @@ class Stream(ProcessLocal):
         """Back to the initial state."""
         self._context.reset()
 
+    def close(self) -> None:
+        """End the threads beside the caller's, as when the stream is no longer used; it goes on with one."""
+        if self._driver.crew is not None:
+            self._driver.crew.close()
+
     def fork(self) -> Stream:
         """A new stream of the same model that continues from this one's state."""
-        other = Stream(self.model)
+        other = Stream(self.model, self._threads)
         other._context.state[:] = self._context.state
         other._context.ended = self._context.ended
         other._driver.per_call = self._driver.per_call

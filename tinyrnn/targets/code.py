@@ -24,6 +24,8 @@ class Code:
         self._library = load_objects(objects, self.entries)
         self.size = sum(map(code_bytes, objects))
         self.run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)(self._library["run"])
+        self.address = self._library.__getitem__
+        """name of an entry → its address"""
         self.calls: tuple[int, ...] = tuple(self._library[n] for n in ("call", "call_many") if n in self.entries)
 
 

@@ -31,6 +31,15 @@ def object_name(source: Source, machine: Machine) -> str:
     return f"{key_of(machine, _COMMENT.sub('', source.text))}.o"
 
 
+def pauses(machine: Machine) -> str:
+    """LLVM text of what `pause` calls."""
+    arm = "aarch64.hint(i32 1)"
+    word = {"x86_64": "x86.sse2.pause()", "aarch64": arm, "arm64": arm}.get(machine.architecture)
+    does = f" call void @llvm.{word}\n" if word else ""
+    declared = f"declare void @llvm.{word.replace(' 1', '')}\n" if word else ""
+    return f"{declared}define internal void @tinyrnn.pause() alwaysinline nounwind {{\n{does} ret void\n}}\n"
+
+
 def compile_source(source: Source) -> Code:
     """The code of a page in this process, from the cache or newly compiled.
 
@@ -58,7 +67,7 @@ def _compile(source: Source, machine: Machine) -> list[bytes]:
 
     page = read_page(source.text)
     kernels = Kernels(page, machine)
-    text = translated(page, {name: name for name in source.entries}, machine.bits, kernels)
+    text = translated(page, {name: name for name in source.entries}, machine.bits, kernels) + pauses(machine)
     compiled = objects(kernels)
     tell(LINKING)
     return [*compiled, emit(machine, [text], [], list(source.entries), externals=list(kernels.called)).data]

@@ -318,6 +318,25 @@ class Values:
         self._line(f"store {element} {self._as(value, element, node).text}, ptr {place}, align {alignment}")
         return Typed("0", self.word)
 
+    def _call_atomic_load(self, node: ast.Call, pointer: Typed, index: Typed) -> Typed:
+        place, element, alignment = self._element(node, pointer, index)
+        return self._new(f"load atomic {element}, ptr {place} seq_cst, align {alignment}", element)
+
+    def _call_atomic_store(self, node: ast.Call, pointer: Typed, index: Typed, value: Typed) -> Typed:
+        place, element, alignment = self._element(node, pointer, index)
+        self._line(f"store atomic {element} {self._as(value, element, node).text}, ptr {place} seq_cst, align {alignment}")
+        return Typed("0", self.word)
+
+    def _call_compare_exchange(self, node: ast.Call, pointer: Typed, index: Typed, before: Typed, after: Typed) -> Typed:
+        place, element, _ = self._element(node, pointer, index)
+        a, b = (f"{element} {self._as(value, element, node).text}" for value in (before, after))
+        pair = self._new(f"cmpxchg ptr {place}, {a}, {b} seq_cst seq_cst", "*i8")
+        return self._new(f"extractvalue {{ {element}, i1 }} {pair.text}, 1", "i1")
+
+    def _call_pause(self, node: ast.Call) -> Typed:
+        self._line("call void @tinyrnn.pause()")
+        return Typed("0", self.word)
+
     def _call_invoke(self, node: ast.Call, address: Typed, *values: Typed) -> Typed:
         function = self._new(f"inttoptr {address.kind} {address.text} to ptr", "*i8")
         given = ", ".join(f"i64 {self._as(v, 'i64', node).text}" for v in values)

@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from tinyrnn.graph.call import Call, Lowering, Rows, Value, Weight
+from tinyrnn.graph.call import Call, Lowering, Operand, Rows, Value, Weight
 from tinyrnn.graph.ir import Graph, Node, Spec
 from tinyrnn.graph.op import OURS, REQUIRED, Array, Axis, Frames, Op, Refused, register, rewrite
 from tinyrnn.graph.storage import cast, quantises, ratios
 from tinyrnn.lanes.chains import CHAINS, chain_word
 from tinyrnn.ops.linear.integers import IntegerWeights
-from tinyrnn.ops.linear.texts import chained, suffix, written, written_later
+from tinyrnn.ops.linear.texts import WORDS, chained, suffix, written, written_later
 
 GROUP = 4
 """panels of LANES outputs whose weights are interleaved"""
+SHARED_FROM = 1 << 16
+"""multiply-adds of a row from which the threads of a crew share a product: below, waiting for each other costs more"""
 HEIGHTS = {32: (4, 1), 16: (2, 1)}
 """rows in a block, by the number of vector registers"""
 
@@ -50,20 +52,23 @@ def pack_rest(m: int, lanes: int, bias: Array | None = None, scale: Array | None
     return padded.ravel()
 
 
-def _linear_text(name: str, word: str, heights: Sequence[int]) -> str:
+def _linear_text(name: str, word: str, heights: Sequence[int], shared: bool = False) -> str:
     """The kernel below: whole groups in blocks of `heights` rows by GROUP panels, whose sums stay in registers; the
-    panels of the last, smaller group one by one."""
+    panels of the last, smaller group one by one. If `shared`, those of groups `low` to before `high`, the smaller one last."""
+    each, pieces = ", each" if word == "i8" else "", ", low, high, turn" if shared else ""
+    some = f"range(low * {GROUP}, min(whole, high * {GROUP}), {GROUP})" if shared else f"range(0, whole, {GROUP})"
+    rest = f"range(whole, panels if high * {GROUP} > whole else whole)" if shared else "range(whole, panels)"
     lines = [
-        f"def {name}(y, x, w, b, rows, x_row, K, M{', each' if word == 'i8' else ''}):",
+        f"def {name}(y, x, w, b, rows, x_row, K, M{each}{pieces}):",
         '    """y[r, j] = b[j] + sum over k of x[r, k] W[k, j]: one chain of fma in the order of k, which is multiplied by',
         '    a factor after `each` of int8 weights; w from `pack`, b from `pack_rest`."""',
         f"    y, x, w, b = f32(y), f32(x), {word}(w), f32(b)",
         "    L = lanes()",
         "    panels = (M + L - 1) // L",
         f"    whole = panels // {GROUP} * {GROUP}",
-        f"    for j in range(0, whole, {GROUP}):",
+        f"    for j in {some}:",
         *_blocks(word, heights, GROUP, f"{GROUP} * L"),
-        "    for j in range(whole, panels):",
+        f"    for j in {rest}:",
         *_blocks(word, heights, 1, "(panels - whole) * L"),
     ]
     return "\n".join(lines) + "\n"
@@ -149,6 +154,16 @@ def linear_weights(
     return Weight(cast(word, packed)), Weight(pack_rest(matrix.shape[1], env.lanes, bias, scale, then))
 
 
+def linear_call(env: Lowering, word: str, operands: tuple[Operand, ...], note: str) -> Call:
+    """The call of `linear` with its operands, which a crew shares where it is large."""
+    K, M = operands[6:8]
+    assert isinstance(K, int) and isinstance(M, int)
+    if not env.crew or env.lanes == 1 or word not in WORDS or K * M < SHARED_FROM:
+        return Call(linear(env, word), operands, note)
+    groups = -(-M // (env.lanes * GROUP))
+    return Call(_linear_text("KERNEL", word, HEIGHTS[32 if env.registers >= 32 else 16], shared=True), operands, note, groups)
+
+
 def linear(env: Lowering, word: str = "f32") -> Callable[..., Any]:
     """The kernel whose blocks fit the vector registers of the machine."""
     name = f"linear_{1 if env.lanes == 1 else 32 if env.registers >= 32 else 16}"
@@ -216,8 +231,9 @@ class Linear(Op):
         each = () if held.scale is None else (held.group,)
         for y, x, rows, x_row in places:
             calls.append(
-                Call(
-                    linear(env, held.word),
+                linear_call(
+                    env,
+                    held.word,
                     (y, x, packed, rest, rows, x_row, k, m, *each),
                     note,
                 )

@@ -100,13 +100,14 @@ def takes_input(gates: int, inputs: int, H: int, lanes: int) -> bool:
     return lanes == 1 or 4 * gates * -(-H // lanes) * lanes * (inputs + H) <= FIRST_LEVEL_CACHE // 2
 
 
-def panels_together(gates: int, panels: int, registers: int, weights: int, lanes: int) -> int:
-    """The number of panels whose gate sums are kept in registers at once, for `weights` bytes of R.
+def panels_together(gates: int, panels: int, registers: int, weights: int, lanes: int, word: str) -> int:
+    """The number of panels whose gate sums are kept in registers at once, for weights R, of so many bytes as float32.
 
-    There should be enough sums to hide the latency of fma: 8, or 4 if the weights come from the second-level cache, since
-    narrow groups leave more of them in the first. If LANES is 1, CHAINS sums, for which h is read once.
+    There should be enough sums to hide the latency of fma, and of widening small weights: 8, or 4 if float32 weights come from
+    the second-level cache, since narrow groups leave more of them in the first. If LANES is 1, CHAINS sums, for which h is
+    read once.
     """
-    sums = CHAINS if lanes == 1 else 8 if weights <= FIRST_LEVEL_CACHE else 4
+    sums = CHAINS if lanes == 1 else 4 if word == "f32" and weights > FIRST_LEVEL_CACHE else 8
     fit = max(1, (registers * 3 // 4) // gates)
     return min(panels, fit, -(-sums // gates))
 
@@ -180,6 +181,7 @@ def kernel_text(sums: GateSums, layout: SequenceLayout) -> str:
     if cell.traced:
         text(f"kt = at(kt, {sign}{layout.y_step * kept})")
     text.depth -= 1
+    sums.end(text)
     text(*copy_lines("h", "before", H))
     if layout.lengths:
         rest = f"at(y, {_sum(frame, layout.y_frame, item, layout.y_batch)})"
@@ -221,6 +223,8 @@ class GateSums:
     """more parameters of the kernel"""
     step = 1
     """elements k of a sum that lie side by side in r"""
+    odd = "t % 2"
+    """whether groups are read from the last on"""
 
     def __init__(self, cell: Cell, lanes: int, registers: int) -> None:
         self.cell, self.lanes, self.registers = cell, lanes, registers
@@ -231,7 +235,7 @@ class GateSums:
     def together(self, gates: int) -> int:
         """The number of panels whose sums are computed together."""
         weights = 4 * self.cell.gates * self.cell.H * self.cell.H
-        return panels_together(gates, self.panels, self.registers, weights, self.lanes)
+        return panels_together(gates, self.panels, self.registers, weights, self.lanes, self.cell.word)
 
     def elements(self, gates: int, count: int) -> int:
         """Elements of r for a group of `count` panels."""
@@ -246,6 +250,12 @@ class GateSums:
 
     def begin(self, text: Text, source: str) -> None:
         """Write what comes before all sums over the vector `source`."""
+
+    def more(self, text: Text, names: Sequence[tuple[int, int]], first: str) -> None:
+        """Write what is added to the sums of (panel, gate) after the input's share."""
+
+    def end(self, text: Text) -> None:
+        """Write what comes after all steps."""
 
     def extra(self, row: int, panel: int, first: str) -> str:
         return f"load(e, {(row * self.panels + panel) * self.lanes} + {first})"
@@ -263,6 +273,7 @@ class GateSums:
                 text(f"{here} = {self.extra(cell.row('bias', gate), panel, first)}")
             elif not (cell.linear_before_reset and gate == 2):
                 text(f"{here} = {self.share(gate, panel, first)}")
+        self.more(text, names, first)
         text(f"n = {at}")
         if cell.inputs:
             self._products(text, names, first, "pt", cell.inputs, "x", cell.x_each)
@@ -303,27 +314,39 @@ class GateSums:
 
 def _step(text: Text, sums: GateSums) -> None:
     """Write one time step: yt from pt and `before`."""
-    cell, lanes, panels = sums.cell, sums.lanes, sums.panels
     base = 0
-    for phase, gates in enumerate(cell.phases):
-        source = "s" if phase else "before"
-        sums.begin(text, source)
-        together = sums.together(len(gates))
-        whole, stride = panels // together, together * lanes
-        group = sums.elements(len(gates), together)
-        if whole > 1:
-            text(f"for turn in range({whole}):")
-            text.depth += 1
-            text(f"i = turn if t % 2 == 0 else {whole - 1} - turn", f"j = i * {stride}")
-            _group(text, sums, phase, together, f"i * {group} + {base}", "j", source, whole * together == panels)
-            text.depth -= 1
-        else:
-            _group(text, sums, phase, together, str(base), "0", source, whole * together == panels)
-        base += whole * group
-        left = panels - whole * together
-        if left:
-            _group(text, sums, phase, left, str(base), str(whole * stride), source, True)
-            base += sums.elements(len(gates), left)
+    for phase in range(len(sums.cell.phases)):
+        base = write_phase(text, sums, phase, base)[0]
+
+
+def write_phase(text: Text, sums: GateSums, phase: int, base: int, shared: bool = False) -> tuple[int, int]:
+    """Write one phase of a time step, whose weights begin at element `base` of r, of all groups of panels or, if `shared`, of
+    those from `low` to before `high`. Returns (where the weights of the next phase begin, number of groups)."""
+    cell, lanes, panels = sums.cell, sums.lanes, sums.panels
+    gates, source = cell.phases[phase], "s" if phase else "before"
+    sums.begin(text, source)
+    together = sums.together(len(gates))
+    whole, stride = panels // together, together * lanes
+    group, even = sums.elements(len(gates), together), whole * together == panels
+    if whole > 1 or shared:
+        low, past = ("low", "past") if shared else ("0", str(whole))
+        text(*[f"past = min(high, {whole})"] * shared, f"for turn in range({low}, {past}):")
+        text.depth += 1
+        text(f"i = turn if {sums.odd} == 0 else {low} + {past} - 1 - turn", f"j = i * {stride}")
+        _group(text, sums, phase, together, f"i * {group} + {base}", "j", source, even)
+        text.depth -= 1
+    else:
+        _group(text, sums, phase, together, str(base), "0", source, even)
+    base += whole * group
+    left = panels - whole * together
+    if left:
+        if shared:
+            text(f"if high > {whole}:")
+        text.depth += shared
+        _group(text, sums, phase, left, str(base), str(whole * stride), source, True)
+        text.depth -= shared
+        base += sums.elements(len(gates), left)
+    return base, whole + bool(left)
 
 
 def _group(text: Text, sums: GateSums, phase: int, count: int, at: str, first: str, source: str, last: bool) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 
 from tinyrnn.graph.call import (
     Call,
+    Close,
     Lowering,
+    Open,
     Operand,
     Rows,
     Scratch,
@@ -29,12 +31,13 @@ from tinyrnn.lanes import kernel
 from tinyrnn.ops.elementwise.activations import ACTIVATIONS, bind_activations
 from tinyrnn.ops.linear.chain import linear_rows
 from tinyrnn.ops.linear.integers import IntegerWeights, parts_of
-from tinyrnn.ops.linear.operators import GROUP, linear, linear_weights, pack_rest
+from tinyrnn.ops.linear.operators import GROUP, linear_call, linear_weights, pack_rest
 from tinyrnn.ops.movement.gather import look_up
 from tinyrnn.ops.movement.strided_copy import copy_f32
 from tinyrnn.ops.recurrent.integer_text import IntegerSums, IntegerTiles, pack_integers
 from tinyrnn.ops.recurrent.kernel_text import KEPT, Cell, GateSums, SequenceLayout, kernel_text, takes_input
 from tinyrnn.ops.recurrent.packing import Weights, columns, input_bias, pack_extra, pack_state, units
+from tinyrnn.ops.recurrent.passes_over_weights import Layer, OnePass, by_rows, shared_steps, shares, takes_single
 from tinyrnn.ops.recurrent.stream_tile import Strides, Tiles, scratch_for_sums, tile_text
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
@@ -232,15 +235,15 @@ class Recurrent(Op):
         extra = [node.attributes.get("P")] if "P" in self.attributes else []
         return self.oracle(given[0], *weights, *given[4 : 5 + len(self.parts)], *extra, **values)
 
-    def lower(self, node: Node, env: Lowering) -> list[Call]:
+    def lower(self, node: Node, env: Lowering) -> list[Call | Open | Close]:
         given = () if TABLE in node.attributes else node.inputs[:1]
         for name in filter(None, (*given, *node.outputs, *self.starts_from(node))):
             if env.specs[name].dtype != np.float32:
                 raise Refused(f"{name!r} is {env.specs[name].dtype}; recurrent kernels take float32")
-        calls = self._begin(node, env)
+        calls: list[Call | Open | Close] = [*self._begin(node, env)]
         for direction in range(self._directions(node)):
             calls += self._lower_direction(node, env, direction)
-        return calls + self._final_copies(node, env)
+        return [*calls, *self._final_copies(node, env)]
 
     def _final_copies(self, node: Node, env: Lowering) -> list[Call]:
         """Calls that hand out the last state, where the runtime keeps it."""
@@ -361,8 +364,9 @@ class Recurrent(Op):
         p = Scratch("p", per_row=inside * width, of=source)
         stride = inputs if inside > 1 or env.per_row(source) else 0
         each = (cell.x_each,) if cell.x_each else ()
-        call = Call(
-            linear(env, cell.word),
+        call = linear_call(
+            env,
+            cell.word,
             (p, x, *linear_weights(env, matrix, cell.word, *rest), Rows(of=source, times=inside), stride, inputs, width, *each),
             f"the input's share of {node.op} {node.name}",
         )
@@ -456,7 +460,7 @@ class Recurrent(Op):
         """Elements from one stream's row of what is no state to the next."""
         return 0 if isinstance(place, Weight) else env.row_stride(place.name) if isinstance(place, Value) else H
 
-    def _lower_direction(self, node: Node, env: Lowering, d: int) -> list[Call]:
+    def _lower_direction(self, node: Node, env: Lowering, d: int) -> list[Call | Open | Close]:
         cell, weights = self._weights(node, env, d)
         attributes = node.attributes
         layout = self.attribute(node, "layout")
@@ -506,24 +510,20 @@ class Recurrent(Op):
             return replace(operand, offset=d * state_direction)  # type: ignore[arg-type, type-var]
 
         gate_sums = self._gate_sums(env, cell)
-        calls.append(
-            Call(
-                kernel_text(gate_sums, layout),
-                (
-                    where,
-                    p,
-                    *self._packed(gate_sums, weights),
-                    part(h_before),
-                    part(h_after),
-                    part(c_before),
-                    part(c_after),
-                    Scratch("s", fixed=2 * H + (gate_sums.room if isinstance(gate_sums, IntegerSums) else 0)),
-                    Value(lens) if lens else 0,
-                    Rows(of=x),
-                    *kept,
-                    *self._integers(gate_sums, weights),
-                ),
-                f"{node.op} {node.name}, H = {H}",
-            )
-        )
-        return calls
+        one_sequence = L == 0 and N * D == 1 and not kept
+        inputs = weights.W.shape[1]
+        single = one_sequence and bool(calls) and TABLE not in attributes and takes_single(cell, env.lanes)
+        if single:
+            gate_sums = OnePass(cell, env.lanes, env.registers, inputs)
+        places = tuple(map(part, (h_before, h_after, c_before, c_after)))
+        layer = Layer(x, where, self._packed(gate_sums, weights), places, calls, p, f"{node.op} {node.name}, H = {H}")
+        if one_sequence and not lens and not layout.backward and shares(cell, env, inputs):
+            return shared_steps(gate_sums, layer, Value(x))
+        room = gate_sums.room if isinstance(gate_sums, IntegerSums) else 0
+        rest = (*layer.packed, *places, Scratch("s", fixed=2 * H + room), Value(lens) if lens else 0, Rows(of=x), *kept)
+        text = kernel_text(gate_sums, layout)
+        if not single:
+            return [*calls, Call(text, (where, p, *rest, *self._integers(gate_sums, weights)), layer.note)]
+        (matrix, bias), turn = layer.weights, Scratch("turn", fixed=1, lasting=True)
+        one = Call(text, (where, bias, *rest, matrix, Value(x), turn), layer.note)
+        return by_rows(layer, [one], [*calls, Call(text, (where, p, *rest, matrix, 0, turn), layer.note)])
