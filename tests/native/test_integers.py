@@ -13,7 +13,19 @@ from tests.native.machines import run_native, why_not
 from tests.native.pools import agree_in_pool
 from tests.ops.test_quantized_lstm import build
 
-TARGETS = ["host", "x86-64-v3", "x86-64-v4", "aarch64", "rpi5", "armv7", "riscv64", "riscv64-v", "cortex-m4", "cortex-m7", "cortex-m33"]
+TARGETS = [
+    "host",
+    "x86-64-v3",
+    "x86-64-v4",
+    "aarch64",
+    "rpi5",
+    "armv7",
+    "riscv64",
+    "riscv64-v",
+    "cortex-m4",
+    "cortex-m7",
+    "cortex-m33",
+]
 FRAMES = 40
 
 
@@ -54,26 +66,6 @@ def test_same_bits(path: Path, target: str, tmp_path: Path) -> None:
     agree_in_pool(model, built, tmp_path / "pool")
 
 
-@pytest.mark.parametrize("target", ["riscv64", "cortex-m4"])
-def test_few_units(target: str, tmp_path: Path) -> None:
-    """Fewer than the sums that a processor without vectors computes at once."""
-    if reason := why_not(target):
-        pytest.skip(reason)
-    rng = np.random.default_rng(3)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, gates, inputs, units in (("gru", 3, 5, 3), ("rnn", 1, 3, 2), ("lstm", 4, 2, 1)):
-        shapes |= {f"{name}.weight_ih_l0": (gates * units, inputs), f"{name}.weight_hh_l0": (gates * units, units)}
-        shapes |= {f"{name}.bias_ih_l0": (gates * units,), f"{name}.bias_hh_l0": (gates * units,)}
-    path, layers = tmp_path / "few.npz", [("GRU", "gru"), ("RNN", "rnn"), ("LSTM", "lstm")]
-    np.savez(path, **{name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
-    model = tinyrnn.load(path, layers=layers, weights="int8x8")
-    x = rng.standard_normal((FRAMES, 5)).astype(np.float32)
-    built = tinyrnn.build(path, tmp_path / "built", target, layers=layers, weights="int8x8", streams=5)
-    made = run_native(built, [x], tmp_path / "run").outputs[0]
-    np.testing.assert_array_equal(made.view(np.uint32), model.stream().run(x).view(np.uint32))
-    agree_in_pool(model, built, tmp_path / "pool")
-
-
 @pytest.mark.parametrize("target", ["x86-64-v3", "aarch64", "riscv64", "cortex-m4"])
 def test_dynamic_quantize_lstm(target: str, tmp_path: Path) -> None:
     """Its weights are two matrices of int8 where they have zero points."""
@@ -105,7 +97,11 @@ def quantised_layers() -> bytes:
         n("Add", ["m", "h"], ["hn"], "state"),
     ]
     numbers = {"s": np.float32(0.02), "s2": np.float32(0.3), "z": np.uint8(117), "z2": np.uint8(3), "zw": np.int8(0)}
-    arrays = {**numbers, "W": rng.integers(-128, 128, (13, 37)).astype(np.int8), "V": rng.integers(-9, 128, (37, 7)).astype(np.int8)}
+    arrays = {
+        **numbers,
+        "W": rng.integers(-128, 128, (13, 37)).astype(np.int8),
+        "V": rng.integers(-9, 128, (37, 7)).astype(np.int8),
+    }
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes,

@@ -49,7 +49,11 @@ def asymmetric(x: Floats) -> tuple[NDArray[np.int64], np.float32]:
 
 
 def layer(
-    op: str, values: Mapping[str, Any], attributes: dict[str, Any], quantise: Callable[[Floats], Any] = symmetric, stored: Any = None
+    op: str,
+    values: Mapping[str, Any],
+    attributes: dict[str, Any],
+    quantise: Callable[[Floats], Any] = symmetric,
+    stored: Any = None,
 ) -> tuple[NDArray[Any], ...]:
     """Y and the final states. values: the operator's inputs by name; stored: (q, scale) of W and R of each direction, instead."""
     lbr, forget = bool(attributes.pop("linear_before_reset", 0)), bool(attributes.pop("input_forget", 0))

@@ -211,7 +211,11 @@ def test_rows_of_zeros_and_of_tiny_numbers() -> None:
 @pytest.mark.parametrize("group", [0, 16, 3, 1])
 def test_rows_that_were_rounded_are_rounded_to_themselves(group: int) -> None:
     rng = np.random.default_rng(7)
-    rows = rng.standard_normal((2000, 40)) * 2.0 ** rng.integers(-130, 30, (2000, 1)) * (rng.random((2000, 40)) < rng.random((2000, 1)))
+    rows = (
+        rng.standard_normal((2000, 40))
+        * 2.0 ** rng.integers(-130, 30, (2000, 1))
+        * (rng.random((2000, 40)) < rng.random((2000, 1)))
+    )
     once = quantized(rows.astype(np.float32), group)
     assert once.scale is not None
     values = once.values.astype(np.float32) * np.repeat(once.scale, once.group, 1)[:, :40]

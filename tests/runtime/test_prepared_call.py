@@ -132,12 +132,20 @@ def layer(direction: str, start: str, layout: int) -> onnx.ModelProto:
     if start == "constant":
         inputs["x"][inputs["x"].index("N")] = BATCH
     node = helper.make_node(
-        "GRU", ["x", "W", "R", "B", "", "h0" if start != "absent" else ""], ["Y", "Y_h"],
-        hidden_size=5, direction=direction, layout=layout)
+        "GRU",
+        ["x", "W", "R", "B", "", "h0" if start != "absent" else ""],
+        ["Y", "Y_h"],
+        hidden_size=5,
+        direction=direction,
+        layout=layout,
+    )
     graph = helper.make_graph(
-        [node], "layer", [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in inputs.items()],
+        [node],
+        "layer",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in inputs.items()],
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("Y", "Y_h")],
-        [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), n) for n, shape in weights.items()])
+        [numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), n) for n, shape in weights.items()],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
@@ -191,8 +199,11 @@ def test_constants_of_each_entry_are_what_inputs_would_be(
 def test_an_output_that_is_an_input(tmp_path: Path) -> None:
     shape = ["T", 2, 3]
     graph = helper.make_graph(
-        [helper.make_node("Tanh", ["x"], ["y"])], "through", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("y", "x")])
+        [helper.make_node("Tanh", ["x"], ["y"])],
+        "through",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in ("y", "x")],
+    )
     model = loaded(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path)
     for seed in range(3):
         x = np.random.default_rng(seed).standard_normal((5, 2, 3)).astype(np.float32)
@@ -205,8 +216,11 @@ def test_an_output_that_is_an_input(tmp_path: Path) -> None:
 def test_the_only_output_is_a_state(batch: int, tmp_path: Path) -> None:
     nodes = [helper.make_node("Add", ["x", "h"], ["sum"]), helper.make_node("Tanh", ["sum"], ["h_out"])]
     graph = helper.make_graph(
-        nodes, "state", [helper.make_tensor_value_info(n, TensorProto.FLOAT, [batch, 3]) for n in ("x", "h")],
-        [helper.make_tensor_value_info("h_out", TensorProto.FLOAT, [batch, 3])])
+        nodes,
+        "state",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [batch, 3]) for n in ("x", "h")],
+        [helper.make_tensor_value_info("h_out", TensorProto.FLOAT, [batch, 3])],
+    )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     model = loaded(proto, tmp_path, states={"h": "h_out"})
     for seed in range(50):

@@ -59,7 +59,14 @@ OUTSIDE = {
     "onnx": {"frontends/onnx.py", "frontends/functions.py", "check/samples.py", "bench/data.py", "bench/peer.py"},
     "onnxruntime": {"check/oracles.py", "bench/peer.py", "bench/__init__.py", "bench/report.py"},
     "torch": set(),
-    "numba": {"lanes/llvm.py", "lanes/llvm_integers.py", "lanes/llvm_types.py", "lanes/pipeline.py", "targets/lowering.py"},
+    "numba": {
+        "lanes/llvm.py",
+        "lanes/warp.py",
+        "lanes/llvm_integers.py",
+        "lanes/llvm_types.py",
+        "lanes/pipeline.py",
+        "targets/lowering.py",
+    },
 }
 
 

@@ -37,6 +37,7 @@ def check(
     chunks: Sequence[int] = (1, 7, 64),
     streams: int | None = None,
     level: str = "close",
+    target: str = "cpu",
     progress: Progress | None = None,
     **options: Unpack[LoadOptions],
 ) -> Report:
@@ -48,6 +49,7 @@ def check(
     streams:  so many streams in one pool too, each with its own piece of the sample, held against lone streams; and so many
               entries of a batch of `Model.run`, where the file leaves it open
     level:    of `TOLERANCES`
+    target:   as for `tinyrnn.load`; what is not the processor is held against it too, bit for bit
     progress: called with work done and work in all, in frames
     options:  those of `tinyrnn.load`: bind, states, outputs, time, layers, names
 
@@ -55,10 +57,12 @@ def check(
     """
     from tinyrnn.loading.load import load
 
-    model, bind = load(path, **options), options.get("bind")
+    model, bind = load(path, **options, target=target), options.get("bind")
+    beside = load(path, **options) if target != "cpu" else None
     return check_model(
         model,
         path,
+        beside=beside,
         bind=bind,
         data=data,
         frames=frames,
@@ -74,6 +78,7 @@ def check_model(
     model: Model,
     path: ModelSource,
     *,
+    beside: Model | None = None,
     bind: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     frames: int = 256,
@@ -83,7 +88,10 @@ def check_model(
     level: str = "close",
     progress: Progress | None = None,
 ) -> Report:
-    """`check` for a loaded model; `path` and `bind` as they were given to `load`."""
+    """`check` for a loaded model; `path` and `bind` as they were given to `load`.
+
+    beside: the same model on the processor, for one on a GPU: both must have the same bits
+    """
     if isinstance(model, DynamicShapeModel):
         known = data is not None and all(name in data for name in model._layout.file_inputs)
         sizes = model.sizes_of(data) if known and data else {n: max(k, min(frames, WHOLE)) for n, k in model.example.items()}
@@ -95,4 +103,4 @@ def check_model(
         raise ShapeError(f"{model.name}: streams={streams}; it takes a number from 1 up")
     if level not in TOLERANCES:
         raise ValueError(f"no level of tolerance {level!r}; there are {', '.join(TOLERANCES)}")
-    return Check(model, path, bind, data, frames, seed, tuple(dict.fromkeys(chunks)), level, progress, streams).report
+    return Check(model, path, bind, data, frames, seed, tuple(dict.fromkeys(chunks)), level, progress, streams, beside).report

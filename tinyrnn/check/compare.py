@@ -70,8 +70,13 @@ class Check:
         level: str,
         progress: Progress | None,
         company: int | None = None,
+        beside: Model | None = None,
     ) -> None:
-        """company: streams side by side in one pool, and entries of a batch of `Model.run`; None for neither."""
+        """company: streams side by side in one pool, and entries of a batch of `Model.run`; None for neither.
+
+        beside: the model on another target, which must have the same bits
+        """
+        self.beside = beside
         self.model, self.level, self.chunks, self.progress, self.company = model, level, chunks, progress, company
         self.streams = not model._layout.refuses_stream
         time, batch = fixed_sizes(model)
@@ -176,6 +181,8 @@ class Check:
         if not self.streams:
             alone = "" if self.company is None else f", not in a pool of {self.company} streams"
             self._note(f"compared whole only{alone}, it cannot stream: {self.model._layout.refuses_stream}")
+        if self.beside is not None and self.streams:
+            self._invariance({"step": ways["step"], "step on the processor": self._stream(sample, 0, self.beside)})
         self._invariance(ways)
         if self.streams and self.company is not None:
             ways |= self._in_a_pool(sample, self.company, seed)
@@ -252,12 +259,13 @@ class Check:
             ways["run"] = self._stream(sample, sample.frames)
         return ways
 
-    def _stream(self, sample: Sample, chunk: int) -> _Outcome:
+    def _stream(self, sample: Sample, chunk: int, model: Model | None = None) -> _Outcome:
+        """model: in the place of the one that is checked"""
         ports = self.model.outputs
         outputs: dict[str, list[Array]] = {p.name: [] for p in ports}
         states: dict[str, list[Array]] = {p.name: [] for p in self.model.states}
         for entry in range(sample.batch):
-            stream = self.model.stream()
+            stream = (model or self.model).stream()
             for name, value in sample.states.items():
                 stream.states[name][...] = value[entry].reshape(stream.states[name].shape)
             pieces: list[Sequence[Array | None]] = []

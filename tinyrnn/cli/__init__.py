@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 RANDOM_FRAMES = 256
 """number of random frames of `check` without data"""
+EMULATED_FRAMES = 4
+"""the same for an emulated GPU"""
 
 
 class Commands(click.Group):
@@ -177,6 +179,14 @@ def _chunks(ctx: click.Context, option: click.Parameter, text: str) -> list[int]
     help="So many streams in one pool too, which come, go and mix, held against lone streams bit for bit; and so many sequences "
     "in a batch, where the file leaves it open.",
 )
+@click.option(
+    "--target",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where it runs; on a GPU it is held against the processor too, bit for bit.",
+)
+@click.option("--emulate", is_flag=True, help="With --target cuda: the GPU's code run by NumPy. Slow: a few frames will do.")
 @json_option
 @click.pass_context
 def check(
@@ -188,6 +198,8 @@ def check(
     frames: int | None,
     seed: int,
     streams: int | None,
+    target: str,
+    emulate: bool,
     as_json: bool,
 ) -> None:
     """Compare MODEL with onnxruntime: every output and every final state.
@@ -199,7 +211,10 @@ def check(
     from tinyrnn import load
     from tinyrnn.check import check_model
 
-    loaded = load(model, **how)
+    if emulate and target != "cuda":
+        raise click.UsageError("--emulate: for --target cuda")
+    loaded = load(model, **how, target=f"{target}-emulated" if emulate else target)
+    beside = load(model, **how) if target != "cpu" else None
     values = None
     if data is not None:
         from tinyrnn.cli.feed import first_frames, read_feed
@@ -209,9 +224,10 @@ def check(
         report = check_model(
             loaded,
             model,
+            beside=beside,
             bind=how["bind"],
             data=values,
-            frames=frames or RANDOM_FRAMES,
+            frames=frames or (EMULATED_FRAMES if emulate else RANDOM_FRAMES),
             seed=seed,
             chunks=chunks,
             streams=streams,

@@ -10,6 +10,7 @@ PAGES = (
     "pools",
     "loading",
     "weights",
+    "gpu",
     "uses",
     "inside",
     "generation",

@@ -72,7 +72,8 @@ def _widened(b: ir.IRBuilder, value: ir.Value, pointer: PointerType, lanes: int)
     return b.sitofp(b.sext(value, wide_type(I32, lanes)), wide)
 
 
-def _install_pointers() -> None:
+def _install_pointers(store_one: Lowering | None = None) -> None:
+    """store_one: what lowers `put`, where it is more than a store."""
     for word, (kind, _) in ELEMENTS.items():
 
         def make(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
@@ -100,7 +101,7 @@ def _install_pointers() -> None:
     define(words.invoke2, types.int64, [types.Integer] * 3, invoke)
     define(words.at, lambda p, i: p, [PointerType, types.Integer], at)
     define(words.get, lambda p, i: types.float32 if p.element in NARROW else p.element, [PointerType, types.Integer], get)
-    define(words.put, types.void, [PointerType, types.Integer, types.Any], put)
+    define(words.put, types.void, [PointerType, types.Integer, types.Any], store_one or put)
 
 
 def _install_memory(n: int, vec: VecType) -> None:
@@ -162,7 +163,8 @@ def _install_memory(n: int, vec: VecType) -> None:
     define(words.store_part, types.void, [PointerType, types.Integer, VecType, types.Integer], store_part)
 
 
-def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
+def _install_arithmetic(n: int, vec: VecType, mask: MaskType, lanes: int = 0) -> None:
+    """lanes: what the word of that name says, where it is not n."""
     ints, ones = wide_type(I32, n), wide_type(F32, n)
 
     def call(name: str) -> Lowering:
@@ -217,7 +219,7 @@ def _install_arithmetic(n: int, vec: VecType, mask: MaskType) -> None:
     define(words.scale2, vec, [VecType, VecType], scale2)
     define(words.exponent, vec, [VecType], exponent)
     define(words.mantissa, vec, [VecType], mantissa)
-    define(words.lanes, types.intp, [], lambda cx, b, sig, args: ir.Constant(cx.get_value_type(types.intp), n))
+    define(words.lanes, types.intp, [], lambda cx, b, sig, args: ir.Constant(cx.get_value_type(types.intp), lanes or n))
 
     for function, name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
 

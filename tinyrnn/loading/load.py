@@ -41,6 +41,7 @@ def load(
     layers: Sequence[Any] | None = None,
     names: Mapping[str, str | None] | None = None,
     weights: str | Mapping[str, str] | None = None,
+    target: str = "cpu",
     progress: Listener | None = None,
 ) -> Model:
     """Load a model from .onnx, .npz or .safetensors and compile it, or take it from the cache.
@@ -57,6 +58,8 @@ def load(
     weights: the type in which the weights of layers are stored, or {layer: type, "*": type of all others}: "float32", "float16",
              "bfloat16", "int8" (with a scale for each output), "int8:64" (for each 64 elements of it), or "int8x8" (activations
              too). By default as the file has them
+    target:  where it runs: "cpu", "cuda" (an NVIDIA GPU, with the same bits), or "cuda-emulated" (that GPU's code run by NumPy,
+             slowly, to check it without one)
 
     progress: is called with the stage that the load is in, what is done of it and of how much (0, 0 where that is not known)
 
@@ -67,6 +70,10 @@ def load(
     options["weights"] = weights
     with loading(progress), one_load(label(path)):
         tell(READING)
+        if target != "cpu":
+            from tinyrnn.loading.device import load_on_device
+
+            return load_on_device(path, target, **options)
         name = model_cache.file_name(path, options)
         kept = model_cache.find(name, path)
         model, said = _compiled(name, path, options) if kept is None else (_model(kept, name, path, options), kept.said)

@@ -120,6 +120,18 @@ def plan_for(path: ModelSource, machine: Machine, alignment: int, cache_bytes: i
         return _stages(*_read_bound(path, **how, halves=False), time, machine, alignment, cache_bytes).plan
 
 
+def stages_for(path: ModelSource, machine: Machine, cache_bytes: int, time: Time | None = None, **how: Any) -> Stages:
+    """The stages of a model for a machine that is not this one. Raises `UnsupportedError`, with sizes to fix where that helps."""
+    with one_load(label(path)):
+        graph, states = _read_bound(path, **how)
+        try:
+            return _stages(graph, states, time, machine, ALIGNMENT, cache_bytes)
+        except OverLimit:
+            raise
+        except UnsupportedError as error:
+            raise _advised(graph, states, time, error) from None
+
+
 def save(model: Model, path: str | PathLike[str]) -> None:
     """Write a loaded model to an .npz container that `load` reads without the onnx package, bit for bit the same."""
     from tinyrnn.frontends.npz import write_npz

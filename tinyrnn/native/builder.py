@@ -48,6 +48,8 @@ from tinyrnn.targets.worker import Unit, compile_for
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from tinyrnn.native.gpu import BuiltForGpu
+
 Say = Callable[[str], None]
 
 SELFTEST_FRAMES = 16
@@ -101,7 +103,7 @@ def build(
     max_flash: int | None = None,
     say: Say | None = None,
     **options: Unpack[LoadOptions],
-) -> Built:
+) -> Built | BuiltForGpu:
     """Compile a model (.onnx or .npz) for a target and write it to a folder, which is created if needed.
 
     target:      a name in `tinyrnn.targets.target_table.targets()`; `cpu` and `features` are LLVM's names in the place of its own
@@ -118,6 +120,14 @@ def build(
 
     Raises `TargetError` where the target cannot have the model, `LoadError` and `UnsupportedError` as `load` does.
     """
+    if target == "cuda":
+        from tinyrnn.native.gpu import build_for_gpu
+
+        asked = {"cpu": cpu, "features": features, "rows": rows, "streams": streams, "max_ram": max_ram, "max_flash": max_flash}
+        strange = [key for key, value in asked.items() if value is not None] + ["emulate_fma"] * emulate_fma
+        if strange:
+            raise TargetError(f"target 'cuda' takes no {', '.join(strange)}: a GPU's driver decides, and pools have any size")
+        return build_for_gpu(path, Path(folder), name, **options)
     chosen = find_target(target, cpu, features, emulate_fma)
     tell: Say = say or (lambda _: None)
     if (given := options.get("weights")) in ("object", "file"):

@@ -41,7 +41,7 @@ from tinyrnn.lanes import (
 )
 from tinyrnn.lanes.functions import exp, log
 from tinyrnn.ops.elementwise.cast import ONNX_DTYPES
-from tinyrnn.ops.reduction.softmax import WIDTH, max_f32
+from tinyrnn.ops.reduction.softmax import max_f32, scratch_for_sums
 
 FLOAT = np.dtype(np.float32)
 
@@ -129,7 +129,7 @@ def _multinomial(pointer: Callable[[int], Any]) -> Callable[..., Any]:
     """The kernel below, for one type of result."""
 
     def multinomial(y: Any, drawn: Any, rows: int, n: int, seed: int, advance: int, x: Any, classes: int, u: Any, s: Any) -> None:
-        """y = rows of n classes, class c drawn in proportion to exp(x[c]); u is scratch of rows · n, s of classes + 16."""
+        """y = rows of n classes, class c as often as exp(x[c]); scratch u of rows · n, s of classes and a Vec or 16."""
         y = pointer(y)
         x = f32(x)
         u = f32(u)
@@ -337,5 +337,5 @@ class Multinomial(Random):
         times = env.specs[node.inputs[0]].elements // classes
         output, drawn, _, _, seed, advance = self.draws(node, env)
         operands = (output, drawn, Rows(times=times), count, seed, advance, Value(node.inputs[0]), classes)
-        scratch = Scratch("u", per_row=times * count), Scratch("s", fixed=classes + WIDTH)
+        scratch = Scratch("u", per_row=times * count), scratch_for_sums(env, classes)
         return [Call(function, (*operands, *scratch), f"{node.outputs[0]} = {node.op}")]

@@ -6,8 +6,8 @@ input, with its state, for one thread at a time. `load_built` makes a Model of w
 
 from __future__ import annotations
 
-from tinyrnn.runtime.built import load_built
 from tinyrnn.runtime.driver import Progress
+from tinyrnn.runtime.load_built import load_built
 from tinyrnn.runtime.memory import Context, Layout, aligned, part_views, state_rows
 from tinyrnn.runtime.model import Model, Stream
 from tinyrnn.runtime.pool import Pool

@@ -1,4 +1,4 @@
-"""Loading a build: a Model from a folder of `tinyrnn build`, without Numba and ONNX. `NAME.py` of a build contains this package.
+"""Loading a build for processors: a Model from a folder of `tinyrnn build`, without Numba and ONNX. `NAME.py` has this package.
 
 `manifest.json` says what the model takes and gives; the code, and the weights unless they are in a file of their own, are
 in the shared library beside it.
@@ -10,7 +10,6 @@ import ctypes
 import platform
 import zlib
 from collections.abc import Mapping
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,12 @@ WEIGHTS_HEADER = 64
 """bytes of the header of a file of weights"""
 
 
-def load_built(folder: str | PathLike[str]) -> Model:
-    """The model in a folder that `tinyrnn build` made for this machine.
-
-    Raises `LoadError` where a file is missing or damaged, and `TargetError` where the code is for another machine.
-    """
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder that `tinyrnn build` made. Raises `LoadError`."""
     import json
 
-    folder = Path(folder)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         version = manifest["format"] if manifest["made_by"].startswith("tinyrnn") else None
     except OSError as error:
         raise LoadError(f"{folder}: no folder that tinyrnn build made: manifest.json cannot be read ({error.strerror})") from None
@@ -46,7 +41,7 @@ def load_built(folder: str | PathLike[str]) -> Model:
         raise LoadError(f"{folder / 'manifest.json'}: not a manifest of tinyrnn build") from None
     if version != FORMAT:
         raise LoadError(f"{folder / 'manifest.json'}: format {version}; this version of tinyrnn reads {FORMAT}: build it again")
-    return model_of(manifest, folder)
+    return manifest
 
 
 def model_of(manifest: Mapping[str, Any], folder: Path) -> Model:

@@ -81,7 +81,12 @@ def _compiler(machine: Machine) -> Compiler:
     from tinyrnn.lanes import llvm as lanes_llvm
     from tinyrnn.targets.lowering import Compiler
 
-    lanes_llvm.install(machine.lanes, machine.thumb, machine.dot, machine.architecture)
+    if machine.warp:
+        from tinyrnn.lanes import warp
+
+        warp.install()
+    else:
+        lanes_llvm.install(machine.lanes, machine.thumb, machine.dot, machine.architecture)
     return Compiler(machine)
 
 

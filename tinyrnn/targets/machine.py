@@ -58,6 +58,11 @@ class Machine:
     def architecture(self) -> str:
         return self.triple.split("-", 1)[0]
 
+    @property
+    def warp(self) -> bool:
+        """Whether a Vec is a value of each thread of a GPU's warp."""
+        return self.architecture == "nvptx64"
+
     def __str__(self) -> str:
         return f"{self.triple} ({self.cpu}, {self.lanes} lanes)"
 

@@ -86,7 +86,8 @@ def emit(
             "a kernel uses something that is not in the kernel language"
         )
     calls = calls_in(module) if alone else {}
-    return Emitted(bytes(back_end.emit_object(module)), calls)
+    data = back_end.emit_assembly(module).encode() if machine.warp else bytes(back_end.emit_object(module))
+    return Emitted(data, calls)
 
 
 def _internalise(module: Any, exports: set[str]) -> None:

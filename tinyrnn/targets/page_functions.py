@@ -17,13 +17,16 @@ from tinyrnn.targets.page import Page
 from tinyrnn.targets.page_values import Kernel, Typed, Values
 
 
-def translated(page: Page, entries: Mapping[str, str], bits: int, kernel: Kernel, attributes: str = "") -> str:
+def translated(
+    page: Page, entries: Mapping[str, str], bits: int, kernel: Kernel, attributes: str = "", around_store: str = ""
+) -> str:
     """LLVM text of the entries and all that they call; kernels are declared only.
 
     entries:    exported name → name in the page
     bits:       of an address, and of the integers that the page counts in
     kernel:     is asked for the LLVM name of each kernel that is called
     attributes: LLVM's, of the entries
+    around_store: LLVM text before and after every store to memory
 
     Raises `TargetError` for Python that a page must not contain.
     """
@@ -38,6 +41,7 @@ def translated(page: Page, entries: Mapping[str, str], bits: int, kernel: Kernel
         if name not in page.functions:
             raise TargetError(f"the page has no function {name!r}")
         function = _Function(page, page.functions[name], f"i{bits}", exported, kernel, declared)
+        function.around_store = around_store
         made += function.lines(attributes if name in exported else "noinline" if name.startswith(PART) else "")
         asked += function.asked
     return "\n".join([*declared.values(), *made]) + "\n"

@@ -54,6 +54,9 @@ Kernel = Callable[[str, tuple[str, ...]], str]
 class Values:
     """The LLVM text of one function under construction, and its values."""
 
+    around_store = ""
+    """LLVM text before and after every store to memory, as a warp needs it"""
+
     def __init__(
         self, page: Page, node: ast.FunctionDef, word: str, exported: Mapping[str, str], kernel: Kernel, declared: dict[str, str]
     ) -> None:
@@ -315,7 +318,10 @@ class Values:
 
     def _call_put(self, node: ast.Call, pointer: Typed, index: Typed, value: Typed) -> Typed:
         place, element, alignment = self._element(node, pointer, index)
-        self._line(f"store {element} {self._as(value, element, node).text}, ptr {place}, align {alignment}")
+        stored = self._as(value, element, node).text
+        for line in (self.around_store, f"store {element} {stored}, ptr {place}, align {alignment}", self.around_store):
+            if line:
+                self._line(line)
         return Typed("0", self.word)
 
     def _call_atomic_load(self, node: ast.Call, pointer: Typed, index: Typed) -> Typed:

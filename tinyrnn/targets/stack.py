@@ -36,7 +36,7 @@ def deepest(functions: Iterable[str], calls: Mapping[str, Sequence[str]], warnin
     External functions (memcpy, memset) are not included. None where LLVM does not report it: for WebAssembly, whose
     engines choose where values lie, and for vectors without a fixed length.
     """
-    if machine.architecture.startswith("wasm") or "+v" in machine.features.split(","):
+    if machine.warp or machine.architecture.startswith("wasm") or "+v" in machine.features.split(","):
         return None
     frames = {name: routine.stack for name, routine in thumb.ROUTINES.items()}
     frames |= {name: int(size) for size, name in _FRAME.findall(warnings)}

@@ -131,13 +131,19 @@ def _work(folder: Path) -> None:
         page = read_page(unit.page)
         kernels = Kernels(page, machine)
         entries = {name: name.rpartition(".")[2] for name in unit.functions}
-        text = rewritten(translated(page, entries, machine.bits, kernels, "noinline"), machine)
+        if machine.warp:
+            from tinyrnn.lanes.warp import BARRIER, DECLARED
+
+            text = DECLARED + "\n" + translated(page, entries, machine.bits, kernels, "alwaysinline", BARRIER)
+        else:
+            text = rewritten(translated(page, entries, machine.bits, kernels, "noinline"), machine)
         around = unit.around
         for name, data in unit.data.items():
             around = around.replace(f"DATA({name})", 'c"' + ("\\" + data.hex("\\") if data else "") + '"')
         compiled = modules(kernels)
         before = (folder / PRINTED).stat().st_size
-        made = emit(machine, [text, around], compiled, unit.exports, unit.externals, kernels.shared(), alone=True)
+        shared = [] if machine.warp else kernels.shared()
+        made = emit(machine, [text, around], compiled, unit.exports, unit.externals, shared, alone=True)
         (folder / f"{number}.o").write_bytes(made.data)
         warnings = (folder / PRINTED).read_bytes()[before:].decode(errors="replace")
         stacks.append(deepest(unit.exports, made.calls, warnings, machine))

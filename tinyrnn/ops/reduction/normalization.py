@@ -13,7 +13,7 @@ from tinyrnn.graph.ir import Graph, Node, Spec
 from tinyrnn.graph.op import REQUIRED, Array, Frames, Refused, SizesDiffer, register, rewrite
 from tinyrnn.lanes import at, f32, fma, get, kernel, lanes, load_part, splat, square_root, store_part
 from tinyrnn.lanes.functions import exp, log
-from tinyrnn.ops.reduction.softmax import WIDTH, Over, call, square_sum_f32, sum_f32
+from tinyrnn.ops.reduction.softmax import Over, call, scratch_for_sums, square_sum_f32, sum_f32
 
 # fmt: off
 
@@ -122,7 +122,7 @@ class Standardize(Over):
         scale, bias = node.attributes["affine"]
         shown = any(node.outputs[1:])
         statistics = [
-            Value(name) if name else Scratch(f"statistic{place}", per_row=outer) if shown else Scratch("s", fixed=WIDTH)
+            Value(name) if name else Scratch(f"statistic{place}", per_row=outer) if shown else scratch_for_sums(env)
             for place, name in enumerate((*node.outputs, "", "")[1:3])
         ]
         return [
@@ -142,7 +142,7 @@ class Standardize(Over):
                     int(shown),
                     self.epsilon(node),
                     self.floor,
-                    Scratch("s", fixed=WIDTH),
+                    scratch_for_sums(env),
                 ),
                 f"{node.outputs[0]} = {node.op}",
             )

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tinyrnn.graph.call import Call, Lowering, Rows, Scratch, Value
+from tinyrnn.graph.call import Call, Lowering, Rows, Value
 from tinyrnn.graph.ir import Node, Spec
 from tinyrnn.graph.op import Array, Axis, Frames, Op, Refused, register
 from tinyrnn.lanes import (
@@ -27,8 +27,7 @@ from tinyrnn.lanes import (
 from tinyrnn.ops.elementwise.scalars import KINDS as KINDS_OF_TYPE
 from tinyrnn.ops.elementwise.scalars import DType, pointer
 from tinyrnn.ops.loops.over_time import KINDS, over_time
-
-WIDTH = 16
+from tinyrnn.ops.reduction.softmax import WIDTH, scratch_for_sums
 
 
 def _axes_of(value: Any, rank: int) -> list[int] | None:
@@ -132,7 +131,7 @@ class Reduce(Op):
         return [
             Call(
                 "\n".join([*lines, *(f"        {line}" for line in body)]) + "\n",
-                (Value(output), Value(source), Scratch("s", fixed=2 * WIDTH), Rows()),
+                (Value(output), Value(source), scratch_for_sums(env, WIDTH), Rows()),
                 f"{output} = {self.name} over {nest.count}",
             )
         ]
@@ -269,7 +268,7 @@ def _names(kinds: Iterable[str]) -> list[str]:
 
 @kernel
 def pick(before: Vec, after: Vec, n: int, s: Any) -> Vec:
-    """after in the first n lanes, before in the others; s has room for 32."""
+    """after in the first n lanes, before in the others; s has room for 16 and a Vec, at least 32."""
     store(s, 16, before)
     store_part(s, 16, after, n)
     return load(s, 16)

@@ -42,6 +42,11 @@ WIDTH = 16
 """number of partial sums of a sum across lanes"""
 
 
+def scratch_for_sums(env: Lowering, more: int = 0) -> Scratch:
+    """Scratch of `more` elements and one Vec, at least WIDTH."""
+    return Scratch("s", fixed=more + max(WIDTH, env.lanes))
+
+
 @kernel
 def tree_sum(s: Any) -> None:
     """Add the 16 partial sums at s into its first element."""
@@ -54,7 +59,7 @@ def tree_sum(s: Any) -> None:
 
 @kernel
 def total_f32(x: Any, n: int, magnitudes: int, s: Any) -> Vec:
-    """The sum of n elements, or of their `magnitudes`, left in every lane; s is scratch of 16."""
+    """The sum of n elements, or of their `magnitudes`, left in every lane; s is scratch of 16, or of a Vec."""
     for b in range(0, 16, lanes()):
         total = splat(0.0)
         for i in range(b, n, 16):
@@ -67,18 +72,18 @@ def total_f32(x: Any, n: int, magnitudes: int, s: Any) -> Vec:
 
 @kernel
 def sum_f32(x: Any, n: int, s: Any) -> Vec:
-    """The sum of n elements, left in every lane; s is scratch of 16."""
+    """The sum of n elements, left in every lane; s is scratch of 16, or of a Vec."""
     return total_f32(x, n, 0, s)
 
 
 @kernel
 def square_sum_f32(x: Any, n: int, mean: Vec, s: Any) -> Vec:
-    """The sum of (x - mean)² over n elements, left in every lane; s is scratch of 16."""
+    """The sum of (x - mean)² over n elements, left in every lane; s is scratch of 16, or of a Vec."""
     for b in range(0, 16, lanes()):
         total = splat(0.0)
         i = b
-        while i + lanes() <= n:
-            d = load(x, i) - mean
+        while i + min(lanes(), 16) <= n:
+            d = (load(x, i) if lanes() <= 16 else load_part(x, i, n - i)) - mean
             total = fma(d, d, total)
             i += 16
         if i < n:
@@ -92,7 +97,7 @@ def square_sum_f32(x: Any, n: int, mean: Vec, s: Any) -> Vec:
 
 @kernel
 def max_f32(x: Any, n: int, s: Any) -> Vec:
-    """The largest of n elements, in every lane; NaN where one is NaN; s is scratch of 16."""
+    """The largest of n elements, in every lane; NaN where one is NaN; s is scratch of 16, or of a Vec."""
     best = splat(get(x, 0))
     m = n - n % lanes()
     for i in range(0, m, lanes()):
@@ -333,7 +338,7 @@ class Softmax(Over):
         outer, n, inner = self.group(node, env)
         row, across = self.kernels
         if inner == 1:
-            return call(node, row, outer, n, Scratch("s", fixed=WIDTH))
+            return call(node, row, outer, n, scratch_for_sums(env))
         return call(node, across, outer, n, inner)
 
 
@@ -391,5 +396,5 @@ class LpNormalization(Over):
         outer, n, inner = self.group(node, env)
         p = int(self.attribute(node, "p"))
         if inner == 1:
-            return call(node, unit_f32, outer, n, p, Scratch("s", fixed=WIDTH))
+            return call(node, unit_f32, outer, n, p, scratch_for_sums(env))
         return call(node, unit_across_f32, outer, n, inner, p)
