@@ -209,7 +209,11 @@ def test_kinds_of_layers(op: str, kind: str, tmp_path: Path) -> None:
     again = tinyrnn.load(tmp_path / "small.npz")
     assert bits(again) == bits(tinyrnn.load(path, weights=kind))
     with np.load(tmp_path / "small.npz") as stored:
-        assert not [n for n, a in stored.items() if a.dtype == np.float32 and a.ndim > 1 and not n.endswith((".scale", ".B"))]
+        assert not [
+            n
+            for n, a in stored.items()
+            if a.dtype == np.float32 and a.ndim > 1 and a.size > 100 and not n.endswith((".scale", ".B"))
+        ]
 
 
 def test_an_embedding_and_a_tied_head(tmp_path: Path) -> None:

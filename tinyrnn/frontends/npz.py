@@ -8,7 +8,7 @@ string that holds a JSON object. Arrays are of real numbers; unused and missing 
     {"format": "graph", "version": 1, "name": "vad",
      "inputs": ["x", "h"], "outputs": ["y", "hn"],            in the order of the file
      "values": {"x": ["float32", ["batch", 5]], ...},         dtype and shape, at least of the inputs; open sizes by name
-     "constants": {"W": "0.W", ...},                          value → array in this file
+     "constants": {"W": "0.W", ...},                          value → array in this file, which several may share
      "nodes": [{"op": "Gemm", "name": "fc", "domain": "", "version": 17, "inputs": ["x", "W"], "outputs": ["y"],
                 "attributes": {"transB": 1}}, ...],           ONNX operators, any order; "" is an absent input or output
      "states": {"h": "hn"},                                   state input → state output
@@ -80,6 +80,8 @@ DESCRIPTION = "tinyrnn"
 VERSION = 1
 LARGEST_JSON = 1 << 24
 """characters"""
+SHARED = 1 << 10
+"""bytes of an array up to which equal ones, as of shapes, are written once"""
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8", "bool")
 FOREIGN = re.compile(r"(bfloat16|float\d\w{0,20}|u?int[24])")
 """dtypes of the package ml_dtypes"""
@@ -345,10 +347,16 @@ def write_npz(path: Path, graph: Graph, states: Mapping[str, str]) -> None:
         raise UnsupportedError(f"{path}: save writes .npz files; name it {path.with_suffix('.npz').name}")
     members: dict[str, Array] = {}
     foreign: dict[str, str] = {}
+    shared: dict[Any, str] = {}
 
     def member(name: str, array: Array) -> str:
-        key = f"{len(members)}.{re.sub(r'[^0-9A-Za-z_.-]', '_', name)[:80]}"
         stored = np.asarray(array, order="C")
+        same = (stored.dtype, stored.shape, stored.tobytes()) if stored.nbytes <= SHARED else None
+        if same in shared:
+            return shared[same]
+        key = f"{len(members)}.{re.sub(r'[^0-9A-Za-z_.-]', '_', name)[:80]}"
+        if same is not None:
+            shared[same] = key
         if stored.dtype.name not in DTYPES:
             if not FOREIGN.fullmatch(stored.dtype.name):
                 raise UnsupportedError(f"{graph.name}: {name!r} is {stored.dtype}; an .npz container holds numbers only")

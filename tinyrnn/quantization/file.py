@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,16 @@ from tinyrnn.passes.weight_storage import layers_of
 
 OPSET = 21
 """of DequantizeLinear with blocks"""
-CODES = {"float32": 1, "float16": 10}
+CODES = {"float32": 1, "int16": 5, "int32": 6, "int64": 7}
 """ONNX's numbers of types"""
 MOST_AXES, MOST_TAPS = 5, 16
 ATTEMPTS = 3
 SHARED = "something else uses its constants too"
 UNMATCHED = "its weights are no rows of one constant of the file"
+MEMBER = 300
+"""bytes that an array in a file takes beside its elements, with its part of the description"""
 LEAST = 256
-"""elements of a constant of halves, of no layer, that is worth another node"""
+"""elements of a constant of no layer that is worth another node, where a smaller type holds the same numbers"""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def small(graph: Graph, states: Mapping[str, str], weights: Any, sizes: Mapping[
     assert not differing, f"{graph.name}: its graph is prepared in two ways"
     held = {layer for name in names for layer in replaced[name][1]}
     matched = {layer for _, found in replaced.values() for layer in found}
-    stored = dict.fromkeys(node.name for node, _ in layers_of(wanted.graph) if _is_small(node))
+    large = [node for node, arrays in layers_of(wanted.graph) if max(a.size for a in arrays.values()) >= LEAST]
+    stored = dict.fromkeys(node.name for node in large if _is_small(node))
     return Small(made, {layer: SHARED if layer in matched else UNMATCHED for layer in stored if layer not in held})
 
 
@@ -126,13 +129,33 @@ def _replacements(
     lengths = {len(row) // 4 for row in rows}
     for name, readers in _readers(graph, folded).items():
         array = folded[name]
-        if array.dtype != np.float32 or not 2 <= array.ndim <= MOST_AXES:
-            continue
-        found = [*_matches(name, array, rows, lengths)] or [*_sliced(name, array, rows, lengths)]
+        found: list[Replacement] = []
+        if array.dtype == np.float32 and 2 <= array.ndim <= MOST_AXES:
+            found = [*_matches(name, array, rows, lengths)] or [*_sliced(name, array, rows, lengths)]
         if found:
-            yield name, next((each for each in found if each[1] & readers), found[0])
-        elif name in graph.constants and array.size >= LEAST and exact_in([array]) == "f16":
-            yield name, (_cast(name, array.astype(np.float16)), set())
+            best = next((each for each in found if each[1] & readers), found[0])
+            if _bytes(constant for _, constants in best[0] for constant in constants.values()) < _bytes([array]):
+                yield name, best
+        elif name in graph.constants and array.size >= LEAST:
+            same = _smaller(array)
+            if same is not None:
+                yield name, (_cast(name, same, array.dtype), set())
+
+
+def _bytes(arrays: Iterable[Array]) -> int:
+    """Bytes that arrays take in a file."""
+    return sum(array.nbytes + MEMBER for array in arrays)
+
+
+def _smaller(array: Array) -> Array | None:
+    """The same numbers in a smaller type, or None."""
+    if array.dtype == np.float32:
+        return array.astype(np.float16) if exact_in([array]) == "f16" else None
+    if array.dtype.kind != "i":
+        return None
+    kinds = [np.dtype(f"int{bits}") for bits in (8, 16, 32) if bits < 8 * array.dtype.itemsize]
+    fitting = (k for k in kinds if np.iinfo(k).min <= array.min() and array.max() <= np.iinfo(k).max)
+    return next((array.astype(kind) for kind in fitting), None)
 
 
 def _readers(graph: Graph, constants: Mapping[str, Array]) -> dict[str, set[str]]:
@@ -211,9 +234,9 @@ def _scales(stored: Stored) -> Array:
     return stored.scale.reshape(-1, stored.scale.shape[-1])
 
 
-def _cast(name: str, array: Array) -> Chain:
-    half = f"{name}.half"
-    return [(Node("Cast", name, (half,), (name,), {"to": CODES["float32"]}, OPSET), {half: array})]
+def _cast(name: str, array: Array, to: Any = np.float32) -> Chain:
+    less = f"{name}.{array.dtype}"
+    return [(Node("Cast", name, (less,), (name,), {"to": CODES[np.dtype(to).name]}, OPSET), {less: array})]
 
 
 def _numpy(kind: str) -> Any:
