@@ -3,9 +3,9 @@
     python bench/weights.py                                        # about a minute
     python bench/weights.py --sizes 128,256 --count 0
 
-One process on one thread, engines interleaved in rounds; the least and the median over the rounds. onnxruntime runs the same
-weights as a DynamicQuantizeLSTM with a scale for each column: one frame a call, and for the pool in batches of up to 256 whose
-states are gathered from one array and scattered back.
+One process on one thread, engines interleaved in rounds; the least and the median processor time over the rounds. onnxruntime
+runs the same weights as a DynamicQuantizeLSTM with a scale for each column: one frame a call, and for the pool in batches of up
+to 256 whose states are gathered from one array and scattered back.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ def interleaved(loops: dict[str, Callable[[], object]], calls: int) -> dict[str,
     found: dict[str, list[float]] = {name: [] for name in loops}
     for turn in range(ROUNDS + 1):
         for name, loop in loops.items():
-            start = time.perf_counter()
+            start = time.process_time()
             for _ in range(calls):
                 loop()
             if turn:
-                found[name].append((time.perf_counter() - start) / calls * 1e6)
+                found[name].append((time.process_time() - start) / calls * 1e6)
     return {name: (min(values), statistics.median(values)) for name, values in found.items()}
 
 
