@@ -130,3 +130,14 @@ def test_refused(name: str, array: Array, says: str, tmp_path: Path) -> None:
     initializer.CopyFrom(numpy_helper.from_array(array, name))
     with pytest.raises(tinyrnn.UnsupportedError, match=says):
         loaded(proto, tmp_path)
+
+
+def test_traced(tmp_path: Path) -> None:
+    proto, _ = build("columns", affine=False)
+    model, given = loaded(proto, tmp_path), inputs()
+    plain, traced = model.stream(), model.stream()
+    trace = traced.trace(given["X"][:, 0])
+    (layer,) = trace.layers.values()
+    assert layer.op == "LSTM"
+    made = plain.run(given["X"][:, 0])
+    np.testing.assert_array_equal(np.ravel(layer.arrays["Ht"]), np.ravel(made[0] if isinstance(made, tuple) else made))

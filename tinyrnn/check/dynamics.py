@@ -197,12 +197,12 @@ def _gates(model: Model) -> list[Gate]:
         R = op.attribute(node, "R").astype(np.float64)
         H = R.shape[-1]
         names = ("forward", "backward") if len(R) > 1 else ("backward" if op.attribute(node, "direction") == "reverse" else "",)
-        kept = [name for name in KEPT[node.op] if name not in ("Ct", "Ht")] or ["h"]
+        kept = [name for name in KEPT[op.kind] if name not in ("Ct", "Ht")] or ["h"]
         for blocks, direction in zip(R.reshape(len(R), -1, H, H), names, strict=True):
             for gate, block in zip(kept, blocks, strict=True):
                 singular = float(np.linalg.norm(block, 2))
                 radius = float(np.abs(np.linalg.eigvals(block)).max())
-                found.append(Gate(node.name, node.op, direction, gate, singular, radius))
+                found.append(Gate(node.name, op.kind, direction, gate, singular, radius))
     return found
 
 

@@ -63,5 +63,5 @@ def traced_program(program: Program) -> tuple[TracedProgram, list[Kept]]:
         lead = ("batch", "time") if rows and program.kind == "sequence" else ("batch",)
         roles = (*lead, *[None] * len(frame))
         copy.kept.append(Port(name, graph.specs[name].dtype, (*lead, *frame), roles, frame, rows, program.clock(x)))
-        layers.append(Kept(name, node.name, node.op, axes))
+        layers.append(Kept(name, node.name, op.kind, axes))
     return copy, layers
