@@ -2,7 +2,8 @@
 
 Builds each model for Cortex-M4 and runs it on an emulated board (qemu-system-arm, arm-none-eabi-gcc), where every
 instruction takes a nanosecond, so that the timer counts instructions. Without models: those of the project, LSTM and GRU
-of 64 units, and those of ../shared/models that are there. Prints the table of export/NATIVE.md.
+of 64 units, and those of ../shared/models that are there. Prints the table of export/NATIVE.md, or
+with --weights in place of models that of small weights.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ FRAMES = 50
 LONGEST = 20
 """frames of a model that cannot stream"""
 TARGETS = ("cortex-m4", "aarch64")
+TYPES = ("float32", "float16", "int8", "int8x8")
+SMALL = ("LSTM_64", "GRU_64", "char_lm", "gesture")
+"""models of the table of small weights"""
 
 
 def cell(folder: Path, kind: str, hidden: int) -> Path:
@@ -67,7 +71,32 @@ def row(path: Path, how: dict[str, Any], folder: Path) -> str:
     )
 
 
+def small(path: Path, how: dict[str, Any], folder: Path) -> str:
+    """A row of the table of small weights: flash, RAM and instructions for each type."""
+    cells = []
+    for kind in TYPES:
+        given = {**how, "weights": kind}
+        built = tinyrnn.build(path, folder / f"{path.stem}-{kind}", "cortex-m4", **given)
+        instructions = "–"
+        if not machines.why_not("cortex-m4"):
+            model = tinyrnn.load(path, **given)
+            inputs = random_sample(model, FRAMES).inputs
+            arrays = [np.ascontiguousarray(inputs[p.name][0]) for p in model.inputs]
+            run = machines.run_native(built, arrays, folder / f"run-{kind}", steps=FRAMES)
+            instructions = f"{run.instructions:,.0f}"
+        cells.append(f"{built.sizes.flash:,} / {built.sizes.ram:,} / {instructions}")
+    return f"| {path.stem} | {' | '.join(cells)} |"
+
+
 def main() -> None:
+    if sys.argv[1:] == ["--weights"]:
+        del sys.argv[1:]
+        print(f"| model | {' | '.join(TYPES)} |\n|---|{'---|' * len(TYPES)}")
+        with tempfile.TemporaryDirectory() as name:
+            for path, how in models(Path(name)):
+                if path.stem in SMALL:
+                    print(small(path, how, Path(name)), flush=True)
+        return
     print("| model | flash | of it code | RAM of a stream | stack | multiply-adds | instructions per frame | code on aarch64 |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
