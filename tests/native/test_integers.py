@@ -66,6 +66,26 @@ def test_same_bits(path: Path, target: str, tmp_path: Path) -> None:
     agree_in_pool(model, built, tmp_path / "pool")
 
 
+@pytest.mark.parametrize("target", ["riscv64", "cortex-m4"])
+def test_few_units(target: str, tmp_path: Path) -> None:
+    """Fewer than the sums that a processor without vectors computes at once."""
+    if reason := why_not(target):
+        pytest.skip(reason)
+    rng = np.random.default_rng(3)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, gates, inputs, units in (("gru", 3, 5, 3), ("rnn", 1, 3, 2), ("lstm", 4, 2, 1)):
+        shapes |= {f"{name}.weight_ih_l0": (gates * units, inputs), f"{name}.weight_hh_l0": (gates * units, units)}
+        shapes |= {f"{name}.bias_ih_l0": (gates * units,), f"{name}.bias_hh_l0": (gates * units,)}
+    path, layers = tmp_path / "few.npz", [("GRU", "gru"), ("RNN", "rnn"), ("LSTM", "lstm")]
+    np.savez(path, **{name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+    model = tinyrnn.load(path, layers=layers, weights="int8x8")
+    x = rng.standard_normal((FRAMES, 5)).astype(np.float32)
+    built = tinyrnn.build(path, tmp_path / "built", target, layers=layers, weights="int8x8", streams=5)
+    made = run_native(built, [x], tmp_path / "run").outputs[0]
+    np.testing.assert_array_equal(made.view(np.uint32), model.stream().run(x).view(np.uint32))
+    agree_in_pool(model, built, tmp_path / "pool")
+
+
 @pytest.mark.parametrize("target", ["x86-64-v3", "aarch64", "riscv64", "cortex-m4"])
 def test_dynamic_quantize_lstm(target: str, tmp_path: Path) -> None:
     """Its weights are two matrices of int8 where they have zero points."""

@@ -225,10 +225,21 @@ class IntegerWeights:
     quantiser: str
     parts: int = 1
 
-    def sums(self, env: Lowering) -> Operand:
-        """What kernels take as the sums over k of the weights, if they do."""
-        needed = env.dot.offset or self.quantiser == "quantise_uint8"
-        return Weight(padded(self.q.sum(0, dtype=np.int32), env.lanes)) if needed else 0
+    def integers(self, env: Lowering) -> tuple[Operand, Operand]:
+        """What kernels take as the sums over k of the weights, and as the starts of sums; 0 where they do not."""
+        summed, starts = self._integers(env)
+        return (Weight(summed) if summed.size else 0), (Weight(starts) if starts.size else 0)
+
+    def together(self, env: Lowering) -> Operand:
+        """Both of `integers` in one array."""
+        every = np.concatenate(self._integers(env))
+        return Weight(every) if every.size else 0
+
+    def _integers(self, env: Lowering) -> tuple[Array, Array]:
+        none = np.zeros(0, np.int32)
+        wide = padded(self.q, env.lanes)
+        summed = wide.sum(0, dtype=np.int32) if env.dot.offset or self.quantiser == "quantise_uint8" else none
+        return summed, starts_of(wide, self.parts) if env.dot.starts else none
 
     def packed(self, env: Lowering) -> tuple[Weight, Weight]:
         """What kernels take as w and b."""
@@ -250,9 +261,8 @@ class IntegerWeights:
         """The product of `rows` of x, x_row elements apart; as many rows as `of` has, times its `times`, need scratch."""
         k, m = self.q.shape
         q_row = QUANTISED + env.dot.room(k, env.lanes)
-        starts = Weight(starts_of(padded(self.q, env.lanes), self.parts)) if env.dot.starts else 0
         scratch = Scratch("activations", per_row=rows.times * q_row, of=of)
         registers = 1 if env.lanes == 1 else 32 if env.registers >= 32 else 16
         kernel = getattr(sys.modules[__name__], f"{self.quantiser.replace('quantise', 'linear')}_{registers}")
-        operands = (y, x, *self.packed(env), self.sums(env), starts, scratch, rows, x_row, k, m, q_row, self.parts)
+        operands = (y, x, *self.packed(env), *self.integers(env), scratch, rows, x_row, k, m, q_row, self.parts)
         return Call(kernel, operands, note)

@@ -22,9 +22,10 @@ SUMS = 8
 
 
 class IntegerSums(GateSums):
-    """Gate sums of int8. The kernel takes one more parameter, m, from `pack_integers`; s has `room` elements more."""
+    """Gate sums of int8. The kernel takes one more parameter, m, from `pack_integers`; s has `room` elements more.
 
-    operands = ", m"
+    Where LANES is 1 and the cell takes x, it takes w, b and n too: W as `IntegerWeights` packs it, and its `integers`.
+    """
 
     def __init__(self, cell: Cell, lanes: int, registers: int, dot: Dot) -> None:
         super().__init__(cell, lanes, registers)
@@ -33,16 +34,21 @@ class IntegerSums(GateSums):
         self.shifted = cell.quantiser == "quantise_uint8"
         self.summed = self.shifted or dot.offset != 0
         """whether sums start from the weights' sums times a number"""
+        self.operands = ", m, w, b, n" if cell.inputs else ", m"
+        self.x_depth = -(-cell.inputs // dot.width) * dot.width
 
     @property
     def room(self) -> int:
-        """float32 elements of scratch for the activations of one vector h."""
-        return self.dot.room(self.cell.H, self.lanes)
+        """float32 elements of scratch for the activations of one vector h, and before them those of x, if the cell takes it."""
+        return self.x_room + self.dot.room(self.cell.H, self.lanes)
+
+    @property
+    def x_room(self) -> int:
+        return self.dot.room(self.cell.inputs, self.lanes) if self.cell.inputs else 0
 
     def together(self, gates: int) -> int:
-        if self.lanes == 1:
-            return TOGETHER // gcd(TOGETHER, gates)
-        return min(self.panels, max(1, SUMS // gates))
+        fit = TOGETHER // gcd(TOGETHER, gates) if self.lanes == 1 else max(1, SUMS // gates)
+        return min(self.panels, fit)
 
     def elements(self, gates: int, count: int) -> int:
         sums = count * gates * self.lanes
@@ -55,9 +61,13 @@ class IntegerSums(GateSums):
         return grouped(wide, TOGETHER if self.lanes == 1 else wide.shape[1], self.dot, self.cell.parts)
 
     def pointers(self, text: Text) -> None:
-        text(f"m, activations = i32(m), at(i8(s), {8 * self.cell.H})")
+        text(f"m, activations = i32(m), at(i8(s), {8 * self.cell.H + 4 * self.x_room})")
+        if self.cell.inputs:
+            text(f"w, b, integers, of_x = i8(w), f32(b), i32(n), at(i8(s), {8 * self.cell.H})")
 
     def begin(self, text: Text, source: str) -> None:
+        if self.cell.inputs:
+            text(f"x_scale, x_shift = {self.cell.quantiser}(of_x, pt, {self.cell.inputs})")
         text(f"scale, shift = {self.cell.quantiser}(activations, {source}, {self.cell.H})")
 
     def started(self, gate: int, panel: int, first: str) -> str:
@@ -76,28 +86,63 @@ class IntegerSums(GateSums):
         text.depth -= self.cell.parts > 1
 
     def dots(self, text: Text, names: Sequence[tuple[int, int]], at: str, first: str, vector: str) -> None:
-        """Write the integer sums g{gate}{panel} where LANES is 1, from four at once."""
-        parts, places = self.cell.parts, self.cell.gates * self.panels if self.summed else 0
-        for j in range(0, len(names), TOGETHER):
-            made = [f"g{gate}{panel}" for panel, gate in names[j : j + TOGETHER]]
-            made += [f"unused{n}" for n in range(TOGETHER - len(made))]
-            for part in range(parts):
-                found = [f"part_{name}" for name in made] if part else made
-                place = j * parts + part * TOGETHER
-                start = f"at(m, {places} + ({at}) // {self.depth} + {place})" if self.dot.starts else "m"
-                text(f"{', '.join(found)} = dots4(at(r, {at} + {place * self.depth}), {vector}, {self.depth}, {start})")
-                if part:
-                    text(*(f"{name} = plus({name}, part_{name})" for name in made))
+        """Write the integer sums g{gate}{panel} over h where LANES is 1."""
+        self._quads(text, [f"g{gate}{panel}" for panel, gate in names], "r", at, self.depth, vector, "m", self.cell.gates)
         if self.shifted:
             for panel, gate in names:
                 text(f"g{gate}{panel} = plus(g{gate}{panel}, {self.started(gate, panel, first)})")
 
+    def shares(self, text: Text, names: Sequence[tuple[int, int]], first: str, vector: str) -> None:
+        """Write the input's share p{gate}{panel} of all gates of some panels, where LANES is 1, from its activations, x_scale
+        and x_shift."""
+        gates = self.cell.gates
+        found = [f"p{gate}{panel}" for panel, gate in names]
+        at = f"{first} * {gates * self.x_depth * self.cell.parts}"
+        self._quads(text, found, "w", at, self.x_depth, vector, "integers", gates)
+        for place, name in enumerate(found):
+            column = f"{first} * {gates} + {place}"
+            if self.shifted:
+                text(f"{name} = plus({name}, times(load_ints(integers, {column}), x_shift))")
+            scale = f"x_scale * load(b, {gates * self.panels} + {column})"
+            text(f"{name} = fma(to_float({name}), {scale}, load(b, {column}))")
+
+    def _quads(
+        self, text: Text, names: list[str], weights: str, at: str, depth: int, vector: str, integers: str, gates: int
+    ) -> None:
+        """Write integer sums, four at once, with weights from element `at` on."""
+        parts = self.cell.parts
+        places = gates * self.panels if self.summed else 0
+        if weights == "w":
+            places = -(-places // TOGETHER) * TOGETHER
+        for j in range(0, len(names), TOGETHER):
+            made = names[j : j + TOGETHER]
+            made += [f"unused{n}" for n in range(TOGETHER - len(made))]
+            for part in range(parts):
+                found = [f"part_{name}" for name in made] if part else made
+                place = j * parts + part * TOGETHER
+                start = f"at({integers}, {places} + ({at}) // {depth} + {place})" if self.dot.starts else "m"
+                text(f"{', '.join(found)} = dots4(at({weights}, {at} + {place * depth}), {vector}, {depth}, {start})")
+                if part:
+                    text(*(f"{name} = plus({name}, part_{name})" for name in made))
+
     def before(self, gate: int, panel: int, first: str, p: str = "pt") -> str:
         """The text of what a sum over h is added to."""
-        late = self.cell.linear_before_reset and gate == 2
-        return self.extra(self.cell.row("Rbh"), panel, first) if late else self.share(gate, panel, first, p)
+        if self.cell.linear_before_reset and gate == 2:
+            return self.extra(self.cell.row("Rbh"), panel, first)
+        return f"p{gate}{panel}" if self.cell.inputs else self.share(gate, panel, first, p)
+
+    def late(self, text: Text, names: Sequence[tuple[int, int]], place: str = "") -> list[str]:
+        """Write, and return, the names under which a cell finds the input's share of the candidate, where it takes x."""
+        if not self.cell.inputs or not self.cell.linear_before_reset:
+            return []
+        panels = [panel for panel, gate in names if gate == 2]
+        text(*(f"x{panel}{place} = p2{panel}" for panel in panels))
+        return [f"x{panel}" for panel in panels]
 
     def write(self, text: Text, names: Sequence[tuple[int, int]], at: str, first: str, source: str) -> None:
+        if self.cell.inputs:
+            self.shares(text, names, first, "of_x")
+            self.late(text, names)
         if self.lanes == 1:
             self.dots(text, names, at, first, "activations")
         else:
@@ -143,14 +188,15 @@ class IntegerTiles(Tiles):
     def __init__(self, sums: IntegerSums, strides: Strides, inputs: int = 0) -> None:
         super().__init__(sums, strides, inputs)
         self.x_room = QUANTISED + sums.dot.room(inputs, sums.lanes) if inputs else 0
+        self.h_room = QUANTISED + sums.room - sums.x_room
 
     @property
     def room(self) -> int:
         """float32 elements of scratch for a stream: scale, shift and activations of x, if the kernel takes it, and of h."""
-        return self.x_room + QUANTISED + self.sums.room
+        return self.x_room + self.h_room
 
     def pointers(self) -> None:
-        self.text("m, sums_of_w, scales, q = i32(m), i32(n), f32(q), i8(q)")
+        self.text("m, integers, scales, q = i32(m), i32(n), f32(q), i8(q)")
 
     def begin(self, phase: int) -> None:
         H, text = self.cell.H, self.text
@@ -181,12 +227,16 @@ class IntegerTiles(Tiles):
 
     def _sums(self, phase: int, names: Sequence[tuple[int, int]], count: int, streams: range) -> list[str]:
         cell, sums, text = self.cell, self.sums, self.text
-        if self.inputs:
+        if self.inputs and self.lanes == 1:
+            self._vectors(0, streams)
+            text("x_scale, x_shift = scale0, shift0")
+            sums.shares(text, names, "u", "q0")
+        elif self.inputs:
             depth = -(-self.inputs // sums.step) * sums.step
             text(f"n = u * {cell.gates * depth * cell.parts}")
             place = {(panel, gate): f"u * {cell.gates} + {gate * self.lanes}" for panel, gate in names}
             self._vectors(0, streams)
-            totals = {each: f"sums_of_w, {at}" for each, at in place.items()}
+            totals = {each: f"integers, {at}" for each, at in place.items()}
             self._integer_products("w", depth, names, len(names), streams, totals)
             for panel, gate in names:
                 factor = f"load(b, {cell.gates * self.panels * self.lanes} + {place[panel, gate]})"
@@ -206,9 +256,10 @@ class IntegerTiles(Tiles):
         for panel, gate in names:
             text(f"factor = {sums.extra(cell.row('h', gate), panel, 'u')}")
             for v in streams:
-                before = f"p{gate}{panel}_{v}" if self.inputs else sums.before(gate, panel, "u", f"pt{v}")
+                taken = self.inputs and self.lanes > 1
+                before = f"p{gate}{panel}_{v}" if taken else sums.before(gate, panel, "u", f"pt{v}")
                 text(f"g{gate}{panel}_{v} = fma(to_float(g{gate}{panel}_{v}), scale{v} * factor, {before})")
-        return [f"g{gate}{panel}" for panel, gate in names]
+        return [*(f"g{gate}{panel}" for panel, gate in names), *sums.late(text, names, "_0")]
 
     def _vectors(self, offset: int, streams: range) -> None:
         """Write where the activations at `offset` in the scratch of each stream are, and what goes with them."""

@@ -64,7 +64,7 @@ class Cell:
         """The row of `pack_extra` with Rbh, a peephole, the bias of a gate, or its first factor for x or h; `gates` rows on is
         the next factor."""
         bias = 4
-        x = bias + (self.gates if self.inputs else 0)
+        x = bias + (self.gates if self.inputs and not self.quantiser else 0)
         h = x + (self.gates * -(-self.inputs // self.x_each) if self.inputs and self.x_each else 0)
         return {"Rbh": 0, "P": 1, "bias": bias, "x": x, "h": h}[what] + gate
 

@@ -353,6 +353,8 @@ class Recurrent(Op):
             x = Scratch("x", per_row=inside * inputs, of=source)
             calls = [look_up(env, x, table, source, Rows(of=source))]
         if cell.quantiser:
+            if env.lanes == 1 and len(cell.phases) == 1:
+                return replace(cell, inputs=inputs), calls, x, inputs
             share, note = self._integer_share(env, cell, weights), f"the input's share of {node.op} {node.name}"
             width = share.q.shape[1]
             p, stride = Scratch("p", per_row=inside * width, of=source), inputs if inside > 1 or env.per_row(source) else 0
@@ -398,25 +400,24 @@ class Recurrent(Op):
         x, y = node.inputs[0], node.outputs[0]
         cell, projected, p, width = self._projected(node, env, given, own, 1)
         H, inputs = cell.H, 0
-        shared: tuple[Operand, ...] = (0, 0)
+        shared: Sequence[Operand] = (0, 0)
         totals: Operand = 0
         if projected and cell.gates == GROUP and env.lanes > 1 and TABLE not in attributes:  # the sums take x as they take h
             inputs = width = own.W.shape[1]
-            if cell.quantiser:
-                integers = self._integer_share(env, cell, own)
-                shared, totals = integers.packed(env), integers.sums(env)
-            else:
+            if not cell.quantiser:
                 matrix, *rest = self._shared(cell, own, env.lanes)
                 shared = linear_weights(env, matrix, cell.word, *rest)
             projected, p = [], Value(x)
+        if cell.quantiser and (inputs := inputs or cell.inputs):
+            *shared, totals = self._integer_operands(env, cell, own)
         where: Operand = Value(y) if y else Scratch("y", per_row=H, of=x)
         places = [place for part in ("h", "c") for place in self._slots(node, env, part if part in self.parts else "h")]
         copies = not self._persists(node, env, self.parts[-1])
         gate_sums = self._gate_sums(env, cell)
-        tiles, more = Tiles(gate_sums, Strides(H, width), inputs), self._integers(gate_sums, own)
+        tiles, more = Tiles(gate_sums, Strides(H, width), inputs), tuple[Operand, ...]()
         if isinstance(gate_sums, IntegerSums):
             tiles = IntegerTiles(gate_sums, Strides(H, width), inputs)
-            more = (*more, totals, Scratch("quantised", per_row=tiles.room, of=x))
+            more = (self._sums_of_R(gate_sums, own), totals, Scratch("quantised", per_row=tiles.room, of=x))
         kernel_of = tile_text(tiles, copies)
         packed = self._packed(gate_sums, own)
         applied = Scratch("applied", per_row=2 * H if len(cell.phases) > 1 else 1, of=x)
@@ -436,12 +437,14 @@ class Recurrent(Op):
         return GateSums(cell, env.lanes, env.registers)
 
     @staticmethod
-    def _integers(sums: GateSums, weights: Weights) -> tuple[Operand, ...]:
-        """What the kernel takes beside that for sums of int8."""
-        if not isinstance(sums, IntegerSums):
-            return ()
+    def _sums_of_R(sums: IntegerSums, weights: Weights) -> Operand:
         packed = pack_integers(sums, weights.R)
-        return (Weight(packed) if packed.size else 0,)
+        return Weight(packed) if packed.size else 0
+
+    def _integer_operands(self, env: Lowering, cell: Cell, weights: Weights) -> tuple[Operand, Operand, Operand]:
+        """W and what goes with it, for a kernel of int8 that takes x."""
+        integers = self._integer_share(env, cell, weights)
+        return *integers.packed(env), integers.together(env)
 
     @staticmethod
     def _packed(sums: GateSums, weights: Weights) -> tuple[Weight, Weight]:
@@ -519,11 +522,14 @@ class Recurrent(Op):
         layer = Layer(x, where, self._packed(gate_sums, weights), places, calls, p, f"{node.op} {node.name}, H = {H}")
         if one_sequence and not lens and not layout.backward and shares(cell, env, inputs):
             return shared_steps(gate_sums, layer, Value(x))
-        room = gate_sums.room if isinstance(gate_sums, IntegerSums) else 0
+        room, more = 0, tuple[Operand, ...]()
+        if isinstance(gate_sums, IntegerSums):
+            room = gate_sums.room
+            more = (self._sums_of_R(gate_sums, weights), *(self._integer_operands(env, cell, weights) if cell.inputs else ()))
         rest = (*layer.packed, *places, Scratch("s", fixed=2 * H + room), Value(lens) if lens else 0, Rows(of=x), *kept)
         text = kernel_text(gate_sums, layout)
         if not single:
-            return [*calls, Call(text, (where, p, *rest, *self._integers(gate_sums, weights)), layer.note)]
+            return [*calls, Call(text, (where, p, *rest, *more), layer.note)]
         (matrix, bias), turn = layer.weights, Scratch("turn", fixed=1, lasting=True)
         one = Call(text, (where, bias, *rest, matrix, Value(x), turn), layer.note)
         return by_rows(layer, [one], [*calls, Call(text, (where, p, *rest, matrix, 0, turn), layer.note)])

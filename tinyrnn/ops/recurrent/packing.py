@@ -62,7 +62,7 @@ def pack_state(sums: GateSums, weights: Weights) -> Array:
     kernel takes it, and h."""
     cell, lanes, panels = sums.cell, sums.lanes, sums.panels
     G, H = cell.gates, cell.H
-    both = np.concatenate([weights.W, weights.R], axis=1) if cell.inputs else weights.R
+    both = np.concatenate([weights.W, weights.R], axis=1) if cell.inputs and not cell.quantiser else weights.R
     wide = np.zeros((G, panels * lanes, both.shape[1]), both.dtype)
     wide[:, :H] = both.reshape(G, H, -1)
     cut = wide.reshape(G, panels, lanes, -1)
