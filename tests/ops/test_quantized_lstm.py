@@ -16,6 +16,7 @@ from tests.driving import agree, in_onnxruntime, loaded, whole
 from tests.ops import integer_oracle as oracle
 from tests.ops.integer_oracle import ALPHA, BETA
 from tests.pools import agree_in_pool
+from tinyrnn.check import check
 
 Array = NDArray[Any]
 KINDS: dict[str, tuple[type, int, bool]] = {
@@ -113,6 +114,14 @@ def test_a_sequence_is_near_onnxruntime(tmp_path: Path) -> None:
     given = inputs(16, 32, T=50)
     found, theirs = whole(loaded(proto, tmp_path), given), in_onnxruntime(proto, given)
     assert np.abs(found["Y"] - theirs["Y"]).max() < 0.02
+
+
+def test_check_explains_the_difference_of_a_sequence(tmp_path: Path) -> None:
+    proto, _ = build("columns", 16, 32, affine=False)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    report = check(path, frames=50)
+    assert report.passed and any("a scale for each step" in note for note in report.notes), str(report)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,8 @@ class Op:
     """types in which the weights of `summed` can be stored; the last is taken where "*" has one that is not here"""
     whole_rows: ClassVar[frozenset[str]] = frozenset()
     """those of `summed` whose int8 weights have one scale a row, and no groups along k"""
+    rounds_activations: ClassVar[bool] = False
+    """whether it rounds activations to integers in steps that other runtimes choose in other ways"""
     scales_integers: ClassVar[bool] = False
     """whether its result is integers times scales"""
     of_shape: ClassVar[bool] = False

@@ -29,6 +29,7 @@ class DynamicQuantizeLSTM(LSTM):
 
     name = "DynamicQuantizeLSTM"
     domain = MICROSOFT
+    rounds_activations = True
     inputs = (*LSTM.inputs, "W_scale", "W_zero_point", "R_scale", "R_zero_point")
     parameters = {**LSTM.parameters, **{name: 8 + place for place, name in enumerate(OF_WEIGHTS)}}
     attributes = {
@@ -82,6 +83,12 @@ class DynamicQuantizeLSTM(LSTM):
 
     def quantiser(self, node: Node) -> str:
         return "quantise_uint8"
+
+    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
+        """An LSTM with the weights for which the integers stand; x and h are not rounded."""
+        plain = node.copy()
+        plain.attributes = {key: value for key, value in node.attributes.items() if key not in (*OF_WEIGHTS, *INTEGERS)}
+        return LSTM().reference(plain, arrays[:8])
 
     def with_products(self, node: Node, table: Array, indices: str, specs: Mapping[str, Spec]) -> Node | None:
         return None
