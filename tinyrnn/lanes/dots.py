@@ -49,6 +49,7 @@ DOTS = {
         Dot("widened", 2, 2),  # x86 PMADDWD, WebAssembly i32x4.dot_i16x8_s; or plain arithmetic
         Dot("dual", 4, 2, header=4, starts=True),  # Arm's M profile: SXTAB16, SMLAD
         Dot("single", 1, 1),
+        Dot("none", 1, 1),  # GPUs
     )
 }
 
@@ -57,8 +58,10 @@ def dot_of(triple: str, features: str, lanes: int, thumb: bool) -> Dot:
     """The way of a machine, from LLVM's names of what it has (`+avx512vnni,-fma`)."""
     if lanes == 1:
         return DOTS["dual" if thumb else "single"]
-    on = {f[1:] for f in features.split(",") if f[:1] == "+"}
     architecture = triple.split("-", 1)[0]
+    if architecture == "nvptx64":
+        return DOTS["none"]
+    on = {f[1:] for f in features.split(",") if f[:1] == "+"}
     if architecture in ("aarch64", "arm64"):
         return DOTS["signed" if "dotprod" in on else "long"]
     if architecture.startswith("armv7"):

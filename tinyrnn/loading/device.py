@@ -9,9 +9,8 @@ from tinyrnn.compile.codegen import generate
 from tinyrnn.compile.device_page import ENTRY, stream_page, tiled_page
 from tinyrnn.compile.plan import Plan
 from tinyrnn.compile.stream_planner import make_stream_plan
-from tinyrnn.errors import TargetError, UnsupportedError
+from tinyrnn.errors import TargetError
 from tinyrnn.frontends.source import ModelSource
-from tinyrnn.graph.storage import STORAGE
 from tinyrnn.loading.stages import Stages, layout_of, stages_for
 from tinyrnn.runtime.cuda_driver import Device, first_gpu
 from tinyrnn.runtime.device_model import DeviceModel
@@ -49,12 +48,6 @@ def device_of(target: str) -> Device:
 def on_device(stages: Stages, device: Device) -> DeviceModel:
     """The model of stages for the machine of `tinyrnn.targets.cuda`. Raises `UnsupportedError`."""
     plan = stages.plan
-    for node in plan.program.graph.every_node():
-        if str(node.attributes.get(STORAGE)) == "int8x8":
-            raise UnsupportedError(
-                f"{plan.program.graph.name}: node {node.name!r} ({node.op}): weights='int8x8' on a GPU; supported there are "
-                "float32, float16, bfloat16 and int8"
-            )
     layout = layout_of(plan)
     bounds = [(int(name[1:]), low, high) for name, low, high in plan.bounds]
     return DeviceModel(layout, device, call_ptx(generate(plan)), cache(lambda: page_of(plan)), bounds, stages)

@@ -57,9 +57,11 @@ def parts_of(q: Array) -> int:
 def grouped(q: Array, size: int, dot: Dot, parts: int) -> Array:
     """Weights [K, outputs], zero-padded along k, in groups of `size` outputs: each [part][k / width][output][width], int8.
 
-    Raises `Refused` where a sum over k may be no int32.
+    Raises `Refused` where a sum over k may be no int32, and on machines without products of int8.
     """
     k = len(q)
+    if dot.name == "none":
+        raise Refused("it multiplies int8 by int8, as with weights='int8x8' on a GPU; supported there are wider activations")
     if k * parts > LONGEST:
         raise Refused(f"its sums have {k} products of int8; supported are {LONGEST // parts}")
     made = []
