@@ -286,12 +286,23 @@ def test_a_budget_is_kept_and_the_file_has_it(path: Path, tmp_path: Path) -> Non
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[2] == found.choice("int8").bytes
 
 
+def test_decisions_are_kept(path: Path) -> None:
+    found = quantize(path, keep_decisions=True, **{**QUICK, "frames": 400})
+    mixed = found.choice("same decisions")
+    assert [d.changed for d in mixed.decisions] == [0] and found.choice("int8").decisions[0].changed > 0
+    assert found.choice("float32").bytes > mixed.bytes > found.choice("int8").bytes
+    assert "the same decisions: each layer" in str(found)
+    both = quantize(path, keep_decisions=True, budget=0.004, **{**QUICK, "frames": 400}).choice("budget 0.004")
+    assert both.error <= 0.004 and both.decisions[0].changed == 0 and both.bytes >= mixed.bytes
+
+
 def test_layers_that_stay_wide_are_named_with_their_error(path: Path) -> None:
     found = quantize(path, budget=0.01, **QUICK)
-    wide = [layer for layer in found.layers if layer.smaller]
-    assert wide and all(layer.next == layer.alone[layer.smaller[-1]] > 0 for layer in wide)
+    wide = [(layer, *layer.next) for layer in found.layers if layer.next]
+    assert wide and all(error == layer.alone[kind] and layer.alone[layer.storage] != error for layer, kind, error in wide)
     assert all(
-        f"{layer.name} stays {layer.storage}: {layer.smaller[-1]} there changes outputs by" in str(found) for layer in wide
+        f"{layer.name} stays {layer.storage}: {kind} there changes outputs by {error:.1e}" in str(found)
+        for layer, kind, error in wide
     )
 
 

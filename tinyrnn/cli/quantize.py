@@ -18,7 +18,7 @@ from tinyrnn.errors import TinyRNNError
     "--output",
     metavar="OUT.npz",
     type=FILE,
-    help="Write the model with its weights as --weights says, or as --budget allows.  [default: float16]",
+    help="Write the model with its weights as --weights says, or the smallest that were searched.  [default: float16]",
 )
 @click.option(
     "--data", type=FILE, help="The input to run: .npz, .npy, .csv, .wav or .txt, as for run and trace.  [default: random]"
@@ -30,6 +30,11 @@ from tinyrnn.errors import TinyRNNError
     metavar="ERROR",
     help="Search the smallest storage of every layer with which no output differs from float32 by more than ERROR times its root "
     "mean square, such as 1e-3.",
+)
+@click.option(
+    "--keep-decisions",
+    is_flag=True,
+    help="Search the smallest with which every decision along the data stays the same, within --budget if it is given.",
 )
 @click.option("--frames", type=click.IntRange(1), help="The first frames of the data only, or the frames of random input.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random input.")
@@ -45,6 +50,7 @@ def quantize(
     data: Path | None,
     text: str | None,
     budget: float | None,
+    keep_decisions: bool,
     frames: int | None,
     seed: int,
     seconds: float,
@@ -80,7 +86,17 @@ def quantize(
     settings: dict[str, Any] = {} if frames is None else {"frames": frames}
     with progress_bar(f"measuring {model.name}") as progress:
         result = quantization.quantize(
-            model, output, budget=budget, data=values, seed=seed, seconds=seconds, what=what, progress=progress, **settings, **how
+            model,
+            output,
+            budget=budget,
+            keep_decisions=keep_decisions,
+            data=values,
+            seed=seed,
+            seconds=seconds,
+            what=what,
+            progress=progress,
+            **settings,
+            **how,
         )
     if as_json:
         print_json(result.as_dict())

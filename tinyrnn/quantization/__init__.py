@@ -48,6 +48,7 @@ def quantize(
     out: str | PathLike[str] | None = None,
     *,
     budget: float | None = None,
+    keep_decisions: bool = False,
     data: Mapping[str, Any] | None = None,
     frames: int = RANDOM_FRAMES,
     seed: int = 0,
@@ -62,6 +63,8 @@ def quantize(
               or float16
     budget:   the largest difference of an output from float32 that is allowed, over the root mean square of that output:
               the smallest storage of each layer is searched with which the whole model stays within it
+    keep_decisions: search the smallest storage with which every decision along the data stays the same, within the budget if
+              there is one
     data:     arrays by input name, frames [T, *frame] or in the file's shapes; by default seeded random input
     frames:   of random input, where the file leaves their number open
     seconds:  to spend on measuring time, roughly
@@ -75,8 +78,8 @@ def quantize(
     given = options.pop("weights", None)
     if budget is not None and not (0 < budget < math.inf):
         raise TinyRNNError(f"budget={budget!r}: it takes a positive number, such as 1e-3")
-    if budget is not None and given is not None:
-        raise TinyRNNError("either weights are given, or those within a budget are searched; not both")
+    if given is not None and (budget is not None or keep_decisions):
+        raise TinyRNNError("either weights are given, or the smallest are searched; not both")
     if frames < 1 or not seconds > 0:
         raise TinyRNNError(f"quantize needs frames ≥ 1 and seconds > 0, not {frames} and {seconds:g}")
     target = None if out is None else Path(out)
@@ -84,7 +87,7 @@ def quantize(
         files.check_path(target)
         if options.get("time") is not None:
             raise UnsupportedError(f"{target}: a file cannot say which axis is time, so it would not load without time=")
-    return _Work(path, options, data, frames, seed, seconds, what, progress).result(target, given, budget)
+    return _Work(path, options, data, frames, seed, seconds, what, progress).result(target, given, budget, keep_decisions)
 
 
 class _Work:
@@ -153,7 +156,7 @@ class _Work:
         if self.progress:
             self.progress(self.done, self.total)
 
-    def result(self, target: Path | None, given: Any, budget: float | None) -> Quantization:
+    def result(self, target: Path | None, given: Any, budget: float | None, keep: bool) -> Quantization:
         """All of it: the table, the search, the file."""
         asked: dict[str, Any] = {kind: kind for kind in KINDS if self._has(kind)}
         written, mixed = "float16", tuple[LayerChoice, ...]()
@@ -161,10 +164,10 @@ class _Work:
             self._load(given)  # refuses what is no type or no layer before anything is measured
             written = given if isinstance(given, str) and given in asked else GIVEN
             asked[written] = given
-        self.total = 2 * len(asked) + 4 + (0 if budget is None else sum(len(each.bytes) for each in self.found) + 20)
-        if budget is not None:
-            written = f"budget {budget:g}"
-            chosen, mixed = self._search(budget)
+        self.total = 2 * len(asked) + 4 + (sum(len(each.bytes) for each in self.found) + 20 if budget or keep else 0)
+        if budget is not None or keep:
+            written = f"budget {budget:g}" if budget is not None else "same decisions"
+            chosen, mixed = self._search(math.inf if budget is None else budget, keep)
             asked[written] = {name: str(storage) for name, storage in chosen.items()}
         models = {}
         for name, weights in asked.items():
@@ -183,6 +186,7 @@ class _Work:
             self._dynamics(),
             here(),
             budget,
+            keep,
             mixed,
             tuple(map(str, CANDIDATES[:-1])),
             file,
@@ -220,7 +224,7 @@ class _Work:
 
     # The search.
 
-    def _search(self, budget: float) -> tuple[Chosen, tuple[LayerChoice, ...]]:
+    def _search(self, budget: float, keep: bool) -> tuple[Chosen, tuple[LayerChoice, ...]]:
         rounded = Rounded(self.base, lambda chosen: self._load({n: str(s) for n, s in chosen.items()}))
         sample, wanted = self._shortened()
 
@@ -235,12 +239,22 @@ class _Work:
             for kind in layer.bytes:
                 trial = {**wide, layer.name: parse(kind, "")["*"]}
                 alone[layer.name][kind] = 0.0 if kind == FLOAT32 else measure(rounded.model(trial), sample, wanted)
-        chosen = within(budget, self.found, alone, lambda c: measure(rounded.model(c), self.sample, self.wanted))
+        if keep and not self.rules:
+            raise TinyRNNError(f"{self.base.name}: no output stands for decisions that could be kept; give a budget instead")
+
+        def measured(chosen: Chosen) -> float:
+            model = rounded.model(chosen)
+            if keep and any(d.changed for d in decisions(self.rules, outcome(model, self.sample), self.wanted)):
+                return math.inf
+            return measure(model, self.sample, self.wanted)
+
+        chosen = within(budget, self.found, alone, measured)
         if all(storage.kind == FLOAT32 for storage in chosen.values()):
             least = min(e for errors in alone.values() for kind, e in errors.items() if kind != FLOAT32)
+            allowed = f"a budget of {budget:g}" if budget < math.inf else "the decisions of float32"
             raise TinyRNNError(
-                f"{self.base.name}: no layer can be smaller than float32 within a budget of {budget:g}: the least that one layer "
-                f"changes, alone and in half precision, is {least:.1e}"
+                f"{self.base.name}: no layer can be smaller than float32 within {allowed}: the least that one layer changes, "
+                f"alone and in half precision, is {least:.1e}"
             )
         mixed = tuple(
             LayerChoice(each.name, each.op, str(chosen[each.name]), each.bytes[str(chosen[each.name])], alone[each.name])

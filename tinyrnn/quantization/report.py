@@ -66,15 +66,11 @@ class LayerChoice:
     alone: dict[str, float]
 
     @property
-    def smaller(self) -> list[str]:
-        """The types smaller than the one it has."""
+    def next(self) -> tuple[str, float] | None:
+        """The smaller type with the smallest error, and that; None for the smallest type."""
         kinds = list(self.alone)
-        return kinds[: kinds.index(self.storage)]
-
-    @property
-    def next(self) -> float:
-        """The error with the next smaller type, 0 without one."""
-        return self.alone[self.smaller[-1]] if self.smaller else 0.0
+        smaller = kinds[: kinds.index(self.storage)]
+        return min(((kind, self.alone[kind]) for kind in smaller), key=lambda pair: pair[1], default=None)
 
 
 @dataclass(frozen=True)
@@ -104,6 +100,7 @@ class Quantization:
     """whether errors accumulate"""
     setting: Setting
     budget: float | None = None
+    kept_decisions: bool = False
     layers: tuple[LayerChoice, ...] = ()
     kinds: tuple[str, ...] = ()
     """the types that a layer can have within a budget, from small to wide"""
@@ -131,7 +128,7 @@ class Quantization:
         lines += [f"{name}: {reason}" for name, reason in self.unsupported.items()]
         if self.dynamics:
             lines.append(f"dynamics: {self.dynamics}")
-        if self.budget is not None:
+        if self.layers:
             lines += ["", *self._layer_lines()]
         lines += [f"note: {note}" for note in self.notes]
         if self.file is not None:
@@ -162,13 +159,14 @@ class Quantization:
             [layer.name, layer.op, layer.storage, f"{layer.bytes:,}", *(_short(layer.alone.get(kind)) for kind in kinds)]
             for layer in self.layers
         ]
-        lines = [f"budget {self.budget:g}: each layer, and the error of each type there with all other layers in float32"]
+        asked = [] if self.budget is None else [f"budget {self.budget:g}"]
+        asked += ["the same decisions"] * self.kept_decisions
+        lines = [f"{', '.join(asked)}: each layer, and the error of each type there with all other layers in float32"]
         lines += columns([head, *rows], right=True)
-        wide = [layer for layer in self.layers if layer.smaller]
-        largest = sorted(wide, key=lambda layer: -layer.next)[:SHOWN]
+        wide = sorted(((*layer.next, layer) for layer in self.layers if layer.next), key=lambda each: -each[1])
         lines += [
-            f"{layer.name} stays {layer.storage}: {layer.smaller[-1]} there changes outputs by {layer.next:.1e}"
-            for layer in largest
+            f"{layer.name} stays {layer.storage}: {kind} there changes outputs by {error:.1e}"
+            for kind, error, layer in wide[:SHOWN]
         ]
         if len(wide) > SHOWN:
             lines.append(f"so do {len(wide) - SHOWN} more, whose errors are smaller; they add to those above")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf, isfinite
 
 from tinyrnn.compile.planner import make_plan
 from tinyrnn.graph.arrays import Array
@@ -91,11 +92,12 @@ def within(
     """The smallest storage of each layer that a greedy search finds within the budget.
 
     alone: the error with one layer in each of its types and all others in float32: {layer: {type: error}}
-    measure: the error of a combination
+    measure: the error of a combination; infinite where it is not allowed, whatever the budget
 
     Errors of layers are taken for independent: their squares add. All layers begin in their smallest type; the one whose
     wider type takes most off the sum of squares for each byte gets it, until the sum, and then the measured error, are
     within the budget. After that layers become smaller again, the largest first, as long as the measured error allows it.
+    An infinite budget, where `measure` alone allows, is searched from halves downwards too, and the smaller of both is taken.
     """
     kinds = {layer.name: _useful(layer, alone[layer.name]) for layer in found}
     chosen = {layer.name: kinds[layer.name][0] for layer in found}
@@ -105,22 +107,44 @@ def within(
         while correction * _summed(chosen, alone) > budget and _widen(chosen, kinds, sizes, alone):
             pass
         measured = measure(_parsed(chosen))
-        if measured <= budget:
+        if measured <= budget and isfinite(measured):
             break
         predicted = _summed(chosen, alone)
-        correction = max(correction, measured / predicted if predicted else 1.0)
+        if predicted and isfinite(measured):
+            correction = max(correction, measured / predicted)
         if not _widen(chosen, kinds, sizes, alone):
             break
+    starts = [chosen]
+    if budget == inf:  # what is allowed does not follow from errors: from all halves downwards too
+        starts.append({name: next((k for k in kinds[name] if k == "float16"), kinds[name][-1]) for name in chosen})
+    found_all = []
+    for start in starts:
+        if start is chosen or isfinite(measure(_parsed(start))):
+            found_all.append(_narrowed(start, budget, kinds, sizes, lambda c: correction * _summed(c, alone), measure))
+    return _parsed(min(found_all, key=lambda each: sum(sizes[name][kind] for name, kind in each.items())))
+
+
+def _narrowed(
+    chosen: dict[str, str],
+    budget: float,
+    kinds: Mapping[str, Sequence[str]],
+    sizes: Mapping[str, Mapping[str, int]],
+    predict: Callable[[dict[str, str]], float],
+    measure: Callable[[Chosen], float],
+) -> dict[str, str]:
+    """A combination within the budget with layers made smaller, the largest first, as far as the measured error allows."""
     trials = 0
-    for layer in sorted(found, key=lambda each: -sizes[each.name][chosen[each.name]]):
-        while trials < TRIALS and chosen[layer.name] != kinds[layer.name][0]:
-            smaller = {**chosen, layer.name: kinds[layer.name][kinds[layer.name].index(chosen[layer.name]) - 1]}
+    for name in sorted(chosen, key=lambda each: -sizes[each][chosen[each]]):
+        while trials < TRIALS and chosen[name] != kinds[name][0]:
+            smaller = {**chosen, name: kinds[name][kinds[name].index(chosen[name]) - 1]}
+            if predict(smaller) > 2 * budget:
+                break
             trials += 1
-            error = measure(_parsed(smaller)) if correction * _summed(smaller, alone) <= 2 * budget else budget + 1
-            if error > budget:
+            error = measure(_parsed(smaller))
+            if error > budget or error == inf:
                 break
             chosen = smaller
-    return _parsed(chosen)
+    return chosen
 
 
 def _useful(layer: Layer, errors: Mapping[str, float]) -> list[str]:
