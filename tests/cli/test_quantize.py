@@ -69,6 +69,18 @@ def test_a_file_with_given_weights(tmp_path: Path) -> None:
     assert json.loads(metadata["tinyrnn.weights"]) == {"/rnn/LSTM": "int8", "*": "float16"}
 
 
+def test_sound_in_frames_that_overlap(tmp_path: Path) -> None:
+    from tinyrnn.data.files import write_array
+
+    size = tinyrnn.load(SEQUENCE).inputs[0].size
+    write_array(tmp_path / "a.wav", np.random.default_rng(3).uniform(-0.5, 0.5, 40 * size).astype(np.float32), 16000, "float")
+    found = [
+        json.loads(call(SEQUENCE, "--data", tmp_path / "a.wav", *hop, "--json", *SHORT).stdout)["frames"]
+        for hop in ((), ("--hop", 1))
+    ]
+    assert found == [40, 40 * size]
+
+
 def test_what_it_refuses(tmp_path: Path) -> None:
     def refused(text: str, *arguments: Any, status: int = 1) -> None:
         assert text in call(*arguments, *SHORT, status=status).stderr
@@ -86,6 +98,7 @@ def test_what_it_refuses(tmp_path: Path) -> None:
     refused("shape", SEQUENCE, "--data", wrong)
     refused("one of them", SEQUENCE, "--data", wrong, "--text", "a", status=2)
     refused("takes no text", SEQUENCE, "--text", "a")
+    refused("for --data FILE.wav", SEQUENCE, "--hop", 4, status=2)
     refused(
         "no layer can be smaller than float32 within a budget of 1e-09", SEQUENCE, "--budget", 1e-9, "-o", tmp_path / "small.npz"
     )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tinyrnn.cli.options import FILE, json_option, model_options, print_json, progress_bar
 from tinyrnn.errors import TinyRNNError
+
+if TYPE_CHECKING:
+    from tinyrnn.cli.feed import Feed
+    from tinyrnn.runtime import Model
 
 
 @click.command(short_help="Store weights in fewer bits, and see what that changes.")
@@ -23,6 +27,7 @@ from tinyrnn.errors import TinyRNNError
 @click.option(
     "--data", type=FILE, help="The input to run: .npz, .npy, .csv, .wav or .txt, as for run and trace.  [default: random]"
 )
+@click.option("--hop", type=click.IntRange(1), metavar="N", help="Of .wav: new samples of each frame.  [default: as for run]")
 @click.option("--text", metavar="TEXT", help="Text to run, for a model of characters.")
 @click.option(
     "--budget",
@@ -48,6 +53,7 @@ def quantize(
     model: Path,
     output: Path | None,
     data: Path | None,
+    hop: int | None,
     text: str | None,
     budget: float | None,
     keep_decisions: bool,
@@ -70,6 +76,8 @@ def quantize(
 
     if data is not None and text is not None:
         raise click.UsageError("--data or --text, one of them")
+    if hop is not None and data is None:
+        raise click.UsageError("--hop: for --data FILE.wav")
     if plot is not None:
         picture.check_picture(plot)
     if output is not None and output.exists() and model.exists() and output.samefile(model):
@@ -81,7 +89,8 @@ def quantize(
         from tinyrnn.cli.trace import read_input
 
         loaded = load(model, **{**how, "weights": None})
-        values = first_frames(loaded, read_input(loaded, data, text)[0], frames)
+        feed = read_input(loaded, data, text)[0] if hop is None else _overlapping(loaded, data, hop)
+        values = first_frames(loaded, feed, frames)
         what = str(data) if data is not None else "the text"
     settings: dict[str, Any] = {} if frames is None else {"frames": frames}
     with progress_bar(f"measuring {model.name}") as progress:
@@ -104,3 +113,17 @@ def quantize(
         click.echo(str(result))
     if plot is not None:
         quantization.plot(result, plot)
+
+
+def _overlapping(model: Model, path: Path | None, hop: int) -> Feed:
+    """Frames of a .wav file, one every `hop` samples. Raises `ShapeError` where the model takes no sound."""
+    import numpy as np
+
+    from tinyrnn.audio.front import Front
+    from tinyrnn.cli.feed import Feed
+    from tinyrnn.data.files import read_wav
+
+    assert path is not None
+    samples, rate = read_wav(path)
+    front = Front(model, hop=hop, channels=1 if samples.ndim == 1 else samples.shape[1])
+    return Feed({front.port.name: np.concatenate([front.push(samples), front.finish()])}, rate=rate)
