@@ -108,8 +108,16 @@ def test_an_embedding_is_quantised_row_by_row(tmp_path: Path) -> None:
     _same(model.stream().run(tokens), alone.stream().run(rows))
 
 
-def test_longest_sum(tmp_path: Path) -> None:
-    """Sums of more products than an int32 surely holds are refused."""
-    path = _npz(tmp_path, **{"out.weight": (1, 131073), "out.bias": (1,)})
-    with pytest.raises(tinyrnn.UnsupportedError, match="131072"):
-        tinyrnn.load(path, layers=[("Linear", "out")], weights="int8x8")
+@pytest.mark.parametrize(("length", "fits"), [(65000, True), (67000, False)])
+def test_longest_sum(length: int, fits: bool, tmp_path: Path) -> None:
+    """Sums that may not be an int32 are refused."""
+    path = tmp_path / "model.npz"
+    np.savez(path, **{"out.weight": np.full((1, length), 0.7, np.float32), "out.bias": np.zeros(1, np.float32)})
+    how: dict[str, Any] = {"layers": [("Linear", "out")], "weights": "int8x8"}
+    if not fits:
+        with pytest.raises(tinyrnn.UnsupportedError, match="an int32"):
+            tinyrnn.load(path, **how)
+        return
+    (y,) = tinyrnn.load(path, **how).stream().step(np.ones(length, np.float32))
+    scale = np.float32(np.float32(0.7).astype(np.float64) / 127)
+    assert y == np.float32(127 * 127 * length) * (np.float32(1) / np.float32(127) * scale)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LONGEST = 1 << 17
-"""most products of int8 whose sum surely is an int32"""
+LONGEST = 1 << 16
+"""most products of int8 by uint8, less its zero point, whose sum surely is an int32"""
 TOGETHER = 4
 """sums of `dots4`, for machines without vectors"""
 

@@ -33,12 +33,14 @@ from tinyrnn.lanes import (
     to_float,
     zeros,
 )
-from tinyrnn.lanes.dots import LONGEST, TOGETHER, Dot
+from tinyrnn.lanes.dots import TOGETHER, Dot
 from tinyrnn.lanes.integers import LEAST, dots4, quantise_bytes, quantise_int8, quantise_uint8, quantise_whole
 from tinyrnn.ops.linear.chain import fma as fma_of
 
 GROUP = 4
 """panels of LANES outputs whose weights are interleaved"""
+MAGNITUDE = 255
+"""the largest magnitude of an activation less its zero point"""
 QUANTISED = 2
 """float32 elements before the activations of a row: their scale, and what is to be added to them"""
 QUANTISERS = ("quantise_int8", "quantise_uint8", "quantise_whole", "quantise_bytes")
@@ -62,8 +64,9 @@ def grouped(q: Array, size: int, dot: Dot, parts: int) -> Array:
     k = len(q)
     if dot.name == "none":
         raise Refused("it multiplies int8 by int8, as with weights='int8x8' on a GPU; supported there are wider activations")
-    if k * parts > LONGEST:
-        raise Refused(f"its sums have {k} products of int8; supported are {LONGEST // parts}")
+    largest = MAGNITUDE * int(np.abs(q.astype(np.int64)).sum(0).max(initial=0))
+    if largest >= 1 << 31:
+        raise Refused(f"sums of its {k} products of integers can be {largest}; supported are those that are an int32")
     made = []
     for group in _groups(q, size, parts):
         wide = np.zeros((-(-k // dot.width) * dot.width, group.shape[1]), np.int8)

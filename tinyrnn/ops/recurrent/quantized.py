@@ -69,11 +69,6 @@ class DynamicQuantizeLSTM(LSTM):
         values = q.transpose(0, 2, 1).astype(np.int16) - zero.astype(np.int16)
         return values, np.ascontiguousarray(scale, np.float32)
 
-    def reference(self, node: Node, arrays: Sequence[Array | None]) -> tuple[Array, ...]:
-        """The LSTM of the weights that integers and scales make; x and h are not rounded."""
-        plain = {key: value for key, value in node.attributes.items() if key in LSTM.attributes}
-        return LSTM().reference(Node(LSTM.name, node.name, node.inputs, node.outputs, plain, node.version), arrays)
-
     def summed(self, node: Node) -> dict[str, tuple[int, ...]]:
         return {}
 
