@@ -75,6 +75,26 @@ def test_any_number_of_threads_gives_the_same_bits(
         assert np.array_equal(stream.state, steps.state)
 
 
+@pytest.mark.parametrize(("op", "weights"), [("LSTM", None), ("LSTM", "int8:20"), ("GRU", None), ("RNN", "float16")])
+def test_a_step_model(op: str, weights: str | None, tmp_path: Path) -> None:
+    proto = recurrent(op, 75, 203 if op != "RNN" else 303)
+    node, (x, *_) = proto.graph.node[0], proto.graph.input
+    x.type.tensor_type.shape.dim[0].dim_value = 1
+    node.input.extend(["", "h", "c"][: len(node.output)])
+    for name, given in zip(node.input[5:], proto.graph.output[1:], strict=True):
+        proto.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, node.attribute[1].i]))
+        assert len(given.type.tensor_type.shape.dim) == 3
+    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    model = loaded(proto, tmp_path, weights=weights)
+    assert model.kind == "step"
+    x_all = frames(12, 75)
+    alone, stream = model.stream(), crewed(model)
+    for frame in x_all:
+        assert np.array_equal(np.ravel(alone.step(frame)), np.ravel(stream.step(frame)))
+    assert np.array_equal(alone.run(x_all), stream.run(x_all))
+    assert np.array_equal(alone.state, stream.state)
+
+
 @pytest.mark.parametrize("weights", [None, "float16", "int8", "int8:32"])
 def test_large_products_are_shared(weights: str | None, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
@@ -116,11 +136,9 @@ def test_workers_end_with_their_stream(model: Model) -> None:
     assert len(workers()) == before + 2
     step = stream.step
     del stream
-    gc.collect()
     assert len(workers()) == before + 2, "who has the step has the stream's threads"
     assert np.array_equal(step(x[0])[0], expected[0][0])
     del step
-    gc.collect()
     assert len(workers()) == before
     closed = crewed(model, 3)
     assert np.array_equal(closed.run(x[:2])[0], expected[0][:2])

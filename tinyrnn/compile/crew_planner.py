@@ -18,7 +18,8 @@ class PlannerBeside(Planner):
     """A plan in the making whose weights and state lie as in another, `single`; what that lacks of weights follows."""
 
     def __init__(self, single: Plan, program: Program, lanes: int, registers: int, alignment: int, crew: bool = False) -> None:
-        super().__init__(program, lanes, registers, alignment, single.narrow, single.small, single.dot, crew)
+        like = single.narrow, single.small, single.dot, single.beyond
+        super().__init__(program, lanes, registers, alignment, *like, crew)
         self.single = single
         self.result.parts = list(single.parts)
         self.weights, self.weights_size = [single.weights], len(single.weights)

@@ -102,6 +102,8 @@ class Plan:
     """rows of capacity beyond the frames of a pass: the first pass of a sequence can make more rows than it has frames"""
     narrow: bool = False
     """whether weights that are numbers of half precision are stored so"""
+    beyond: int = 0
+    """as of `tinyrnn.graph.call.Lowering`"""
     small: bool = False
     """whether memory is scarce"""
     dot: Dot = DOTS["widened"]

@@ -52,7 +52,8 @@ def make_plan(
     cache: bytes up to which the weights of a model are read as fast in float32 as in half precision; 0 where memory is scarce
     dot:   how the machine multiplies int8
     """
-    return Planner(program, lanes, registers, alignment, weight_bytes(program) > cache, cache == 0, dot).plan()
+    beyond = weight_bytes(program) - cache
+    return Planner(program, lanes, registers, alignment, beyond > 0, cache == 0, dot, beyond).plan()
 
 
 def weight_bytes(program: Program) -> int:
@@ -72,10 +73,11 @@ class Planner:
         narrow: bool = False,
         small: bool = False,
         dot: Dot = DOTS["widened"],
+        beyond: int = 0,
         crew: bool = False,
     ) -> None:
         self.program, self.graph, self.alignment = program, program.graph, alignment
-        self.result = Plan(program, narrow=narrow, small=small, dot=dot)
+        self.result = Plan(program, narrow=narrow, small=small, dot=dot, beyond=beyond)
         self.env = Lowering(
             self.graph.specs,
             self.graph.constants,
@@ -90,6 +92,7 @@ class Planner:
             self.graph.integers,
             dot,
             crew,
+            beyond,
         )
         self.weights: list[np.ndarray[Any, Any]] = []
         self.weights_size = 0

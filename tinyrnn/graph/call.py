@@ -174,6 +174,8 @@ class Lowering:
     """how the machine multiplies int8"""
     crew: bool = False
     """whether several threads share the large calls of one stream"""
+    beyond: int = 0
+    """bytes of the model's float32 weights that the second-level cache does not hold; below 0 where it holds more"""
 
     def row_stride(self, name: str) -> int:
         """Elements from one row of a value to the next: 0 for a value that all rows share."""

@@ -80,7 +80,7 @@ class Driver(ProcessLocal):
             self.context.addresses[layout.header - 1] = crew.pointer
         self.code = code  # owns the machine code, also where only `Stream.step` is kept
         self.run, self.named = code.run, named
-        self.otherwise: Callable[..., Any] = self.checked
+        self.otherwise: Callable[..., Any] | None = None
         """called instead of `checked`, with the same arguments, for a frame that compiled code declined"""
         self.single: Callable[..., Any] | None = None
         self.many: Callable[..., Any] | None = None
@@ -150,7 +150,7 @@ class Driver(ProcessLocal):
                     if self.keeps:
                         self._remember(inputs)
                     return self._answer(results if answer is None and self.one_each else self._cut(results, self.made))
-        return self.otherwise(inputs, named, out, None, None)
+        return (self.otherwise or self.checked)(inputs, named, out, None, None)
 
     def run_many(self, inputs: tuple[Any, ...], out: Any, named: Mapping[str, Any], progress: Progress | None) -> Any:
         if self.many is not None and not named and progress is None:

@@ -37,7 +37,7 @@ from tinyrnn.ops.movement.strided_copy import copy_f32
 from tinyrnn.ops.recurrent.integer_text import IntegerSums, IntegerTiles, pack_integers
 from tinyrnn.ops.recurrent.kernel_text import KEPT, Cell, GateSums, SequenceLayout, kernel_text, takes_input
 from tinyrnn.ops.recurrent.packing import Weights, columns, input_bias, pack_extra, pack_state, units
-from tinyrnn.ops.recurrent.passes_over_weights import Layer, OnePass, by_rows, shared_steps, shares, takes_single
+from tinyrnn.ops.recurrent.passes_over_weights import Layer, OnePass, by_rows, found_again, shared_steps, shares, takes_single
 from tinyrnn.ops.recurrent.stream_tile import Strides, Tiles, scratch_for_sums, tile_text
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
@@ -513,15 +513,17 @@ class Recurrent(Op):
             return replace(operand, offset=d * state_direction)  # type: ignore[arg-type, type-var]
 
         gate_sums = self._gate_sums(env, cell)
-        one_sequence = L == 0 and N * D == 1 and not kept
+        one_sequence = L <= 1 and N * D == 1 and not kept
         inputs = weights.W.shape[1]
+        again = found_again(cell, env, inputs)
         single = one_sequence and bool(calls) and TABLE not in attributes and takes_single(cell, env.lanes)
         if single:
-            gate_sums = OnePass(cell, env.lanes, env.registers, inputs)
+            gate_sums = OnePass(cell, env.lanes, env.registers, inputs, again)
         places = tuple(map(part, (h_before, h_after, c_before, c_after)))
         layer = Layer(x, where, self._packed(gate_sums, weights), places, calls, p, f"{node.op} {node.name}, H = {H}")
-        if one_sequence and not lens and not layout.backward and shares(cell, env, inputs):
-            return shared_steps(gate_sums, layer, Value(x))
+        shared = one_sequence and not lens and not layout.backward and shares(cell, env, inputs)
+        if shared and not L:
+            return shared_steps(gate_sums, layer, Value(x), again)
         room, more = 0, tuple[Operand, ...]()
         if isinstance(gate_sums, IntegerSums):
             room = gate_sums.room
@@ -529,7 +531,10 @@ class Recurrent(Op):
         rest = (*layer.packed, *places, Scratch("s", fixed=2 * H + room), Value(lens) if lens else 0, Rows(of=x), *kept)
         text = kernel_text(gate_sums, layout)
         if not single:
-            return [*calls, Call(text, (where, p, *rest, *more), layer.note)]
-        (matrix, bias), turn = layer.weights, Scratch("turn", fixed=1, lasting=True)
-        one = Call(text, (where, bias, *rest, matrix, Value(x), turn), layer.note)
-        return by_rows(layer, [one], [*calls, Call(text, (where, p, *rest, matrix, 0, turn), layer.note)])
+            many: list[Call | Open | Close] = [*calls, Call(text, (where, p, *rest, *more), layer.note)]
+            return by_rows(layer, shared_steps(gate_sums, layer, Value(x), again, True), many) if shared else many
+        (matrix, bias), turn = layer.weights, Scratch("turn", fixed=1, lasting=True) if again else 0
+        one: Sequence[Call | Open | Close] = [Call(text, (where, bias, *rest, matrix, Value(x), turn), layer.note)]
+        if shared:
+            one = shared_steps(gate_sums, layer, Value(x), again, True)
+        return by_rows(layer, one, [*calls, Call(text, (where, p, *rest, matrix, 0, turn), layer.note)])

@@ -29,22 +29,30 @@ def takes_single(cell: Cell, lanes: int) -> bool:
     return cell.gates == GROUP and lanes > 1 and large and not cell.quantiser and not cell.inputs
 
 
+def found_again(cell: Cell, env: Lowering, inputs: int) -> bool:
+    """Whether a call that reads a layer's weights from the other end than the last one finds some of them in the second-level
+    cache: if it holds all others."""
+    return 4 * cell.gates * cell.H * (cell.H + inputs) > env.beyond
+
+
 class OnePass(GateSums):
     """Gate sums that take x in calls of one row. The kernel takes three parameters more: w, the weights of x as `linear` takes
-    them, with whose bias the sums start that take x; x, or no address where p is the input's share; and turns, an int32 that
-    says from which end the weights are read."""
+    them, with whose bias the sums start that take x; x, or no address where p is the input's share; and turns, where it
+    `alternates`: an int32 that says from which end the weights are read."""
 
     operands = ", w, x, turns"
-    odd = "(t + turned) % 2"
 
-    def __init__(self, cell: Cell, lanes: int, registers: int, size: int) -> None:
+    def __init__(self, cell: Cell, lanes: int, registers: int, size: int, alternates: bool) -> None:
         """size: of x, or 0 where the kernel never takes it."""
         super().__init__(cell, lanes, registers)
-        self.size = size
+        self.size, self.alternates = size, alternates
+        if alternates:
+            self.odd = "(t + turned) % 2"
 
     def pointers(self, text: Text) -> None:
         text(f"take = {self.size} if x != 0 else 0", f"w, x = {self.cell.word}(w), f32(x)")
-        text("turns = i32(turns)", "turned = get(turns, 0)")
+        if self.alternates:
+            text("turns = i32(turns)", "turned = get(turns, 0)")
 
     def more(self, text: Text, names: Sequence[tuple[int, int]], first: str) -> None:
         gates, each, size = self.cell.gates, self.cell.x_each, self.size
@@ -66,13 +74,16 @@ class OnePass(GateSums):
         text.depth -= bool(each)
 
     def end(self, text: Text) -> None:
-        text("put(turns, 0, turned + length)")
+        if self.alternates:
+            text("put(turns, 0, turned + length)")
 
 
 class _Share(OnePass):
     """The same for steps that a crew shares."""
 
-    odd = "turns % 2"
+    def __init__(self, cell: Cell, lanes: int, registers: int, size: int, alternates: bool) -> None:
+        super().__init__(cell, lanes, registers, size, alternates)
+        self.odd = "turns % 2" if alternates else "t % 2"
 
     def pointers(self, text: Text) -> None:
         text(f"take = {self.size} if x != 0 else 0", f"w, x = {self.cell.word}(w), f32(x)")
@@ -134,14 +145,14 @@ def by_rows(layer: Layer, one: Sequence[Call | Open | Close], many: Sequence[Cal
     return [Open("if {} == 1:", rows), *one, Close(), Open("if {} != 1:", rows), *many, Close()]
 
 
-def shared_steps(sums: GateSums, layer: Layer, given: Operand) -> list[Call | Open | Close]:
-    """The calls of a layer whose steps a crew shares; `given` is x."""
+def shared_steps(sums: GateSums, layer: Layer, given: Operand, alternates: bool, one: bool = False) -> list[Call | Open | Close]:
+    """The calls of a layer whose steps a crew shares; `given` is x. one: for calls of one row only."""
     cell, lstm = sums.cell, sums.cell.op == "LSTM"
     h_before, h_after, c_before, c_after = layer.places
     size = sums.size if isinstance(sums, OnePass) else 0
     parts, base = list[tuple[str, int]](), 0
     for phase in range(len(cell.phases)):
-        text, base, pieces = step_text(_Share(cell, sums.lanes, sums.registers, size), phase, base)
+        text, base, pieces = step_text(_Share(cell, sums.lanes, sums.registers, size, alternates), phase, base)
         parts.append((text, pieces))
 
     def steps(p: Operand, w: Operand, x: Operand, t: Operand) -> list[Call]:
@@ -155,5 +166,6 @@ def shared_steps(sums: GateSums, layer: Layer, given: Operand) -> list[Call | Op
     calls: list[Call | Open | Close] = [*layer.projected, loop, *steps(layer.share, 0, 0, Iteration()), Close()]
     if size:
         matrix, bias = layer.weights
-        calls = by_rows(layer, steps(bias, matrix, given, 0), calls)
+        single = steps(bias, matrix, given, 0)
+        calls = [*single] if one else by_rows(layer, single, calls)
     return [*begin, *calls, Call(last_row, (h_after, h_before, layer.y, rows, cell.H))]
