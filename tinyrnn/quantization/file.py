@@ -49,7 +49,7 @@ class Small:
 
     graph: Graph
     wide: dict[str, str]
-    """layers whose weights are float32 in the file though not in memory → why"""
+    """layers whose weights are as wide in the file as they were, though not in memory → why"""
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class File:
     """bytes of the file that it was made from"""
     weights: str | dict[str, str]
     wide: dict[str, str]
-    """layers whose weights are float32 in the file → why"""
+    """layers whose weights are as wide in the file as they were, though not in memory → why"""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Quantization:
         lines = [
             f"{file.path}: {file.bytes:,} bytes{before}; loads without options, the same bits as with {_option(file.weights)}"
         ]
-        return lines + [f"  {layer} is float32 in the file: {reason}" for layer, reason in file.wide.items()]
+        return lines + [f"  {layer} stays wide in the file: {reason}" for layer, reason in file.wide.items()]
 
 
 def _short(number: float | None) -> str:
