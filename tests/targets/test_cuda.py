@@ -64,11 +64,12 @@ def test_recurrent_layers(case: Any, tmp_path: Path) -> None:
     assert not [name for name, array in expected.items() if not same(found[name], array)]
 
 
-@pytest.mark.parametrize("weights", ["float16", "bfloat16", "int8:16"])
+@pytest.mark.parametrize("weights", ["float16", "bfloat16", "int8:16", "int8x8"])
 def test_small_weights(weights: str) -> None:
     x = np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32)
     cpu, gpu = (tinyrnn.load(GESTURE, weights=weights, target=target) for target in ("cpu", "cuda-emulated"))
-    assert same(gpu.stream().run(x), cpu.stream().run(x))
+    alone = cpu.stream().run(x)
+    assert same(gpu.stream().run(x), alone) and same(gpu.pool(3).run(np.stack([x] * 3, 1))[:, 1], alone)
 
 
 def agree(cpu: Model, gpu: Model, slots: int = 5) -> None:
@@ -194,8 +195,6 @@ def test_a_build_for_gpus(tmp_path: Path) -> None:
 def test_what_does_not_run_there() -> None:
     with pytest.raises(tinyrnn.TargetError, match="supported are 'cpu', 'cuda', 'cuda-emulated'"):
         tinyrnn.load(GESTURE, target="gpu")
-    with pytest.raises(tinyrnn.UnsupportedError, match="'int8x8' on a GPU"):
-        tinyrnn.load(GESTURE, target="cuda-emulated", weights="int8x8")
     gpu = load_on_device(GESTURE, "cuda-emulated")
     with pytest.raises(tinyrnn.TargetError, match="threads=2"):
         gpu.pool(3, threads=2)

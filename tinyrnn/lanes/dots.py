@@ -48,8 +48,8 @@ DOTS = {
         Dot("long", 2, 1),  # Arm SMULL, SADALP
         Dot("widened", 2, 2),  # x86 PMADDWD, WebAssembly i32x4.dot_i16x8_s; or plain arithmetic
         Dot("dual", 4, 2, header=4, starts=True),  # Arm's M profile: SXTAB16, SMLAD
+        Dot("quad", 4, 1),  # a thread of a GPU: DP4A
         Dot("single", 1, 1),
-        Dot("none", 1, 1),  # GPUs
     )
 }
 
@@ -60,7 +60,7 @@ def dot_of(triple: str, features: str, lanes: int, thumb: bool) -> Dot:
         return DOTS["dual" if thumb else "single"]
     architecture = triple.split("-", 1)[0]
     if architecture == "nvptx64":
-        return DOTS["none"]
+        return DOTS["quad"]
     on = {f[1:] for f in features.split(",") if f[:1] == "+"}
     if architecture in ("aarch64", "arm64"):
         return DOTS["signed" if "dotprod" in on else "long"]

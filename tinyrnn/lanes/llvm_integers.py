@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llvmlite import ir
@@ -18,6 +19,7 @@ from tinyrnn.lanes.llvm_types import (
     I16,
     I32,
     Lanes,
+    Lowering,
     PointerType,
     VecType,
     advance,
@@ -41,8 +43,11 @@ class _IntsModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, wide_type(I32, fe_type.lanes))
 
 
-def install_integers(n: int, vec: Any, dot: Dot, architecture: str) -> None:
-    """Define the words for vectors of n lanes."""
+def install_integers(
+    n: int, vec: Any, dot: Dot, architecture: str, own: Mapping[Callable[..., Any], Lowering] | None = None
+) -> None:
+    """Define the words for vectors of n lanes. own: what lowers some words in the place of what stands here."""
+    found = own or {}
     kind = IntsType("i32", n)
     ints, floats = wide_type(I32, n), wide_type(F32, n)
     pointer, number = PointerType, types.Integer
@@ -76,10 +81,10 @@ def install_integers(n: int, vec: Any, dot: Dot, architecture: str) -> None:
         largest = cgutils.get_or_insert_function(b.module, ir.FunctionType(I32, [ints]), f"llvm.vector.reduce.smax.v{n}i32")
         return b.bitcast(in_all_lanes(b, b.call(largest, [b.bitcast(args[0], ints)]), n), floats)
 
-    define(words.load_ints, kind, [pointer, number], load_ints)
+    define(words.load_ints, kind, [pointer, number], found.get(words.load_ints, load_ints))
     define(words.times, kind, [IntsType, VecType], times)
     define(words.larger_magnitude, vec, [VecType, VecType], larger_magnitude)
-    define(words.across, vec, [VecType], across)
+    define(words.across, vec, [VecType], found.get(words.across, across))
 
     def activation(b: ir.IRBuilder, x: ir.Value, k: ir.Value) -> ir.Value:
         """The address of activation k, as a pointer to bytes."""
@@ -103,8 +108,8 @@ def install_integers(n: int, vec: Any, dot: Dot, architecture: str) -> None:
             _finish_dual(b, *args)
         return cx.get_dummy_value()
 
-    define(words.store_int8, types.void, [pointer, number, VecType], store_int8)
-    define(words.finish_int8, types.void, [pointer, number], finish_int8)
+    define(words.store_int8, types.void, [pointer, number, VecType], found.get(words.store_int8, store_int8))
+    define(words.finish_int8, types.void, [pointer, number], found.get(words.finish_int8, finish_int8))
 
     def products(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         sums, x, k, w, i = args
@@ -120,7 +125,7 @@ def install_integers(n: int, vec: Any, dot: Dot, architecture: str) -> None:
     if dot.name == "dual":
         _install_dual(kind)
     else:
-        define(words.dot, kind, [IntsType, pointer, number, pointer, number], products)
+        define(words.dot, kind, [IntsType, pointer, number, pointer, number], found.get(words.dot, products))
 
 
 def _call(b: ir.IRBuilder, name: str, result: ir.Type, args: list[ir.Value]) -> ir.Value:

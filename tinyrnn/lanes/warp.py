@@ -8,6 +8,7 @@ each thread reads what any thread wrote before it in the program, and nothing th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -18,7 +19,9 @@ from numba.core.datamodel import models, register_default
 
 from tinyrnn import lanes as words
 from tinyrnn.lanes import llvm
-from tinyrnn.lanes.llvm_types import ELEMENT_ALIGNMENT, F32, I32, MaskType, PointerType, VecType, define, element_of
+from tinyrnn.lanes.dots import DOTS
+from tinyrnn.lanes.llvm_integers import ROUNDER, install_integers
+from tinyrnn.lanes.llvm_types import ELEMENT_ALIGNMENT, F32, I8, I32, Lowering, MaskType, PointerType, VecType, define, element_of
 
 LANES = 32
 GLOBAL = 1
@@ -89,6 +92,46 @@ def _put(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
     return cx.get_dummy_value()
 
 
+def _load_ints(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+    return b.load(_place(b, args), align=4)
+
+
+def _across(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+    """The largest of all lanes, of numbers that are not negative: as integers they are in the same order."""
+    value = b.bitcast(args[0], I32)
+    for step in (16, 8, 4, 2, 1):
+        numbers = (ir.Constant(I32, -1), value, ir.Constant(I32, step), ir.Constant(I32, LANES - 1))
+        other = _call(b, "llvm.nvvm.shfl.sync.bfly.i32", I32, *numbers)
+        value = b.select(b.icmp_signed(">", value, other), value, other)
+    return b.bitcast(value, F32)
+
+
+def _store_int8(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+    value = b.trunc(b.bitcast(b.fadd(args[2], ir.Constant(F32, ROUNDER)), I32), I8)
+    _ordered(b)
+    b.store(value, _place(b, args), align=1)
+    _ordered(b)
+    return cx.get_dummy_value()
+
+
+def _dot(cx: Any, b: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+    """The sum of the products of four activations, the same in all lanes, and four weights of this one."""
+    sums, x, k, w, i = args
+    four = ir.PointerType(I32, GLOBAL)
+    activations = b.load(b.bitcast(b.gep(x, [k]), four), align=4)
+    lane = b.mul(_lane(b, i.type), ir.Constant(i.type, 4))
+    weights = b.load(b.bitcast(b.gep(w, [b.add(i, lane)]), four), align=4)
+    return _call(b, "llvm.nvvm.idp4a.s.s", I32, activations, weights, sums)
+
+
+_INTEGERS: dict[Callable[..., Any], Lowering] = {
+    words.load_ints: _load_ints,
+    words.across: _across,
+    words.store_int8: _store_int8,
+    words.dot: _dot,
+}
+
+
 @cache
 def install() -> None:
     """Define the words for a warp, and all registered kernels, for Numba. Once per process, in which no other target compiles."""
@@ -100,4 +143,5 @@ def install() -> None:
     define(words.load_part, vec, [PointerType, types.Integer, types.Integer], _load_part)
     define(words.store, types.void, [PointerType, types.Integer, VecType], _store)
     define(words.store_part, types.void, [PointerType, types.Integer, VecType, types.Integer], _store_part)
+    install_integers(1, vec, DOTS["quad"], "nvptx64", _INTEGERS)
     llvm.teach(words.KERNELS)

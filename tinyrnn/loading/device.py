@@ -46,7 +46,7 @@ def device_of(target: str) -> Device:
 
 
 def on_device(stages: Stages, device: Device) -> DeviceModel:
-    """The model of stages for the machine of `tinyrnn.targets.cuda`. Raises `UnsupportedError`."""
+    """The model of stages for the machine of `tinyrnn.targets.cuda`."""
     plan = stages.plan
     layout = layout_of(plan)
     bounds = [(int(name[1:]), low, high) for name, low, high in plan.bounds]

@@ -59,11 +59,9 @@ def parts_of(q: Array) -> int:
 def grouped(q: Array, size: int, dot: Dot, parts: int) -> Array:
     """Weights [K, outputs], zero-padded along k, in groups of `size` outputs: each [part][k / width][output][width], int8.
 
-    Raises `Refused` where a sum over k may be no int32, and on machines without products of int8.
+    Raises `Refused` where a sum over k may be no int32.
     """
     k = len(q)
-    if dot.name == "none":
-        raise Refused("it multiplies int8 by int8, as with weights='int8x8' on a GPU; supported there are wider activations")
     largest = MAGNITUDE * int(np.abs(q.astype(np.int64)).sum(0).max(initial=0))
     if largest >= 1 << 31:
         raise Refused(f"sums of its {k} products of integers can be {largest}; supported are those that are an int32")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinyrnn.graph.arrays import Array
-from tinyrnn.targets.emulator.arithmetic import binary, comparison, conversion, fused, is_floating, unary
+from tinyrnn.targets.emulator.arithmetic import binary, comparison, conversion, four_products, fused, is_floating, unary
 from tinyrnn.targets.emulator.ptx_text import KINDS, Entry, Instruction
 
 WARP = 32
@@ -144,6 +144,9 @@ class _Grid:
             return "end", lambda at: None
         if name in ("bar", "barrier"):
             return ("warp" if parts[1] == "warp" else "block"), lambda at: None
+        if parts[:3] == ("shfl", "sync", "bfly"):
+            write, value, step = self._writer(o[0].partition("|")[0]), self._reader(o[1], np.uint32), int(o[2])
+            return "warp", lambda at: write(at, value(np.arange(self.count)[at] ^ step))
         made = self._memory(given) if name in ("ld", "st") else self._arithmetic(given)
         if made is None:
             raise Fault(f"not emulated: {given.text}")
@@ -172,6 +175,9 @@ class _Grid:
         if name == "fma":
             apply, a, b, c = fused(kind), read(o[1], kind), read(o[2], kind), read(o[3], kind)
             return lambda at: result(at, apply(a(at), b(at), c(at)))
+        if name == "dp4a":
+            a, b, c = (read(o[i], kind) for i, kind in ((1, np.uint32), (2, np.uint32), (3, np.int32)))
+            return lambda at: result(at, c(at) + four_products(a(at), b(at)))
         if name == "copysign":  # the sign of the first on the magnitude of the second
             a, b = read(o[1], kind), read(o[2], kind)
             return lambda at: result(at, np.copysign(b(at), a(at)))
@@ -337,6 +343,9 @@ class _Grid:
             if what == 1 and ((missing == 0) & (high >= 0) & (low != high)).any():
                 raise Fault("threads of a warp wait at different barriers")
             free = (missing == 0) & (high >= 0)
-            waiting[stands & free[group]] = 0
+            going = stands & free[group]
+            waiting[going] = 0
+            for place in np.unique(counters[going]):  # what is exchanged at the barrier
+                self.code[int(place) - 1][1](np.flatnonzero(going & (counters == place)))
             some |= bool(free.any())
         return some
