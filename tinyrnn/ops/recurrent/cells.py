@@ -11,11 +11,11 @@ from tinyrnn.graph.ir import Node
 from tinyrnn.graph.op import register
 from tinyrnn.ops.recurrent import reference
 from tinyrnn.ops.recurrent.kernel_text import Cell
-from tinyrnn.ops.recurrent.operators import Recurrent
+from tinyrnn.ops.recurrent.lowering import LoweredRecurrent
 
 
 @register
-class RNN(Recurrent):
+class RNN(LoweredRecurrent):
     """ONNX RNN: Ht = f(Xt*(Wi^T) + Ht-1*(Ri^T) + Wbi + Rbi)."""
 
     name = kind = "RNN"
@@ -27,13 +27,13 @@ class RNN(Recurrent):
 
 
 @register
-class GRU(Recurrent):
+class GRU(LoweredRecurrent):
     """ONNX GRU, gates z, r, h; linear_before_reset 0 and 1."""
 
     name = kind = "GRU"
     inputs = ("X", "W", "R", "B?", "sequence_lens?", "initial_h?")
     outputs = ("Y?", "Y_h?")
-    attributes = {**Recurrent.attributes, "linear_before_reset": 0}
+    attributes = {**LoweredRecurrent.attributes, "linear_before_reset": 0}
     gates = 3
     oracle = staticmethod(reference.gru)
     default_activations = ("Sigmoid", "Tanh")
@@ -53,14 +53,14 @@ class GRU(Recurrent):
 
 
 @register
-class LSTM(Recurrent):
+class LSTM(LoweredRecurrent):
     """ONNX LSTM, gates i, o, f, c; peepholes i, o, f."""
 
     name = kind = "LSTM"
     inputs: ClassVar[tuple[str, ...]] = ("X", "W", "R", "B?", "sequence_lens?", "initial_h?", "initial_c?", "P?")
     outputs = ("Y?", "Y_h?", "Y_c?")
-    attributes = {**Recurrent.attributes, "input_forget": 0, "P": None}
-    parameters = {**Recurrent.parameters, "P": 7}
+    attributes = {**LoweredRecurrent.attributes, "input_forget": 0, "P": None}
+    parameters = {**LoweredRecurrent.parameters, "P": 7}
     gates = 4
     oracle = staticmethod(reference.lstm)
     default_activations = ("Sigmoid", "Tanh", "Tanh")
