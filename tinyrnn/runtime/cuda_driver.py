@@ -44,6 +44,7 @@ class Device(Protocol):
     def read(self, array: Array, address: int) -> None: ...
     def launch(self, function: Any, blocks: int, warps: int, *arguments: int) -> None: ...
     def wait(self) -> None: ...
+    def follow(self, stream: int) -> None: ...
 
 
 class OutOfMemory(TargetError):
@@ -79,7 +80,7 @@ class Cuda(ProcessLocal):
         self._check("cuCtxSetCurrent", self._context)
         self.multiprocessors, self._registers = self._attribute(SM_COUNT), self._attribute(REGISTERS_PER_SM)
         self.stream = c_void_p()
-        self._check("cuStreamCreate", byref(self.stream), c_uint(1))
+        self._check("cuStreamCreate", byref(self.stream), c_uint(0))  # in turn with the default stream, that of torch and cupy
 
     def _text(self, status: int) -> str:
         text = c_char_p()
@@ -170,18 +171,10 @@ class Cuda(ProcessLocal):
     def wait(self) -> None:
         self._check("cuStreamSynchronize", self.stream)
 
-    def captured(self, work: Callable[[], None]) -> Any:
-        """What `work` launches and copies, as a graph for `replay`."""
+    def follow(self, stream: int) -> None:
+        """Wait for what another stream, by its handle, was asked to do."""
         self._enter()
-        graph, ready = c_void_p(), c_void_p()
-        self._check("cuStreamBeginCapture_v2", self.stream, c_int(1))
-        work()
-        self._check("cuStreamEndCapture", self.stream, byref(graph))
-        self._check("cuGraphInstantiateWithFlags", byref(ready), graph, c_ulonglong(0))
-        return ready
-
-    def replay(self, ready: Any) -> None:
-        self._check("cuGraphLaunch", ready, self.stream)
+        self._check("cuStreamSynchronize", c_void_p(stream))
 
     def seconds(self, work: Callable[[], None], times: int) -> float:
         """Seconds of the GPU for one `work`, of so many."""

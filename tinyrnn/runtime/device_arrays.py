@@ -43,8 +43,8 @@ def is_on_device(value: Any) -> bool:
     return hasattr(value, "__cuda_array_interface__")
 
 
-def address_of(model: str, port: Port, value: Any, shape: tuple[int, ...]) -> int:
-    """The address of an array on the GPU that has this shape, C-contiguous. Raises `ShapeError`."""
+def address_of(device: Device, model: str, port: Port, value: Any, shape: tuple[int, ...]) -> int:
+    """The address of an array on the GPU that has this shape, C-contiguous, once it is there. Raises `ShapeError`."""
     if not is_on_device(value):
         raise ShapeError(f"{model}: {port.name!r} is {type(value).__name__}; where other arrays are on the GPU it must be too")
     told = value.__cuda_array_interface__
@@ -55,4 +55,6 @@ def address_of(model: str, port: Port, value: Any, shape: tuple[int, ...]) -> in
     dense = [dtype.itemsize * prod(shape[axis + 1 :]) for axis in range(len(shape))]
     if told.get("strides") is not None and list(told["strides"]) != dense:
         raise ShapeError(f"{model}: {port.name!r} is not C-contiguous on the GPU")
+    if told.get("stream") is not None:
+        device.follow(int(told["stream"]))
     return int(told["data"][0])

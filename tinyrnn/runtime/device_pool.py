@@ -279,10 +279,13 @@ class DevicePool(Pool):
             raise ShapeError(f"{self.name}: inputs {', '.join(p.name for p in layout.inputs)} are needed, each once")
         if driver.bounds:
             raise TargetError(f"{self.name}: inputs that hold indices are checked first; give arrays of NumPy, not of the GPU")
-        addresses = [address_of(self.name, p, given[p.name], (count, *p.shape)) for p in layout.inputs]
         outs = [None] * len(layout.outputs) if out is None else list(out) if isinstance(out, (tuple, list)) else [out]
         made = [self._made(port, given_out, count) for port, given_out in zip(layout.outputs, outs, strict=True)]
-        addresses += [address_of(self.name, p, y, (count, *p.shape)) for p, y in zip(layout.outputs, made, strict=True)]
+        ports = (*layout.inputs, *layout.outputs)
+        arrays = [*(given[p.name] for p in layout.inputs), *made]
+        addresses = [
+            address_of(runner.device, self.name, p, array, (count, *p.shape)) for p, array in zip(ports, arrays, strict=True)
+        ]
         with driver.alive():
             runner.launch(slots, addresses, [], 1, None)
         return driver._answer(made) if out is None else out

@@ -70,3 +70,6 @@ class Emulated:
 
     def wait(self) -> None:
         pass
+
+    def follow(self, stream: int) -> None:
+        pass
