@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import site
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from tests.targets.page_on_emulator import on_emulator
 from tinyrnn.loading.device import load_on_device, page_of
 from tinyrnn.runtime import Model, load_built
 from tinyrnn.runtime.device_arrays import DeviceArray
+from tinyrnn.targets.cuda import call_ptx
 from tinyrnn.targets.emulator import Fault, parse
 from tinyrnn.targets.emulator.device import Emulated
 from tinyrnn.targets.emulator.grid import WAYS
@@ -157,6 +160,21 @@ def test_only_exact_instructions() -> None:
         function = parse(ptx.replace(exact, other))["tick"]
         with pytest.raises((tinyrnn.TargetError, Fault)):
             device.launch(function, 1, 1, 0)
+
+
+def test_ptxas_takes_the_code(tmp_path: Path) -> None:
+    """NVIDIA's assembler, where its wheel is installed: no registers of the kernels are spilled, and each has few enough."""
+    found = [p for folder in site.getsitepackages() for p in Path(folder).glob("nvidia/*/bin/ptxas")]
+    if not found:
+        pytest.skip("ptxas is not here (nvidia-cuda-nvcc)")
+    for path in (GESTURE, CHAR_LM, MODELS / "digits.onnx"):
+        stages = on_emulator(tinyrnn.load(path))._source
+        for ptx in (page_of(stages.plan).ptx, call_ptx(stages.source)[0]):
+            (tmp_path / "code.ptx").write_text(ptx)
+            command = [found[0], "-arch=sm_90", "-v", tmp_path / "code.ptx", "-o", tmp_path / "code.cubin"]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+            assert all(int(n) == 0 for n in re.findall(r"(\d+) bytes (?:stack frame|spill)", said)), said
+            assert all(int(n) <= 255 for n in re.findall(r"Used (\d+) registers", said))
 
 
 def test_arrays_on_the_gpu() -> None:

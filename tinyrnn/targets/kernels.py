@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 OFTEN = 8
 """most calls of a kernel in one object that are inlined"""
+OFTEN_ON_GPU = 2
+"""the same for a GPU, whose driver assembles the code each time it is new there, and takes long over long functions"""
 
 
 class Kernels:
@@ -49,7 +51,8 @@ class Kernels:
 
     def shared(self) -> list[str]:
         """The kernels that a page calls too often for inlining, which would take long and make much code."""
-        return [symbol for symbol, count in self._calls.items() if count > OFTEN]
+        most = OFTEN_ON_GPU if self.machine.warp else OFTEN
+        return [symbol for symbol, count in self._calls.items() if count > most]
 
     def compile(self, symbol: str) -> bytes:
         """The bitcode of one kernel, by its name in LLVM."""

@@ -90,6 +90,20 @@ class _Context(cpu.CPUContext):
         return [].append  # never called; Numba keys user functions on it, so it must be unique
 
 
+def _without_answer(symbol: str, kinds: Sequence[str]) -> str:
+    """LLVM text of a kernel around Numba's function `symbol`.body, whose answers in memory nobody reads: for a GPU they would be
+    in a thread's slow memory of its own."""
+    given = ", ".join(f"{'double' if kind == 'd' else 'i64'} %a{n}" for n, kind in enumerate(kinds))
+    return f"""
+define void @{symbol}({given}) {{
+  %result = alloca i64
+  %raised = alloca ptr
+  %status = call i32 @{symbol}.body({", ".join(["ptr %result", "ptr %raised", *([given] if given else [])])})
+  ret void
+}}
+"""
+
+
 @contextlib.contextmanager
 def _toplevel(context: Any) -> Iterator[None]:
     """A context in which callees are compiled through `context` too."""
@@ -126,11 +140,16 @@ class Compiler:
         module, machine = compiled.library._final_module, self._codegen._machine
         if machine.lacking or machine.thumb:
             module = llvm.parse_assembly(rewritten(str(module), machine))
+        body = f"{symbol}.body" if machine.warp else symbol
         for inner in module.functions:
             if inner.name == compiled.fndesc.llvm_func_name:
-                inner.name = symbol
+                inner.name = body
             elif not inner.is_declaration and not inner.linkage.name.startswith("weak"):
                 inner.name, inner.linkage = _VERSION.sub("", inner.name), "linkonce_odr"
+        if machine.warp:
+            module.get_function(body).linkage = "internal"
+            module.get_function(body).add_function_attribute("alwaysinline")
+            module = llvm.parse_assembly(str(module) + _without_answer(symbol, kinds))
         unused = llvm.create_new_module_pass_manager()
         unused.add_global_dead_code_eliminate_pass()
         unused.run(module, llvm.create_pass_builder(self._codegen._tm, llvm.create_pipeline_tuning_options(speed_level=0)))

@@ -291,6 +291,10 @@ class Values:
         kinds = [self.word if _is_whole(v.kind) else "double" for v in values]
         given = [self._as(v, kind, node) for v, kind in zip(values, kinds, strict=True)]
         symbol = self.kernel(name, tuple("d" if kind == "double" else "i" for kind in kinds))
+        if self.around_store:  # a kernel of a warp answers nothing
+            self.declared[symbol] = f"declare void @{symbol}({', '.join(kinds)})"
+            self._line(f"call void @{symbol}({', '.join(f'{v.kind} {v.text}' for v in given)})")
+            return Typed("0", self.word)
         if symbol not in self.declared:
             self.declared[symbol] = f"declare i32 @{symbol}({', '.join(['ptr', 'ptr', *kinds])})"
         if not self._answers:

@@ -142,7 +142,7 @@ def _work(folder: Path) -> None:
             around = around.replace(f"DATA({name})", 'c"' + ("\\" + data.hex("\\") if data else "") + '"')
         compiled = modules(kernels)
         before = (folder / PRINTED).stat().st_size
-        shared = [] if machine.warp else kernels.shared()
+        shared = kernels.shared()
         made = emit(machine, [text, around], compiled, unit.exports, unit.externals, shared, alone=True)
         (folder / f"{number}.o").write_bytes(made.data)
         warnings = (folder / PRINTED).read_bytes()[before:].decode(errors="replace")
