@@ -17,11 +17,11 @@ BASE = 1 << 20
 
 
 class Emulated:
-    """A GPU in one block of bytes, which hold NaN until something is written there."""
+    """A GPU in one block of bytes, which hold NaN from when they are taken until something is written there."""
 
     def __init__(self, nbytes: int = 1 << 24, schedule: np.random.Generator | None = None, multiprocessors: int = 2) -> None:
         self.multiprocessors, self.schedule = multiprocessors, schedule
-        self._memory = np.full(nbytes, 0xFF, np.uint8)
+        self._memory = np.zeros(nbytes, np.uint8)  # pages that nobody takes cost nothing
         self._taken: dict[int, int] = {}
 
     def load(self, ptx: str, entry: str) -> Any:
