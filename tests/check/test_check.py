@@ -243,6 +243,14 @@ def lstm_file(path: Path, **attributes: Any) -> Path:
     return path
 
 
+def test_rounded_weights_are_approximate(tmp_path: Path) -> None:
+    path = lstm_file(tmp_path / "lstm.onnx")
+    assert check(path, frames=20, weights="float32").level == "close"
+    report = check(path, frames=20, weights={"*": "int8"})
+    assert report.passed and report.level == "approximate", str(report)
+    assert not check(path, frames=20, weights="int8", level="close").passed
+
+
 def test_layout_1_falls_back_on_the_reference(tmp_path: Path) -> None:
     report = check(lstm_file(tmp_path / "batchwise.onnx", layout=1), frames=20)
     assert report.passed and report.oracle == "float64 reference"

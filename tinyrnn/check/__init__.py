@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyrnn.check.compare import Check
 from tinyrnn.check.report import Difference, Report, Row
-from tinyrnn.check.tolerances import TOLERANCES, Tolerance, difference, excess, within
+from tinyrnn.check.tolerances import TOLERANCES, Tolerance, difference, excess, level_of, within
 from tinyrnn.errors import ShapeError
 from tinyrnn.frontends.source import ModelSource
 from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
@@ -22,7 +22,19 @@ if TYPE_CHECKING:
 
     from tinyrnn.loading.load import LoadOptions
 
-__all__ = ["TOLERANCES", "Difference", "Report", "Row", "Tolerance", "check", "check_model", "difference", "excess", "within"]
+__all__ = [
+    "TOLERANCES",
+    "Difference",
+    "Report",
+    "Row",
+    "Tolerance",
+    "check",
+    "check_model",
+    "difference",
+    "excess",
+    "level_of",
+    "within",
+]
 
 WHOLE = 64
 """the size of a random sequence for a model whose code has to know it"""
@@ -36,7 +48,7 @@ def check(
     seed: int = 0,
     chunks: Sequence[int] = (1, 7, 64),
     streams: int | None = None,
-    level: str = "close",
+    level: str | None = None,
     target: str = "cpu",
     progress: Progress | None = None,
     **options: Unpack[LoadOptions],
@@ -48,10 +60,10 @@ def check(
     chunks:   lengths of the chunks in which a stream is run
     streams:  so many streams in one pool too, each with its own piece of the sample, held against lone streams; and so many
               entries of a batch of `Model.run`, where the file leaves it open
-    level:    of `TOLERANCES`
+    level:    of `TOLERANCES`; by default "close", and "approximate" where `weights` asks for smaller types than the file's
     target:   as for `tinyrnn.load`; what is not the processor is held against it too, bit for bit
     progress: called with work done and work in all, in frames
-    options:  those of `tinyrnn.load`: bind, states, outputs, time, layers, names
+    options:  those of `tinyrnn.load`: bind, states, outputs, time, layers, names, weights
 
     Raises what `load` raises, `ShapeError` where data does not fit, `TinyRNNError` where onnxruntime is missing.
     """
@@ -69,7 +81,7 @@ def check(
         seed=seed,
         chunks=chunks,
         streams=streams,
-        level=level,
+        level=level or level_of(options.get("weights")),
         progress=progress,
     )
 

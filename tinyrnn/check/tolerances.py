@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,12 @@ TOLERANCES: dict[str, dict[str, Tolerance]] = {
 `close`: two ways of computing the same in one precision. `approximate`: weights stored in fewer bits (FACTS:
 1.5e-2 for int8).
 """
+
+
+def level_of(weights: str | Mapping[str, str] | None) -> str:
+    """The level at which a model is held against its file, loaded with these `weights`."""
+    types = weights.values() if isinstance(weights, Mapping) else [weights or "float32"]
+    return "close" if all(name == "float32" for name in types) else "approximate"
 
 
 def _coarser(actual: Array, expected: Array) -> np.dtype[Any]:

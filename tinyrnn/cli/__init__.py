@@ -206,10 +206,11 @@ def check(
 
     On DATA (.npz, .npy, .csv or .wav) or on random input of the right kind: frame by frame, in chunks, and whole, with the
     largest absolute, relative and ULP difference and the drift along the run. What onnxruntime cannot run is compared
-    with a float64 reference. The exit status is 1 where one is larger than its tolerance.
+    with a float64 reference. The exit status is 1 where one is larger than its tolerance; with --weights, which rounds what
+    the file has, that is the one for approximate results (`tinyrnn quantize` says more).
     """
     from tinyrnn import load
-    from tinyrnn.check import check_model
+    from tinyrnn.check import check_model, level_of
 
     if emulate and target != "cuda":
         raise click.UsageError("--emulate: for --target cuda")
@@ -231,6 +232,7 @@ def check(
             seed=seed,
             chunks=chunks,
             streams=streams,
+            level=level_of(how["weights"]),
             progress=progress,
         )
     if as_json:
