@@ -200,8 +200,10 @@ class Op:
 
     def stored(self, node: Node, env: Lowering, weights: Mapping[str, Array]) -> dict[str, Stored]:
         """How those weights are stored, as rows [*outputs, K]."""
+        if held := node.attributes.get(HELD):
+            return {key: held[key] for key in weights}
         rows = {key: as_rows(array, self.summed(node)[key]) for key, array in weights.items()}
-        return stored(node.attributes.get(STORAGE), node.attributes.get(HELD, {}), rows, env, self.whole_rows)
+        return stored(node.attributes.get(STORAGE), rows, self.whole_rows, integers=env.integers, narrow=env.narrow)
 
     # Operators that hold graphs.
 

@@ -10,16 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tinyrnn.errors import LoadError
 from tinyrnn.graph.arrays import Array
-
-if TYPE_CHECKING:
-    from tinyrnn.graph.call import Lowering
-    from tinyrnn.graph.ir import Node
 
 STORAGE, HELD = "storage", "stored"
 """attributes of a node of the frame graph: its `Storage`, and {weights: `Stored`} where they are quantised"""
@@ -77,9 +73,9 @@ class Stored:
         return self.values if self.scale is None else _values(self)
 
 
-def quantises(node: Node) -> bool:
-    """Whether a node of the frame graph multiplies int8 activations by its weights."""
-    storage = node.attributes.get(STORAGE)
+def quantises(attributes: Mapping[str, Any]) -> bool:
+    """Whether a node of the frame graph with these attributes multiplies int8 activations by its weights."""
+    storage = attributes.get(STORAGE)
     return storage is not None and storage.kind == "int8x8"
 
 
@@ -295,23 +291,21 @@ def _fits(rows: Array, scale: Array) -> Array:
 
 
 def stored(
-    storage: Storage | None, held: Mapping[str, Stored], rows: Mapping[str, Array], env: Lowering, whole: Collection[str]
+    storage: Storage | None, rows: Mapping[str, Array], whole: Collection[str], *, integers: bool, narrow: bool
 ) -> dict[str, Stored]:
-    """How the weights of a node are stored, all in one type; `rows` by name, `held` those that were quantised already.
+    """How the weights of a node, `rows` by name, are stored, all in one type.
 
     whole:   those that have one scale a row
-    storage: what the user asked for; else integers of the file stay integers, and numbers of half precision are stored so
+    storage: what the user asked for; else integers of the file stay `integers`, and numbers of half precision are stored so
              where that is `narrow`.
     """
-    if held:
-        return {name: held[name] for name in rows}
-    if storage is None and env.integers:
+    if storage is None and integers:
         found = {name: recovered(each, name not in whole) for name, each in rows.items()}
         if all(each is not None for each in found.values()):
             return {name: each for name, each in found.items() if each is not None}
     word = "f32"
     if storage is not None:
         word = {"float16": "f16", "bfloat16": "bf16"}.get(storage.kind, "f32")
-    elif env.narrow:
+    elif narrow:
         word = exact_in(rows.values())
     return {name: Stored(word, each) for name, each in rows.items()}

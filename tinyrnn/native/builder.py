@@ -20,7 +20,6 @@ from tinyrnn.compile.codegen import generate
 from tinyrnn.compile.plan import Plan
 from tinyrnn.compile.pool_page import generate_pool
 from tinyrnn.errors import TargetError, UnsupportedError
-from tinyrnn.graph.arrays import Array
 from tinyrnn.loading.dynamic_shapes import DynamicShapeModel
 from tinyrnn.loading.load import LoadOptions, compiled
 from tinyrnn.loading.stages import layout_of, plan_for
@@ -34,10 +33,10 @@ from tinyrnn.native.link import link, shared_linker, wasm_linker
 from tinyrnn.native.manifest import describe
 from tinyrnn.native.objects import contents
 from tinyrnn.native.page import native_page
-from tinyrnn.native.selftest import SelfTest
+from tinyrnn.native.selftest import SelfTest, expected
 from tinyrnn.native.sizes import Sizes, check_limits, sizes_of
 from tinyrnn.native.web import module_file, page_file
-from tinyrnn.runtime import Context, Model
+from tinyrnn.runtime import Model
 from tinyrnn.runtime.built import weights_header
 from tinyrnn.runtime.memory import ALIGNMENT
 from tinyrnn.targets.code import Code
@@ -267,15 +266,6 @@ def _selftest(model: Model, target: Target, most: int) -> SelfTest:
 
 def _split(machine: Machine) -> Machine:
     return replace(machine, fma="split")
-
-
-def expected(model: Model, inputs: Sequence[Array], frames: int) -> list[Array]:
-    """The outputs of one call over `frames` from the initial state, as the C function `run` gives them."""
-    layout = model._layout
-    counts = [p.clock.count(frames) for p in layout.outputs]
-    made = [np.empty((n, *p.shape) if p.per_frame else p.shape, p.dtype) for p, n in zip(layout.outputs, counts, strict=True)]
-    Context(layout).execute(model._code.run, [*inputs, *made], frames)
-    return made
 
 
 def _units(plan: Plan, tick: Plan | None, face: Interface, target: Target, test: SelfTest) -> list[Unit]:

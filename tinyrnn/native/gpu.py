@@ -19,9 +19,9 @@ from tinyrnn.errors import UnsupportedError
 from tinyrnn.loading.device import CACHE, page_of
 from tinyrnn.loading.load import load
 from tinyrnn.loading.stages import layout_of, stages_for
-from tinyrnn.native.builder import expected
 from tinyrnn.native.folder import prepare, write
 from tinyrnn.native.interface import c_name, check_name
+from tinyrnn.native.selftest import expected
 from tinyrnn.runtime.built import FORMAT, layout_value
 from tinyrnn.runtime.device_built import FILES, TARGET
 from tinyrnn.targets.cuda import MACHINE, call_ptx

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from tinyrnn.graph.arrays import Array
 from tinyrnn.native.interface import Interface
-
-Array = np.ndarray[Any, Any]
+from tinyrnn.runtime import Context, Model
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,15 @@ class SelfTest:
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
     """as `Stream.run` gives them, one call over all frames"""
+
+
+def expected(model: Model, inputs: Sequence[Array], frames: int) -> list[Array]:
+    """The outputs of one call over `frames` from the initial state, as the C function `run` gives them."""
+    layout = model._layout
+    counts = [p.clock.count(frames) for p in layout.outputs]
+    made = [np.empty((n, *p.shape) if p.per_frame else p.shape, p.dtype) for p, n in zip(layout.outputs, counts, strict=True)]
+    Context(layout).execute(model._code.run, [*inputs, *made], frames)
+    return made
 
 
 def around(face: Interface, test: SelfTest) -> tuple[str, dict[str, bytes]]:

@@ -224,7 +224,7 @@ class Linear(Op):
         else:
             places = [(Value(node.outputs[0]), Value(node.inputs[0]), Rows(times=lead), k)]
         held = self.stored(node, env, {"W": weights})["W"]
-        if quantises(node) and held.scale is not None:
+        if quantises(node.attributes) and held.scale is not None:
             made = IntegerWeights(held.values.T, held.scale[:, 0], bias, "quantise_int8")
             return [made.call(env, *places[0], node.outputs[0], note)]
         packed, rest = linear_weights(env, held.values.T, held.word, bias, held.scale)

@@ -122,7 +122,7 @@ class LoweredRecurrent(Recurrent):
 
     def quantiser(self, node: Node) -> str:
         """The kernel that makes activations of x and h, or the empty text where they stay float32."""
-        return "quantise_int8" if quantises(node) else ""
+        return "quantise_int8" if quantises(node.attributes) else ""
 
     def _weights(self, node: Node, env: Lowering, d: int) -> tuple[Cell, Weights]:
         """The cell of a direction, and its weights."""
