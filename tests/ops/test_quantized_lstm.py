@@ -30,7 +30,12 @@ KINDS: dict[str, tuple[type, int, bool]] = {
 
 
 def build(
-    kind: str, I: int = 11, H: int = 19, direction: str = "forward", affine: bool = True, **attributes: Any  # noqa: E741
+    kind: str,
+    I: int = 11,  # noqa: E741
+    H: int = 19,
+    direction: str = "forward",
+    affine: bool = True,
+    **attributes: Any,
 ) -> tuple[onnx.ModelProto, dict[str, Array]]:
     """A model of one node with states as inputs and outputs, and its constants by the names of the operator's inputs."""
     dtype, zero, columns = KINDS[kind]
@@ -50,19 +55,39 @@ def build(
     if affine:
         attributes |= {"activations": ["Affine"] * 3 * D, "activation_alpha": [ALPHA] * 3 * D, "activation_beta": [BETA] * 3 * D}
     node = helper.make_node(
-        "DynamicQuantizeLSTM", names, ["Y", "Y_h", "Y_c"], "layer", domain="com.microsoft", hidden_size=H, direction=direction, **attributes
+        "DynamicQuantizeLSTM",
+        names,
+        ["Y", "Y_h", "Y_c"],
+        "layer",
+        domain="com.microsoft",
+        hidden_size=H,
+        direction=direction,
+        **attributes,
     )
-    shapes = {"X": ("T", 1, I), "initial_h": (D, 1, H), "initial_c": (D, 1, H), "Y": ("T", D, 1, H), "Y_h": (D, 1, H), "Y_c": (D, 1, H)}
+    shapes = {
+        "X": ("T", 1, I),
+        "initial_h": (D, 1, H),
+        "initial_c": (D, 1, H),
+        "Y": ("T", D, 1, H),
+        "Y_h": (D, 1, H),
+        "Y_c": (D, 1, H),
+    }
     infos = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name, sizes in shapes.items()}
     ports = list(infos.values())
-    graph = helper.make_graph([node], "quantized", ports[:3], ports[3:], [numpy_helper.from_array(v, n) for n, v in values.items()])
+    graph = helper.make_graph(
+        [node], "quantized", ports[:3], ports[3:], [numpy_helper.from_array(v, n) for n, v in values.items()]
+    )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9), values
 
 
 def inputs(I: int = 11, H: int = 19, D: int = 1, T: int = 6) -> dict[str, Array]:  # noqa: E741
     rng = np.random.default_rng(1)
-    made = {"X": rng.standard_normal((T, 1, I)), "initial_h": rng.standard_normal((D, 1, H)), "initial_c": rng.standard_normal((D, 1, H))}
+    made = {
+        "X": rng.standard_normal((T, 1, I)),
+        "initial_h": rng.standard_normal((D, 1, H)),
+        "initial_c": rng.standard_normal((D, 1, H)),
+    }
     return {name: array.astype(np.float32) for name, array in made.items()}
 
 
