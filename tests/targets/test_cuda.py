@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import site
@@ -197,6 +198,23 @@ def test_arrays_on_the_gpu() -> None:
     for wrong in (x[:2], x.astype(np.float64)):
         with pytest.raises(tinyrnn.ShapeError, match="on the GPU; needed is float32"):
             pool.step(there(wrong))
+
+
+def test_memory_of_the_gpu_is_given_back() -> None:
+    x = np.zeros((3, 2), np.float32)
+    gpu = on_emulator(tinyrnn.load(GESTURE))
+    device, all_of_it = gpu._device, len(gpu._device._memory)
+    gpu.stream().step(x[0])
+    pool = gpu.pool(3)
+    pool.step(x)
+    used = all_of_it - device.free_bytes()
+    assert used > 2 * gpu._layout.weights.nbytes
+    del pool
+    gc.collect()
+    assert gpu._layout.weights.nbytes < all_of_it - device.free_bytes() < used
+    del gpu
+    gc.collect()
+    assert device.free_bytes() == all_of_it
 
 
 def test_a_build_for_gpus(tmp_path: Path) -> None:

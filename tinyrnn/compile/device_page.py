@@ -13,6 +13,8 @@ from tinyrnn.compile.pool_page import tick
 PARAMETERS = ("weights", "states", "arenas", "capacity", "which", "each", "lengths", "streams", "across")
 """as `POOL_CONTEXT`, with an arena for each warp; capacity: streams of a tile; lengths: frames of each stream, descending"""
 ENTRY = "tick"
+NAMES = ("w", "states", "arenas", "cap", "which", "each", "lengths", "count", "across")
+"""of the parameters in the page"""
 
 
 def tiled_page(single: Plan, plan: Plan) -> Source:
@@ -21,7 +23,6 @@ def tiled_page(single: Plan, plan: Plan) -> Source:
     ports = (*plan.program.visible_inputs, *plan.program.visible_outputs)
     timed = [p.per_row for p in (*single.program.visible_inputs, *single.program.visible_outputs)]
     sizes = [row_bytes(p) for p in ports]
-    names = ["w", "states", "arenas", "cap", "which", "each", "lengths", "count", "across"]
     ahead = [
         f"{name} + {'(t * across + done)' if many else 'done'} * {size}"
         for name, many, size in zip([*xs, *ys], timed, sizes, strict=True)
@@ -30,12 +31,12 @@ def tiled_page(single: Plan, plan: Plan) -> Source:
         f"def {ENTRY}(parameters, warp, warps):",
         '    """All frames of every warps-th tile of streams, from that of this warp on."""',
         "    c = i64(parameters)",
-        *(f"    {name} = get(c, {i})" for i, name in enumerate([*names, *xs, *ys])),
+        *(f"    {name} = get(c, {i})" for i, name in enumerate([*NAMES, *xs, *ys])),
         f"    a = arenas + warp * ({plan.arena_fixed} + {plan.arena_per_row} * cap)",
         "    done = warp * cap",
         "    while done < count:",
         "        rows = min(count - done, cap)",
-        "        for t in range(frames_of(lengths, done, c)):",
+        f"        for t in range(get(c, {len(NAMES) + len(sizes)})):",
         "            if lengths != 0:",
         "                while rows > 0 and get(i64(lengths), done + rows - 1) <= t:",
         "                    rows -= 1",
@@ -46,14 +47,12 @@ def tiled_page(single: Plan, plan: Plan) -> Source:
         "",
         "",
     ]
-    lines = [line.replace("frames_of(lengths, done, c)", f"get(c, {len(names) + len(sizes)})") for line in lines]
     return Source(page_text(plan, [*page, *lines]), {ENTRY: 3})
 
 
 def stream_page(plan: Plan) -> Source:
     """The source where each stream is gone through alone, for a plan of one stream: inputs [streams, frames, *frame]."""
     page, memory, xs, ys = program(plan)
-    names = ["w", "states", "arenas", "cap", "which", "each", "lengths", "count", "across"]
     ports = len(xs) + len(ys)
     end = ["    end = -1"] if plan.clocks else []
     body = passes(plan, memory, xs, ys)
@@ -62,15 +61,15 @@ def stream_page(plan: Plan) -> Source:
         f"def {ENTRY}(parameters, warp, warps):",
         '    """All frames of every warps-th stream, from that of this warp on."""',
         "    c = i64(parameters)",
-        *(f"    {name} = get(c, {i})" for i, name in enumerate(names)),
-        *(f"    at_{name} = get(c, {len(names) + i})" for i, name in enumerate([*xs, *ys])),
+        *(f"    {name} = get(c, {i})" for i, name in enumerate(NAMES)),
+        *(f"    at_{name} = get(c, {len(NAMES) + i})" for i, name in enumerate([*xs, *ys])),
         f"    a = arenas + warp * ({plan.arena_fixed} + {plan.arena_per_row} * cap)",
         *end,
         "    i = warp",
         "    while i < count:",
         "        frames = get(i64(lengths), i)",
         f"        s = states + get(i64(which), i) * {4 * plan.state_stride}",
-        *(f"        {name} = at_{name} + i * get(c, {len(names) + ports + j})" for j, name in enumerate([*xs, *ys])),
+        *(f"        {name} = at_{name} + i * get(c, {len(NAMES) + ports + j})" for j, name in enumerate([*xs, *ys])),
         *([f"        start = get({counter(plan)}, 0)"] if plan.clocks else []),
         *("    " + line for line in body[start:]),
         "        i += warps",

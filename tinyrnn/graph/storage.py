@@ -142,22 +142,21 @@ def from_rows(rows: Array, shape: Sequence[int], summed: Sequence[int]) -> Array
     return np.ascontiguousarray(np.moveaxis(wide, range(len(outputs), wide.ndim), summed))
 
 
-def rounded(array: Array, summed: Sequence[int], storage: Storage) -> Array:
-    """The float32 weights that a storage type has for these. Raises `ValueError` where they are not finite."""
+def rounded(array: Array, summed: Sequence[int], storage: Storage) -> tuple[Array, Stored | None]:
+    """The float32 weights that a storage type has for these; their integers too. Raises `ValueError` for what is not finite."""
     if storage.kind == "float32":
-        return array
+        return array, None
     if not np.isfinite(array).all():
         raise ValueError("NaN or infinite weights")
     if storage.kind == "float16":
         bound = np.float32(65504)
-        return np.clip(array, -bound, bound).astype(np.float16).astype(np.float32)
+        return np.clip(array, -bound, bound).astype(np.float16).astype(np.float32), None
     if storage.kind == "bfloat16":
         bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
         nearest: Array = (bits.astype(np.int64) + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
-        return nearest.astype(np.uint32).view(np.float32)
-    rows = as_rows(array, summed)
-    made = quantized(rows, storage.group)
-    return from_rows(_values(made), array.shape, summed)
+        return nearest.astype(np.uint32).view(np.float32), None
+    made = quantized(as_rows(array, summed), storage.group)
+    return from_rows(_values(made), array.shape, summed), made
 
 
 def quantized(rows: Array, group: int = 0) -> Stored:

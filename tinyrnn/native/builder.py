@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from math import prod
 from os import PathLike
 from pathlib import Path
@@ -33,7 +31,7 @@ from tinyrnn.native.link import link, shared_linker, wasm_linker
 from tinyrnn.native.manifest import describe
 from tinyrnn.native.objects import contents
 from tinyrnn.native.page import native_page
-from tinyrnn.native.selftest import SelfTest, expected
+from tinyrnn.native.selftest import SelfTest, expected, selftest_file
 from tinyrnn.native.sizes import Sizes, check_limits, sizes_of
 from tinyrnn.native.web import module_file, page_file
 from tinyrnn.runtime import Model
@@ -160,7 +158,7 @@ def build(
         notes.append("no fused multiply-add: results differ in the last bits from those of machines that have it (--emulate-fma)")
     library = _link(files, face, chosen, objects, notes)
     manifest = describe(face, chosen, plan, tick, sizes, layout_of(plan), library, files, _entries_for(units, face), notes)
-    files["selftest.npz"] = _npz(test)
+    files["selftest.npz"] = selftest_file(test)
     if library.endswith(".so"):
         files[f"{face.name}.py"] = python_file(face, manifest).encode()
     if library.endswith(".wasm"):
@@ -365,12 +363,3 @@ def _link(files: dict[str, bytes], face: Interface, target: Target, made: Sequen
         files[f"{face.name}.wasm"] = link(command, made, [f"--export={symbol}" for symbol in shown])
         return f"{face.name}.wasm"
     return ""
-
-
-def _npz(test: SelfTest) -> bytes:
-    """The bytes of selftest.npz, which do not depend on the date."""
-    arrays: dict[str, Any] = {f"input_{i}": a for i, a in enumerate(test.inputs)}
-    arrays |= {f"output_{i}": a for i, a in enumerate(test.outputs)} | {"frames": np.int64(test.frames)}
-    file = io.BytesIO()
-    partial(np.savez, file)(**arrays)
-    return file.getvalue()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -21,7 +20,7 @@ from tinyrnn.loading.load import load
 from tinyrnn.loading.stages import layout_of, stages_for
 from tinyrnn.native.folder import prepare, write
 from tinyrnn.native.interface import c_name, check_name
-from tinyrnn.native.selftest import expected
+from tinyrnn.native.selftest import SelfTest, expected, selftest_file
 from tinyrnn.runtime.built import FORMAT, layout_value
 from tinyrnn.runtime.device_built import FILES, TARGET
 from tinyrnn.targets.cuda import MACHINE, call_ptx
@@ -65,8 +64,7 @@ def build_for_gpu(path: str | PathLike[str], folder: Path, name: str | None = No
     sample = random_sample(model, FRAMES + (model.delay if layout.waits else 0), seed=0)
     frames = sample.frames
     inputs = [np.ascontiguousarray(sample.inputs[p.name][0]) for p in model.inputs]
-    test = {f"input_{i}": x for i, x in enumerate(inputs)}
-    test |= {f"output_{i}": y for i, y in enumerate(expected(model, inputs, frames))}
+    test = SelfTest(frames, tuple(inputs), tuple(expected(model, inputs, frames)))
     ptx, kernel = call_ptx(generate(plan))
     files = {
         FILES["call"]: ptx.encode(),
@@ -74,9 +72,9 @@ def build_for_gpu(path: str | PathLike[str], folder: Path, name: str | None = No
         FILES["weights"]: plan.weights.tobytes(),
         FILES["pool_weights"]: page.weights.tobytes(),
         FILES["state"]: layout.initial_state.tobytes(),
-        "selftest.npz": _npz({**test, "frames": np.array(frames)}),
+        "selftest.npz": selftest_file(test),
     }
-    if page.weights is plan.weights or page.weights.tobytes() == plan.weights.tobytes():
+    if files[FILES["pool_weights"]] == files[FILES["weights"]]:
         del files[FILES["pool_weights"]]
     manifest = {
         "format": FORMAT,
@@ -94,9 +92,3 @@ def build_for_gpu(path: str | PathLike[str], folder: Path, name: str | None = No
     }
     write(folder, manifest, files)
     return BuiltForGpu(folder, manifest)
-
-
-def _npz(arrays: Mapping[str, Any]) -> bytes:
-    made = io.BytesIO()
-    np.savez(made, **arrays)
-    return made.getvalue()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,15 @@ def expected(model: Model, inputs: Sequence[Array], frames: int) -> list[Array]:
     made = [np.empty((n, *p.shape) if p.per_frame else p.shape, p.dtype) for p, n in zip(layout.outputs, counts, strict=True)]
     Context(layout).execute(model._code.run, [*inputs, *made], frames)
     return made
+
+
+def selftest_file(test: SelfTest) -> bytes:
+    """The bytes of selftest.npz, which do not depend on the date."""
+    arrays: dict[str, Any] = {f"input_{i}": a for i, a in enumerate(test.inputs)}
+    arrays |= {f"output_{i}": a for i, a in enumerate(test.outputs)} | {"frames": np.int64(test.frames)}
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
 
 
 def around(face: Interface, test: SelfTest) -> tuple[str, dict[str, bytes]]:

@@ -11,7 +11,7 @@ from tinyrnn.errors import LoadError, UnsupportedError
 from tinyrnn.graph.arrays import Array
 from tinyrnn.graph.ir import Graph, Node, Spec
 from tinyrnn.graph.op import op_of
-from tinyrnn.graph.storage import HELD, STORAGE, Storage, Stored, as_rows, choose, quantized, rounded
+from tinyrnn.graph.storage import HELD, STORAGE, Storage, Stored, choose, rounded
 from tinyrnn.passes.rows import Program
 
 
@@ -55,11 +55,11 @@ def store_weights(program: Program, given: Mapping[str, Storage]) -> None:
             summed = op.summed(node)[key]
             group = 0 if key in op.whole_rows else storage.group
             try:
-                made = rounded(array, summed, replace(storage, group=group))
+                made, integers = rounded(array, summed, replace(storage, group=group))
             except ValueError as error:
                 raise LoadError(f"{graph.name}: node {node.name!r} ({node.op}): {error} cannot be stored as {storage}") from None
-            if storage.kind.startswith("int8"):
-                held[key] = quantized(as_rows(array, summed), group)
+            if integers is not None:
+                held[key] = integers
             _replace(graph, node, key, made)
         node.attributes[STORAGE] = storage
         if held:

@@ -201,7 +201,7 @@ def _sliced(name: str, array: Array, rows: Mapping[bytes, Sequence[_Row]], lengt
 def _chain(name: str, array: Array, rows: Sequence[_Row], order: Sequence[int], turned: Sequence[int]) -> Chain:
     storage = rows[0].storage
     if storage.kind in ("float16", "bfloat16"):
-        return _cast(name, rounded(array, (0,), storage).astype(_numpy(storage.kind)))
+        return _cast(name, rounded(array, (0,), storage)[0].astype(_numpy(storage.kind)))
     stored = [_held(row.stored) for row in rows]
     q = np.stack([one.values.reshape(-1, one.values.shape[-1])[row.index] for row, one in zip(rows, stored, strict=True)])
     scales = np.stack([_scales(one)[row.index] for row, one in zip(rows, stored, strict=True)])

@@ -1,4 +1,4 @@
-"""Arrays on a GPU: those of other libraries by `__cuda_array_interface__`, and what pools give back."""
+"""Arrays on a GPU: those of other libraries by `__cuda_array_interface__`, what pools give back, and memory for calls."""
 
 from __future__ import annotations
 
@@ -35,6 +35,53 @@ class DeviceArray(ProcessLocal):
     def __del__(self) -> None:
         try:
             self._device.free(self._address)
+        except Exception:  # the GPU or the process is going away
+            return
+
+
+class Buffers:
+    """Memory on a GPU by name, which grows as it is needed."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._found: dict[str, tuple[int, int]] = {}
+        self._kept: dict[str, Array] = {}
+
+    def room(self, name: str, nbytes: int) -> int:
+        """The address of at least so many bytes. Raises `OutOfMemory`."""
+        address, there = self._found.get(name, (0, 0))
+        if address and nbytes <= there:
+            return address
+        if address:
+            del self._found[name]
+            self.device.free(address)
+        address = self.device.take(nbytes)
+        self._found[name] = address, nbytes
+        return address
+
+    def sent(self, name: str, array: Array) -> int:
+        """The address of a copy of an array."""
+        address = self.room(name, array.nbytes)
+        self.device.write(address, np.ascontiguousarray(array))
+        return address
+
+    def kept(self, name: str, array: Array) -> int:
+        """The address of a copy of an array, which is sent only where another one is there."""
+        known = self._kept.get(name)
+        if known is None or not np.array_equal(known, array):
+            self.sent(name, array)
+            self._kept[name] = array.copy()
+        return self._found[name][0]
+
+    def close(self) -> None:
+        for address, _ in self._found.values():
+            self.device.free(address)
+        self._found.clear()
+        self._kept.clear()
+
+    def __del__(self) -> None:
+        try:
+            self.close()
         except Exception:  # the GPU or the process is going away
             return
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tinyrnn.graph.arrays import Array
 from tinyrnn.runtime.cuda_driver import Device
+from tinyrnn.runtime.device_arrays import Buffers
 from tinyrnn.runtime.memory import Layout
 from tinyrnn.runtime.process_local import ProcessLocal
 
@@ -25,11 +26,9 @@ class DeviceCode(ProcessLocal):
     def __init__(self, device: Device, layout: Layout, ptx: str, entry: str) -> None:
         self.device, self.layout = device, layout
         self.function = device.load(ptx, entry)
-        self.weights = device.take(layout.weights.nbytes)
-        device.write(self.weights, layout.weights)
-        self.state = device.take(layout.initial_state.nbytes)
-        self.memory: dict[int, tuple[int, int]] = {}
-        """place in the context → (address on the GPU, bytes there)"""
+        self.memory = Buffers(device)
+        self.weights = self.memory.sent("weights", layout.weights)
+        self.state = self.memory.room("state", layout.initial_state.nbytes)
         self._lock = Lock()
 
     def run(self, pointer: int, frames: int) -> int:
@@ -47,14 +46,13 @@ class DeviceCode(ProcessLocal):
         table[0], table[1] = self.weights, self.state
         state = at(int(context[1]), layout.initial_state.nbytes)
         device.write(self.state, state)
-        table[2] = self._room(2, layout.arena_fixed + layout.arena_per_row * int(context[3]))
+        table[2] = self.memory.room("arena", layout.arena_fixed + layout.arena_per_row * int(context[3]))
         sizes = self._sizes(context, state, frames)
         for place, nbytes in enumerate(sizes, layout.header):
-            table[place] = self._room(place, nbytes)
+            table[place] = self.memory.room(f"port {place}", nbytes)
             if place < count - len(layout.outputs):
                 device.write(int(table[place]), at(int(context[place]), nbytes))
-        where = self._room(-1, table.nbytes)
-        device.write(where, table)
+        where = self.memory.sent("table", table)
         device.launch(self.function, 1, 1, where, frames, where + 8 * count)
         status = np.zeros(1, INT)
         device.read(status, where + 8 * count)
@@ -78,15 +76,6 @@ class DeviceCode(ProcessLocal):
             sizes.append(max(rows, 0) * prod(port.shape) * port.dtype.itemsize)
         sizes[len(layout.inputs) : len(layout.inputs)] = [array.nbytes for array in layout.batches.values()]
         return sizes
-
-    def _room(self, place: int, nbytes: int) -> int:
-        address, there = self.memory.get(place, (0, 0))
-        if nbytes > there or not address:
-            if address:
-                self.device.free(address)
-            address = self.device.take(nbytes)
-            self.memory[place] = address, nbytes
-        return address
 
 
 def at(address: int, nbytes: int) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from tinyrnn.errors import ShapeError, StreamError, TargetError
 from tinyrnn.graph.arrays import Array, Port
 from tinyrnn.runtime.cuda_driver import Device, OutOfMemory
-from tinyrnn.runtime.device_arrays import DeviceArray, address_of, is_on_device
+from tinyrnn.runtime.device_arrays import Buffers, DeviceArray, address_of, is_on_device
 from tinyrnn.runtime.memory import Layout
 from tinyrnn.runtime.pool import Pool, Pooled
 from tinyrnn.runtime.pool_driver import PoolDriver
@@ -45,37 +45,6 @@ class DevicePage:
     weights: Array
 
 
-class Buffers:
-    """Memory on a GPU by name, which grows as it is needed."""
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
-        self._found: dict[str, tuple[int, int]] = {}
-
-    def room(self, name: str, nbytes: int) -> int:
-        """The address of at least so many bytes. Raises `OutOfMemory`."""
-        address, there = self._found.get(name, (0, 0))
-        if address and nbytes <= there:
-            return address
-        if address:
-            del self._found[name]
-            self.device.free(address)
-        address = self.device.take(nbytes)
-        self._found[name] = address, nbytes
-        return address
-
-    def sent(self, name: str, array: Array) -> int:
-        """The address of a copy of an array."""
-        address = self.room(name, array.nbytes)
-        self.device.write(address, np.ascontiguousarray(array))
-        return address
-
-    def close(self) -> None:
-        for address, _ in self._found.values():
-            self.device.free(address)
-        self._found.clear()
-
-
 class DeviceRunner(ProcessLocal):
     """The states of a pool on a GPU, and the launches over them."""
 
@@ -99,7 +68,6 @@ class DeviceRunner(ProcessLocal):
             ) from None
         self.newer: bool | None = False
         """whether the states here are newer than the caller's; None where both are the same"""
-        self._sent: Array | None = None
 
     def download(self) -> None:
         """Bring the caller's states up to date."""
@@ -155,19 +123,15 @@ class DeviceRunner(ProcessLocal):
         table = np.array(
             [
                 *(self.weights, self.states, arenas, tile),
-                memory.sent("which", slots),
-                memory.sent("each", np.arange(max(tile, 1), dtype=INDEX)),
-                0 if lengths is None else memory.sent("lengths", lengths),
+                memory.kept("which", slots),
+                memory.kept("each", np.arange(TILE, dtype=INDEX)),
+                0 if lengths is None else memory.kept("lengths", lengths),
                 *(count, count, *addresses),
                 *([frames] if page.tick else strides),
             ],
             INDEX,
         )
-        where = memory.room("table", table.nbytes)
-        if self._sent is None or not np.array_equal(self._sent, table):
-            self.device.write(where, table)
-            self._sent = table
-        self.device.launch(self.function, blocks, self.warps, where)
+        self.device.launch(self.function, blocks, self.warps, memory.kept("table", table))
         self.newer = True
 
     def close(self) -> None:
